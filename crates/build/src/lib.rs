@@ -1,0 +1,1 @@
+//! Source to image: detection and bounded build steps

@@ -1,0 +1,1 @@
+//! Use cases and reconcilers: the only room that sees store and engine

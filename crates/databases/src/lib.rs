@@ -1,0 +1,1 @@
+//! Managed PostgreSQL: template, create, rotate, destroy

@@ -1,0 +1,1 @@
+//! HTTP in: listen, TLS, route, balance, forward, drain

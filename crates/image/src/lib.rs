@@ -1,0 +1,1 @@
+//! Images: a content-addressed store in OCI layout, import, pull, bases

@@ -1,0 +1,1 @@
+//! The per-instance parent: a tiny static program, and the messages it speaks

@@ -1,0 +1,1 @@
+//! The shared nouns: ids, names, specs, states

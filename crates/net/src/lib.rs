@@ -1,0 +1,1 @@
+//! Private networks on this machine and discovery DNS

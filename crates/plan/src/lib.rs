@@ -1,0 +1,1 @@
+//! What to do next, decided purely: rollout, restart, drain, pruning

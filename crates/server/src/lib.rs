@@ -1,0 +1,1 @@
+//! Endpoints: decode, authorise, call one use case, encode

@@ -1,0 +1,1 @@
+//! Keep and query logs and metrics

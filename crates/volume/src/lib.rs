@@ -1,0 +1,1 @@
+//! Volumes and their copy-on-write clones in a storage pool

@@ -1,0 +1,2 @@
+//! Reads arguments, wires the rooms, holds no logic.
+fn main() {}
