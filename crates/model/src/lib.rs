@@ -1,1 +1,28 @@
-//! The shared nouns: ids, names, specs, states
+//! The shared nouns of Stoa: ids, names, units, specs and states.
+//!
+//! Lives here: what two rooms must agree on, and its invariants (a name is valid, a size is a number of bytes).
+//! Does not live here: convenience functions, wire types (`api`), table rows (`store`), decisions (`plan`).
+
+pub mod app;
+pub mod database;
+pub mod id;
+pub mod instance;
+pub mod name;
+pub mod operation;
+pub mod people;
+pub mod release;
+pub mod spec;
+pub mod time;
+pub mod units;
+
+pub use app::{App, Environment, Org, Project};
+pub use database::{Credential, Database, DatabaseState};
+pub use id::*;
+pub use instance::{Condition, Exit, Instance, Purpose};
+pub use name::{EnvKey, Name, NameError};
+pub use operation::{Failure, Operation, OperationState, Work};
+pub use people::{Action, Actor, Role, Token};
+pub use release::{Release, ReleaseState};
+pub use spec::{Health, ImageDigest, Job, Resources, Route, Service};
+pub use time::Timestamp;
+pub use units::{Bytes, CpuMillis, Millis, UnitError};

@@ -1,0 +1,67 @@
+//! Managed databases.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{DatabaseId, EnvironmentId};
+use crate::name::Name;
+use crate::spec::{ImageDigest, Resources};
+use crate::time::Timestamp;
+use crate::units::Bytes;
+
+/// One PostgreSQL cluster in an instance of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Id; also names its volume.
+    pub id: DatabaseId,
+    /// Its environment.
+    pub environment: EnvironmentId,
+    /// Name, unique in the environment; services reach it as `NAME.db.internal`.
+    pub name: Name,
+    /// Major version of PostgreSQL, once known.
+    pub version: Option<String>,
+    /// The image it runs from, once known.
+    pub image: Option<ImageDigest>,
+    /// Budget of its volume.
+    pub size: Bytes,
+    /// Limits of its instance.
+    pub resources: Resources,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Login roles that may be in use: the last is handed out, earlier ones end when nobody uses them.
+    pub credentials: Vec<Credential>,
+    /// Where it stands.
+    pub state: DatabaseState,
+}
+
+/// A login role over the owner role. The password is sealed in the store under `db:ID`, name, version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// Number, from 1; the role is `app_N`.
+    pub version: u64,
+    /// Sealed password.
+    pub sealed: Vec<u8>,
+    /// Since when it is handed out.
+    pub since: Timestamp,
+}
+
+/// Where a database stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum DatabaseState {
+    /// Asked for.
+    Creating,
+    /// Wanted and, but for crashes, answering.
+    Active,
+    /// It could not be made.
+    Failed {
+        /// Why.
+        why: String,
+    },
+    /// Ended; its volume is kept until then.
+    Destroyed {
+        /// When the volume goes.
+        purge_at: Timestamp,
+        /// Name of the kept volume.
+        volume: String,
+    },
+}

@@ -1,0 +1,195 @@
+//! Operations: the handle of anything that takes time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AppId, DatabaseId, EnvironmentId, OperationId, ReleaseId, UploadId};
+use crate::time::Timestamp;
+
+/// Something under way or done. It settles before its deadline, whatever happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Id.
+    pub id: OperationId,
+    /// The environment whose members may see it; `None` for work on the installation.
+    pub environment: Option<EnvironmentId>,
+    /// What is to be done.
+    pub work: Work,
+    /// Who asked.
+    pub actor: String,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it fails by itself.
+    pub deadline: Timestamp,
+    /// Where it stands.
+    pub state: OperationState,
+    /// The step under way, for people.
+    pub step: String,
+    /// Somebody asked for it to be given up.
+    pub cancel: bool,
+    /// The release it made, if it makes one.
+    pub release: Option<ReleaseId>,
+    /// A sentence about the outcome, for example the address that answers.
+    pub outcome: Option<String>,
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "snake_case")]
+pub enum Work {
+    /// Make a release and move the app to it.
+    Deploy {
+        /// The app.
+        app: AppId,
+        /// Where the release comes from.
+        source: Source,
+        /// `stoa.toml` as sent, when it did not come inside the upload.
+        manifest: Option<String>,
+    },
+    /// Move the app to a release that exists.
+    Rollback {
+        /// The app.
+        app: AppId,
+        /// Where to.
+        to: ReleaseId,
+    },
+    /// Replace all instances by fresh ones of the same release.
+    Restart {
+        /// The app.
+        app: AppId,
+    },
+    /// Bring the number of instances to what was asked.
+    Scale {
+        /// The app.
+        app: AppId,
+    },
+    /// Run one command in an instance of its own.
+    Run {
+        /// The app.
+        app: AppId,
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
+    /// End an app: instances, routes, rows.
+    DeleteApp {
+        /// The app.
+        app: AppId,
+    },
+    /// Create a database.
+    CreateDatabase {
+        /// The database.
+        database: DatabaseId,
+    },
+    /// New password by a second login role.
+    RotateDatabase {
+        /// The database.
+        database: DatabaseId,
+    },
+    /// End a database; its volume stays under another name for the grace period.
+    DestroyDatabase {
+        /// The database.
+        database: DatabaseId,
+    },
+    /// Get an image into the store.
+    Image {
+        /// What to get, as written.
+        source: ImageSource,
+        /// The name it gets.
+        name: String,
+    },
+}
+
+/// Where a release comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "snake_case")]
+pub enum Source {
+    /// An uploaded directory.
+    Upload {
+        /// Which.
+        upload: UploadId,
+    },
+    /// An image by reference or name.
+    Image {
+        /// As written.
+        image: String,
+    },
+    /// The image and shape of what serves, with the configuration of now.
+    Configuration,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "image", rename_all = "snake_case")]
+pub enum ImageSource {
+    /// A registry.
+    Pull {
+        /// `registry/repository:tag` or `@digest`.
+        reference: String,
+        /// Plain HTTP asked for by the user.
+        insecure: bool,
+    },
+    /// An uploaded OCI or `docker save` archive.
+    Archive {
+        /// Which upload.
+        upload: UploadId,
+    },
+    /// Debian packages.
+    Debian {
+        /// For example `bookworm`.
+        suite: String,
+        /// Package names.
+        packages: Vec<String>,
+    },
+    /// The toolchains of the host.
+    Host,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum OperationState {
+    /// Accepted.
+    Pending,
+    /// Under way.
+    Running,
+    /// Done.
+    Succeeded {
+        /// When.
+        at: Timestamp,
+    },
+    /// Given up or refused by what was found.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// Why and what next.
+        failure: Failure,
+    },
+    /// Given up on request.
+    Canceled {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+impl OperationState {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Succeeded { .. } | Self::Failed { .. } | Self::Canceled { .. } => true,
+        }
+    }
+}
+
+/// Why something failed, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A stable code, for example `release_rejected`; its page is `docs/errors/CODE.md`.
+    pub code: String,
+    /// What happened, in a sentence or two.
+    pub message: String,
+    /// The command or link that leads on.
+    pub next_step: String,
+    /// The last lines of the log that matter, oldest first.
+    pub log_tail: Vec<String>,
+}
