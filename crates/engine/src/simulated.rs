@@ -1,0 +1,460 @@
+//! An engine without a host: workloads are rows in memory that behave as told, in a time that the test moves.
+//!
+//! Lives here: what a reconciler can see of a world (starts, readiness, ends, failures of ours).
+//! Does not live here: exec and logs with content; a simulated program writes nothing.
+//! Invariant: it keeps the promise of the face: an id lives once, everything is idempotent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use model::{Exit, ImageDigest, InstanceId, Millis, Timestamp};
+
+use crate::{
+    BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary,
+    LineSink, LogQuery, LogRecord, NetworkNames, Observed, Phase, StepOutput, Usage, VolumeFacts, Workload,
+};
+
+/// How workloads of one image behave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Ready that long after the start; `None` never.
+    pub ready_after: Option<Millis>,
+    /// Ends that long after the start, and how.
+    pub exits: Option<(Millis, Exit)>,
+    /// Ends that long after it was asked to; `None` ignores the request until the grace is over.
+    pub obeys_after: Option<Millis>,
+    /// Cannot be started at all, with this reason.
+    pub refuses: Option<String>,
+}
+
+impl Default for Behaviour {
+    /// Ready at once, never ends by itself, obeys at once.
+    fn default() -> Self {
+        Self {
+            ready_after: Some(Millis::new(0)),
+            exits: None,
+            obeys_after: Some(Millis::new(0)),
+            refuses: None,
+        }
+    }
+}
+
+struct Life {
+    image: ImageDigest,
+    address: Ipv4Addr,
+    probed: bool,
+    started: Timestamp,
+    ends: Option<(Timestamp, Exit)>,
+}
+
+#[derive(Default)]
+struct World {
+    now: Timestamp,
+    changes: u64,
+    lives: BTreeMap<InstanceId, Life>,
+    behaviours: BTreeMap<ImageDigest, Behaviour>,
+    images: BTreeMap<String, ImageDigest>,
+    volumes: BTreeSet<String>,
+    names: Vec<NetworkNames>,
+    failing: u32,
+    starts: BTreeMap<InstanceId, u32>,
+}
+
+/// The simulated engine.
+#[derive(Default)]
+pub struct Simulated {
+    world: Mutex<World>,
+    changed: Condvar,
+}
+
+impl Simulated {
+    /// An empty world at time zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the time.
+    pub fn set_now(&self, now: Timestamp) {
+        self.world().now = now;
+        self.ring();
+    }
+
+    /// Puts an image there whose workloads behave so.
+    pub fn add_image(&self, name: &str, digest: &ImageDigest, behaviour: Behaviour) {
+        let mut world = self.world();
+        world.images.insert(name.to_owned(), digest.clone());
+        world.behaviours.insert(digest.clone(), behaviour);
+    }
+
+    /// Lets the next `calls` calls that change something fail.
+    pub fn fail_next(&self, calls: u32) {
+        self.world().failing = calls;
+    }
+
+    /// Ends a workload as if by itself.
+    pub fn crash(&self, id: InstanceId, exit: Exit) {
+        let mut world = self.world();
+        let now = world.now;
+        if let Some(life) = world.lives.get_mut(&id) {
+            life.ends = Some((now, exit));
+        }
+        drop(world);
+        self.ring();
+    }
+
+    /// How often each workload was really started: more than once breaks the face's promise.
+    #[must_use]
+    pub fn starts(&self) -> BTreeMap<InstanceId, u32> {
+        self.world().starts.clone()
+    }
+
+    /// The names last published.
+    #[must_use]
+    pub fn names(&self) -> Vec<NetworkNames> {
+        self.world().names.clone()
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) {
+        self.world().changes += 1;
+        self.changed.notify_all();
+    }
+
+    fn changing(&self, what: &str) -> Result<MutexGuard<'_, World>, EngineError> {
+        let mut world = self.world();
+        if world.failing > 0 {
+            world.failing -= 1;
+            return Err(EngineError::Host {
+                what: what.to_owned(),
+                why: "failed as the test asked".to_owned(),
+            });
+        }
+        world.changes += 1;
+        self.changed.notify_all();
+        Ok(world)
+    }
+}
+
+impl Engine for Simulated {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            engine: "simulated",
+            clone: "copy".to_owned(),
+            pool: "in memory".to_owned(),
+            limits: "none".to_owned(),
+        }
+    }
+
+    fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
+        let mut world = self.changing("start an instance")?;
+        if let Some(life) = world.lives.get(&workload.id) {
+            return Ok(life.address);
+        }
+        let behaviour = world.behaviours.get(&workload.image).cloned().unwrap_or_default();
+        if let Some(why) = behaviour.refuses {
+            return Err(EngineError::NotStarted { id: workload.id, why });
+        }
+        let started = world.now;
+        let place = u32::try_from(world.starts.len()).unwrap_or(u32::MAX);
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 255, 0, 2)).wrapping_add(place));
+        *world.starts.entry(workload.id).or_default() += 1;
+        world.lives.insert(
+            workload.id,
+            Life {
+                image: workload.image.clone(),
+                address,
+                probed: workload.probe.is_some(),
+                started,
+                ends: behaviour.exits.map(|(after, exit)| (started.plus(after), exit)),
+            },
+        );
+        Ok(address)
+    }
+
+    fn stop(&self, id: InstanceId, grace: Duration) -> Result<(), EngineError> {
+        let mut world = self.changing("stop an instance")?;
+        let now = world.now;
+        let grace = Millis::new(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+        let behaviours = world.behaviours.clone();
+        if let Some(life) = world.lives.get_mut(&id) {
+            let obeys = behaviours
+                .get(&life.image)
+                .map_or(Some(Millis::new(0)), |b| b.obeys_after);
+            let (after, exit) = match obeys {
+                Some(after) if after <= grace => (after, Exit::Code { code: 0 }),
+                Some(_) | None => (grace, Exit::Signal { signal: 9 }),
+            };
+            let end = now.plus(after);
+            if life.ends.as_ref().is_none_or(|(earlier, _)| *earlier > end) {
+                life.ends = Some((end, exit));
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.changing("remove an instance")?.lives.remove(&id);
+        Ok(())
+    }
+
+    fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        let world = self.world();
+        let seen = world.lives.iter().map(|(id, life)| {
+            let ended = life.ends.as_ref().filter(|(at, _)| *at <= world.now);
+            let phase = if let Some((at, exit)) = ended {
+                Phase::Exited {
+                    at: *at,
+                    exit: exit.clone(),
+                }
+            } else {
+                let after = world
+                    .behaviours
+                    .get(&life.image)
+                    .map_or(Some(Millis::new(0)), |b| b.ready_after);
+                let is_ready = after.is_some_and(|after| life.started.plus(after) <= world.now);
+                let ready = if is_ready {
+                    Ok(())
+                } else {
+                    Err("not listening yet".to_owned())
+                };
+                Phase::Running {
+                    since: life.started,
+                    ready: life.probed.then_some(ready),
+                }
+            };
+            Observed {
+                id: *id,
+                address: Some(life.address),
+                phase,
+            }
+        });
+        Ok(seen.collect())
+    }
+
+    fn wait_change(&self, seen: u64, timeout: Duration) -> u64 {
+        let world = self.world();
+        let (world, _) = self
+            .changed
+            .wait_timeout_while(world, timeout, |world| world.changes == seen)
+            .unwrap_or_else(PoisonError::into_inner);
+        world.changes
+    }
+
+    fn usage(&self, id: InstanceId) -> Result<Usage, EngineError> {
+        if self.world().lives.contains_key(&id) {
+            Ok(Usage::default())
+        } else {
+            Err(EngineError::NotRunning(id))
+        }
+    }
+
+    fn exec(&self, _id: InstanceId, _exec: &Exec) -> Result<ExecStreams, EngineError> {
+        Err(EngineError::Unsupported("exec"))
+    }
+
+    fn logs(&self, _query: &LogQuery) -> Result<Vec<LogRecord>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
+        self.changing("publish names")?.names = names.to_vec();
+        Ok(())
+    }
+
+    fn fetch_image(
+        &self,
+        request: &FetchImage<'_>,
+        _lines: LineSink<'_>,
+    ) -> Result<ImageDigest, EngineError> {
+        let world = self.changing("fetch an image")?;
+        world
+            .images
+            .get(request.name)
+            .cloned()
+            .ok_or_else(|| no_image(request.name))
+    }
+
+    fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
+        let world = self.world();
+        let digest = world.images.get(name_or_digest).or_else(|| {
+            world
+                .images
+                .values()
+                .find(|digest| digest.as_str() == name_or_digest)
+        });
+        Ok(digest.map(|digest| ImageFacts {
+            digest: digest.clone(),
+            command: vec!["/program".to_owned()],
+            env: BTreeMap::new(),
+            user: None,
+            workdir: None,
+            ports: Vec::new(),
+            labels: BTreeMap::new(),
+        }))
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
+        let world = self.world();
+        let summaries = world.images.iter().map(|(name, digest)| ImageSummary {
+            digest: digest.clone(),
+            names: vec![name.clone()],
+            bytes: 0,
+            created_at: Timestamp::from_ms(0),
+        });
+        Ok(summaries.collect())
+    }
+
+    fn remove_image(&self, name_or_digest: &str) -> Result<(), EngineError> {
+        let removed = self.changing("remove an image")?.images.remove(name_or_digest);
+        removed.map(drop).ok_or_else(|| no_image(name_or_digest))
+    }
+
+    fn collect_images(&self, _keep: &[ImageDigest]) -> Result<u64, EngineError> {
+        Ok(0)
+    }
+
+    fn unpack_source(&self, _archive: &Path, _into: &Path) -> Result<(), EngineError> {
+        Err(EngineError::Unsupported("unpacking a source"))
+    }
+
+    fn build_step(&self, _step: &BuildStep, _lines: LineSink<'_>) -> Result<StepOutput, EngineError> {
+        Err(EngineError::Unsupported("building"))
+    }
+
+    fn create_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.changing("create a volume")?.volumes.insert(name.to_owned());
+        Ok(())
+    }
+
+    fn clone_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        let mut world = self.changing("clone a volume")?;
+        if !world.volumes.contains(from) {
+            return Err(no_volume(from));
+        }
+        world.volumes.insert(to.to_owned());
+        Ok(())
+    }
+
+    fn rename_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        let mut world = self.changing("rename a volume")?;
+        if !world.volumes.remove(from) {
+            return Err(no_volume(from));
+        }
+        world.volumes.insert(to.to_owned());
+        Ok(())
+    }
+
+    fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.changing("remove a volume")?.volumes.remove(name);
+        Ok(())
+    }
+
+    fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError> {
+        let world = self.world();
+        Ok(world
+            .volumes
+            .iter()
+            .map(|name| VolumeFacts {
+                name: name.clone(),
+                bytes: 0,
+            })
+            .collect())
+    }
+
+    fn volume_path(&self, _name: &str) -> Result<PathBuf, EngineError> {
+        Err(EngineError::Unsupported("a volume's files"))
+    }
+}
+
+fn no_image(name: &str) -> EngineError {
+    EngineError::Image {
+        image: name.to_owned(),
+        why: "not in the store".to_owned(),
+        next_step: "see what is there: stoa image ls".to_owned(),
+    }
+}
+
+fn no_volume(name: &str) -> EngineError {
+    EngineError::Volume {
+        volume: name.to_owned(),
+        why: "not in the pool".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::spec::Resources;
+
+    use super::*;
+
+    fn digest(letter: char) -> ImageDigest {
+        format!("sha256:{}", letter.to_string().repeat(64))
+            .parse()
+            .expect("a digest")
+    }
+
+    fn workload(image: &ImageDigest) -> Workload {
+        Workload {
+            id: InstanceId::fresh(),
+            hostname: "web".to_owned(),
+            network: "n".to_owned(),
+            image: image.clone(),
+            command: Vec::new(),
+            user: None,
+            workdir: None,
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+            resources: Resources::default(),
+            uid_range: 1,
+            volumes: Vec::new(),
+            search_domain: String::new(),
+            log_key: "app/web".to_owned(),
+            log_label: "v1".to_owned(),
+            probe: None,
+            stop_signal: 15,
+        }
+    }
+
+    #[test]
+    fn an_id_lives_once_and_ends_as_told() {
+        let engine = Simulated::new();
+        let image = digest('a');
+        let exit = Exit::Code { code: 3 };
+        engine.add_image(
+            "a",
+            &image,
+            Behaviour {
+                exits: Some((Millis::seconds(5), exit.clone())),
+                ..Behaviour::default()
+            },
+        );
+        let wanted = workload(&image);
+        let first = engine.ensure(&wanted).expect("started");
+        assert_eq!(engine.ensure(&wanted).expect("confirmed"), first);
+        assert_eq!(engine.starts()[&wanted.id], 1);
+        engine.set_now(Timestamp::from_ms(5000));
+        let seen = engine.observe().expect("seen");
+        assert_eq!(
+            seen[0].phase,
+            Phase::Exited {
+                at: Timestamp::from_ms(5000),
+                exit
+            }
+        );
+    }
+
+    #[test]
+    fn a_failing_host_leaves_nothing() {
+        let engine = Simulated::new();
+        engine.fail_next(1);
+        assert!(engine.ensure(&workload(&digest('b'))).is_err());
+        assert!(engine.observe().expect("seen").is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! Volumes in the engine's words.
+
+/// What is known of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeFacts {
+    /// Its name.
+    pub name: String,
+    /// Bytes it alone holds, or all its bytes where the pool cannot tell.
+    pub bytes: u64,
+}
