@@ -1,1 +1,24 @@
-//! Owns the listening sockets and the data-directory lock; starts and restarts edge and control
+//! Owns the listening sockets and the data-directory lock; starts and restarts edge and control.
+//!
+//! Lives here: the one lock per data directory (`lock`), listening sockets and who holds a taken port (`sockets`), passing
+//! sockets to a child (`inherit`), children and their restart delays (`children`), the loop over signals (`supervise`).
+//! Does not live here: what edge and control do, how a living edge is asked for its sockets (the caller's closure).
+//! Invariant: single-threaded, so that a child may die with its parent's *thread*, and so that it stays small.
+//!
+//! ```text
+//! run: lock -> adopt sockets of a living edge -> bind the rest -> start children -> wait for a signal
+//!                                                                       ^------ restart ------'  '-> stop in order
+//! ```
+
+mod children;
+mod inherit;
+mod lock;
+mod signals;
+mod sockets;
+mod supervise;
+
+pub use children::{Backoff, Child};
+pub use inherit::{FDS_VARIABLE, InheritError, PARENT_VARIABLE, die_with_parent, inherited_fds};
+pub use lock::{Lock, LockError};
+pub use sockets::{Bound, Holder, Origin, SocketError, Wanted, holder_of_port};
+pub use supervise::{Adopt, Describe, Error, Event, ExitReason, NO_RESTART, Options, run};

@@ -1,0 +1,411 @@
+//! The warden's life: take the lock, open the sockets, keep the children running, stop them in order.
+//!
+//! Lives here: the loop, what it reports, why it ends.
+//! Does not live here: what the children do. Their workloads are not ours to stop.
+//! Invariant: at most one process per child is ours at any time, and none is left unreaped.
+//!
+//! ```text
+//!            start                dies
+//! waiting ----------> running ----------> waiting (delay after Backoff)
+//!    ^                   | stop: SIGTERM, grace, SIGKILL
+//!    '-------------------'---> gone
+//! ```
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal as Kill};
+
+use crate::children::Child;
+use crate::lock::{Lock, LockError};
+use crate::signals::{Signal, Signals};
+use crate::sockets::{self, Bound, Origin, SocketError, Wanted};
+
+/// A child that exits with this code cannot work at all (`EX_CONFIG`): starting it again would only repeat its message.
+pub const NO_RESTART: i32 = 78;
+
+/// A child that cannot even be started is tried again after its backoff, at the latest this often.
+const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
+
+/// Asks a living edge of this data directory for its listening sockets; `None` when there is none.
+pub type Adopt = Box<dyn FnOnce() -> Option<Vec<(String, OwnedFd)>>>;
+
+/// Describes the children once the sockets, and thereby the ports, are known. Started in this order.
+pub type Describe = Box<dyn FnOnce(&[Bound]) -> Vec<Child>>;
+
+/// What [`run`] needs.
+pub struct Options {
+    /// The directory to lock.
+    pub data_dir: PathBuf,
+    /// The sockets to open.
+    pub sockets: Vec<Wanted>,
+    /// See [`Adopt`]; called with the lock held.
+    pub adopt: Adopt,
+    /// See [`Describe`]. They are stopped in the same order, each gone before the next is told.
+    pub children: Describe,
+    /// Told everything worth a log line.
+    pub report: Box<dyn FnMut(&Event)>,
+}
+
+/// Something worth a log line.
+#[derive(Debug)]
+pub enum Event {
+    /// A socket is open.
+    Listening {
+        /// Its name.
+        name: String,
+        /// Its address.
+        address: std::net::SocketAddr,
+        /// Bound here or taken over from a living edge.
+        origin: Origin,
+    },
+    /// A child runs.
+    Started {
+        /// Its name.
+        child: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// A child could not be started.
+    NotStarted {
+        /// Its name.
+        child: String,
+        /// What the kernel said.
+        cause: std::io::Error,
+        /// When it is tried again.
+        again_in: Duration,
+    },
+    /// A child died and is started again after the delay.
+    Died {
+        /// Its name.
+        child: String,
+        /// The process that died.
+        pid: u32,
+        /// How it died.
+        status: ExitStatus,
+        /// How long it had lived.
+        lived: Duration,
+        /// When it is started again.
+        again_in: Duration,
+    },
+    /// The warden was told to stop.
+    Stopping {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// A child is gone because we stopped it.
+    Stopped {
+        /// Its name.
+        child: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// A child did not stop in time and was killed.
+    Killed {
+        /// Its name.
+        child: String,
+        /// How long it was given.
+        grace: Duration,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listening {
+                name,
+                address,
+                origin: Origin::Bound,
+            } => write!(f, "{name} listens on {address}"),
+            Self::Listening {
+                name,
+                address,
+                origin: Origin::Adopted,
+            } => {
+                write!(f, "{name} listens on {address}, taken over from the running edge")
+            }
+            Self::Started { child, pid } => write!(f, "{child} started as process {pid}"),
+            Self::NotStarted {
+                child,
+                cause,
+                again_in,
+            } => {
+                write!(
+                    f,
+                    "{child} could not be started ({cause}); next try in {again_in:?}"
+                )
+            }
+            Self::Died {
+                child,
+                pid,
+                status,
+                lived,
+                again_in,
+            } => {
+                write!(
+                    f,
+                    "{child} (process {pid}) ended after {lived:.1?} with {status}; next start in {again_in:?}"
+                )
+            }
+            Self::Stopping { signal } => write!(f, "stopping on signal {signal}"),
+            Self::Stopped { child, status } => write!(f, "{child} stopped ({status})"),
+            Self::Killed { child, grace } => {
+                write!(f, "{child} did not stop within {grace:?} and was killed")
+            }
+        }
+    }
+}
+
+/// Why [`run`] returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitReason {
+    /// Told to stop by a signal; the children are gone.
+    Signal(i32),
+    /// A child said that it cannot work ([`NO_RESTART`]); the others were stopped.
+    Unrecoverable {
+        /// Its name.
+        child: String,
+    },
+}
+
+/// Why the warden could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory is not ours to take.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A socket could not be opened.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Signals could not be blocked.
+    #[error("could not block signals")]
+    Signals(#[source] std::io::Error),
+}
+
+impl Error {
+    /// What the user can do.
+    pub fn next(&self) -> String {
+        match self {
+            Self::Lock(cause) => cause.next(),
+            Self::Socket(cause) => cause.next(),
+            Self::Signals(_) => "report this with the kernel's version (uname -r)".to_owned(),
+        }
+    }
+}
+
+/// Runs until a signal, or until a child cannot work. Must be called from the process's only thread.
+pub fn run(options: Options) -> Result<ExitReason, Error> {
+    let Options {
+        data_dir,
+        sockets,
+        adopt,
+        children,
+        mut report,
+    } = options;
+    let signals = Signals::block().map_err(Error::Signals)?;
+    let _lock = Lock::take(&data_dir)?;
+    let bound = sockets::open(&sockets, adopt().unwrap_or_default())?;
+    for socket in &bound {
+        let (name, address, origin) = (socket.name.clone(), socket.address, socket.origin);
+        report(&Event::Listening {
+            name,
+            address,
+            origin,
+        });
+    }
+    let slots = children(&bound).into_iter().map(Slot::new).collect();
+    Ok(Warden {
+        signals,
+        bound,
+        slots,
+        report,
+    }
+    .live())
+}
+
+struct Warden {
+    signals: Signals,
+    bound: Vec<Bound>,
+    slots: Vec<Slot>,
+    report: Box<dyn FnMut(&Event)>,
+}
+
+/// One child and where it is in its life.
+struct Slot {
+    child: Child,
+    state: State,
+    /// Deaths in a row before the child was stable.
+    early_deaths: u32,
+}
+
+enum State {
+    Waiting {
+        until: Instant,
+    },
+    Running {
+        process: std::process::Child,
+        since: Instant,
+    },
+    Gone,
+}
+
+impl Slot {
+    fn new(child: Child) -> Slot {
+        Slot {
+            child,
+            state: State::Waiting {
+                until: Instant::now(),
+            },
+            early_deaths: 0,
+        }
+    }
+
+    /// Takes note of a death and says how long to wait before the next start.
+    fn died_after(&mut self, lived: Duration) -> Duration {
+        self.early_deaths = if lived >= self.child.restart.stable {
+            1
+        } else {
+            self.early_deaths.saturating_add(1)
+        };
+        let delay = self.child.restart.delay(self.early_deaths);
+        self.state = State::Waiting {
+            until: Instant::now() + delay,
+        };
+        delay
+    }
+}
+
+impl Warden {
+    fn live(mut self) -> ExitReason {
+        loop {
+            self.start_due();
+            let next = self.slots.iter().filter_map(|slot| match slot.state {
+                State::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
+                State::Running { .. } | State::Gone => None,
+            });
+            let limit = next.min().unwrap_or(WAIT_AT_MOST);
+            match self.signals.wait(Some(limit)) {
+                Some(Signal::Stop(number)) => {
+                    (self.report)(&Event::Stopping { signal: number });
+                    self.stop();
+                    return ExitReason::Signal(number);
+                }
+                Some(Signal::Child) | None => {}
+            }
+            // After every wake-up, whatever its cause: one SIGCHLD may stand for several deaths.
+            if let Some(child) = self.reap() {
+                self.stop();
+                return ExitReason::Unrecoverable { child };
+            }
+        }
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        for slot in &mut self.slots {
+            if !matches!(slot.state, State::Waiting { until } if until <= now) {
+                continue;
+            }
+            let child = slot.child.name.clone();
+            match slot.child.start(&self.bound) {
+                Ok(process) => {
+                    (self.report)(&Event::Started {
+                        child,
+                        pid: process.id(),
+                    });
+                    slot.state = State::Running {
+                        process,
+                        since: Instant::now(),
+                    };
+                }
+                Err(cause) => {
+                    // At least the first delay: a start that fails at once must not spin.
+                    slot.early_deaths = slot.early_deaths.max(1);
+                    let again_in = slot.died_after(Duration::ZERO);
+                    (self.report)(&Event::NotStarted {
+                        child,
+                        cause,
+                        again_in,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Collects the dead and plans their restart; names a child that cannot work.
+    fn reap(&mut self) -> Option<String> {
+        for slot in &mut self.slots {
+            let State::Running { process, since } = &mut slot.state else {
+                continue;
+            };
+            let (pid, lived) = (process.id(), since.elapsed());
+            let Ok(Some(status)) = process.try_wait() else {
+                continue;
+            };
+            let again_in = slot.died_after(lived);
+            let child = slot.child.name.clone();
+            (self.report)(&Event::Died {
+                child,
+                pid,
+                status,
+                lived,
+                again_in,
+            });
+            if status.code() == Some(NO_RESTART) {
+                slot.state = State::Gone;
+                return Some(slot.child.name.clone());
+            }
+        }
+        None
+    }
+
+    /// Stops the children one after the other: each is gone before the next is told.
+    fn stop(&mut self) {
+        let mut hurry = false;
+        for slot in &mut self.slots {
+            let State::Running { mut process, .. } = std::mem::replace(&mut slot.state, State::Gone) else {
+                continue;
+            };
+            let grace = if hurry {
+                Duration::ZERO
+            } else {
+                slot.child.stop_grace
+            };
+            send(&process, Kill::TERM);
+            let mut killed = false;
+            let deadline = Instant::now() + grace;
+            let status = loop {
+                if let Ok(Some(status)) = process.try_wait() {
+                    break status;
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() || hurry {
+                    killed = true;
+                    send(&process, Kill::KILL);
+                    break process.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
+                }
+                // A second Ctrl-C means: now.
+                hurry = matches!(self.signals.wait(Some(left)), Some(Signal::Stop(_)));
+            };
+            let child = slot.child.name.clone();
+            let event = if killed {
+                Event::Killed { child, grace }
+            } else {
+                Event::Stopped { child, status }
+            };
+            (self.report)(&event);
+        }
+    }
+}
+
+/// The process is ours and unreaped, so its number cannot have been given to another.
+fn send(process: &std::process::Child, signal: Kill) {
+    if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
+        // The only possible failure is that it is already gone, which is what we want.
+        let _gone = rustix::process::kill_process(pid, signal);
+    }
+}
