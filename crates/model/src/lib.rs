@@ -7,6 +7,7 @@ pub mod app;
 pub mod database;
 pub mod id;
 pub mod instance;
+pub mod manifest;
 pub mod name;
 pub mod operation;
 pub mod people;

@@ -1,0 +1,227 @@
+//! Reading the other parts: `[build]`, `[env]`, `[jobs.NAME]`, `[databases]`, and resources.
+
+use std::collections::BTreeMap;
+
+use super::reader::{Field, Section, nearest};
+use super::service::image;
+use super::{Build, DatabaseWish};
+use crate::name::{EnvKey, Name};
+use crate::spec::{Job, JobTrigger, Resources};
+use crate::units::{Bytes, CpuMillis, Millis};
+
+/// Below this not even a static executable with its stack and page tables starts.
+const MEMORY_MIN: Bytes = Bytes::mi(4);
+/// A terabyte: more is a slip of the finger.
+const MEMORY_MAX: Bytes = Bytes::mi(1 << 20);
+/// A runtime with a handful of threads needs this many.
+const PIDS_MIN: u32 = 8;
+/// The kernel's usual ceiling for one machine.
+const PIDS_MAX: u32 = 32_768;
+/// PostgreSQL with small settings needs this much to answer under light load.
+const DATABASE_MEMORY_MIN: Bytes = Bytes::mi(64);
+/// A fresh cluster with its log takes about 60 MB; below this the first writes would fill it.
+const DATABASE_SIZE_MIN: Bytes = Bytes::mi(128);
+/// 64 TiB.
+const DATABASE_SIZE_MAX: Bytes = Bytes::mi(64 << 20);
+/// Migrations are done in minutes; a longer one says so.
+const JOB_TIMEOUT: Millis = Millis::seconds(600);
+const JOB_TIMEOUT_MAX: Millis = Millis::seconds(24 * 3600);
+/// Environment and arguments share 2 MB in the kernel, one string has 128 KB.
+const ENV_VALUE_MAX: usize = 64 << 10;
+
+pub(super) fn build(section: &Section<'_>) -> Build {
+    section.allow(
+        &["base", "packages", "command", "start", "output"],
+        &["dockerfile", "args", "target", "secrets", "cache"],
+    );
+    let get = |key| section.get(key);
+    Build {
+        base: get("base").and_then(|field| image(&field)),
+        packages: get("packages").map(|field| packages(&field)).unwrap_or_default(),
+        commands: get("command")
+            .and_then(|field| field.commands())
+            .unwrap_or_default(),
+        start: get("start").and_then(|field| field.command()),
+        output: get("output").and_then(|field| output(&field)),
+    }
+}
+
+fn packages(field: &Field<'_>) -> Vec<String> {
+    let package = |field: &Field<'_>| {
+        let text = field.text()?;
+        let fits = text.len() >= 2
+            && text.as_bytes()[0].is_ascii_alphanumeric()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+        if !fits {
+            let hint = "lower case letters, digits, +, - and ., for example \"libpq5\"";
+            field.problem(
+                format!("{text:?} is not the name of a Debian package"),
+                Some(hint),
+            );
+        }
+        fits.then(|| text.to_owned())
+    };
+    let list = field.list().unwrap_or_default();
+    list.iter().filter_map(package).collect()
+}
+
+fn output(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    let is_inside = !text.is_empty()
+        && !text.starts_with('/')
+        && !text.contains(['\0', '\\'])
+        && text.split('/').all(|part| part != "..");
+    if !is_inside {
+        let hint = "for example \"dist\"";
+        field.problem("must be a directory inside the source".to_owned(), Some(hint));
+    }
+    is_inside.then(|| text.to_owned())
+}
+
+pub(super) fn env(section: &Section<'_>) -> BTreeMap<EnvKey, String> {
+    let mut env = BTreeMap::new();
+    for (key, field) in section.entries::<EnvKey>() {
+        if key.as_str() == "PORT" {
+            let hint = "write services.NAME.port instead";
+            field.problem("PORT is set by Stoa".to_owned(), Some(hint));
+        } else if key.as_str().starts_with("STOA_") {
+            field.problem("names that begin with STOA_ are set by Stoa".to_owned(), None);
+        }
+        let Some(text) = field.text() else { continue };
+        if text.contains('\0') {
+            field.problem("a variable can not hold a NUL character".to_owned(), None);
+        } else if text.len() > ENV_VALUE_MAX {
+            field.problem(format!("is longer than {} KiB", ENV_VALUE_MAX >> 10), None);
+        }
+        env.insert(key, text.to_owned());
+    }
+    env
+}
+
+pub(super) fn resources(field: &Field<'_>) -> Resources {
+    let usual = Resources::default();
+    let Some(section) = field.section() else {
+        return usual;
+    };
+    section.allow(&["cpu", "memory", "pids"], &["disk", "gpu", "swap", "io"]);
+    Resources {
+        cpu: section
+            .get("cpu")
+            .and_then(|field| cpu(&field))
+            .unwrap_or(usual.cpu),
+        memory: section
+            .get("memory")
+            .and_then(|field| field.parsed_within(MEMORY_MIN..=MEMORY_MAX))
+            .unwrap_or(usual.memory),
+        pids: section
+            .get("pids")
+            .and_then(|field| field.number(PIDS_MIN..=PIDS_MAX))
+            .unwrap_or(usual.pids),
+    }
+}
+
+fn cpu(field: &Field<'_>) -> Option<CpuMillis> {
+    CpuMillis::from_processors(field.fraction()?)
+        .map_err(|error| field.problem(format!("{error}"), None))
+        .ok()
+}
+
+pub(super) fn jobs(section: &Section<'_>) -> BTreeMap<Name, Job> {
+    let read = |(name, field): (Name, Field<'_>)| Some((name, job(&field.section()?)?));
+    section.entries().into_iter().filter_map(read).collect()
+}
+
+fn job(section: &Section<'_>) -> Option<Job> {
+    section.allow(
+        &["command", "on", "resources", "uses", "secrets", "timeout"],
+        &["schedule", "overlap", "image", "retries", "env", "volumes"],
+    );
+    let get = |key| section.get(key);
+    let command = section.need("command", "say what it runs: command = \"bin/migrate\"");
+    if get("schedule").is_none()
+        && let Some(on) = section.need("on", "say when it runs: on = \"release\"")
+        && let Some(text) = on.text()
+        && text != "release"
+    {
+        on.problem(
+            format!("{text:?} is not known"),
+            Some("the one trigger of this version is \"release\""),
+        );
+    }
+    let job = Job {
+        command: Vec::new(),
+        on: JobTrigger::Release,
+        resources: get("resources")
+            .map(|field| resources(&field))
+            .unwrap_or_default(),
+        uses: get("uses").map(|field| field.names()).unwrap_or_default(),
+        secrets: get("secrets").map(|field| field.env_keys()).unwrap_or_default(),
+        timeout: get("timeout")
+            .and_then(|field| field.parsed_within(Millis::seconds(1)..=JOB_TIMEOUT_MAX))
+            .unwrap_or(JOB_TIMEOUT),
+    };
+    Some(Job {
+        command: command?.command()?,
+        ..job
+    })
+}
+
+pub(super) fn databases(section: &Section<'_>) -> BTreeMap<Name, DatabaseWish> {
+    let read = |(name, field): (Name, Field<'_>)| Some((name, database(&field.section()?)));
+    section.entries().into_iter().filter_map(read).collect()
+}
+
+fn database(section: &Section<'_>) -> DatabaseWish {
+    section.allow(
+        &["engine", "version", "size", "memory"],
+        &["backup", "branch_from", "ttl", "extensions", "replicas", "pooler"],
+    );
+    if let Some(field) = section.need("engine", "write engine = \"postgres\"")
+        && let Some(text) = field.text()
+    {
+        engine(&field, text);
+    }
+    DatabaseWish {
+        version: section.get("version").and_then(|field| version(&field)),
+        size: section
+            .get("size")
+            .and_then(|field| field.parsed_within(DATABASE_SIZE_MIN..=DATABASE_SIZE_MAX)),
+        memory: section
+            .get("memory")
+            .and_then(|field| field.parsed_within(DATABASE_MEMORY_MIN..=MEMORY_MAX)),
+    }
+}
+
+fn engine(field: &Field<'_>, text: &str) {
+    match text {
+        "postgres" => {}
+        "postgresql" | "pg" => field.problem(format!("{text:?} is not known"), Some("write \"postgres\"")),
+        "valkey" | "redis" => {
+            field.problem(
+                format!("{text:?} is not supported by this version yet"),
+                Some("remove it"),
+            );
+        }
+        other => {
+            let near = nearest(other, ["postgres"].into_iter()).map(|near| format!("did you mean {near:?}?"));
+            let hint = near
+                .as_deref()
+                .unwrap_or("the one engine of this version is \"postgres\"");
+            field.problem(format!("{other:?} is not known"), Some(hint));
+        }
+    }
+}
+
+fn version(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    let fits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if !fits {
+        field.problem(
+            format!("{text:?} is not a major version"),
+            Some("for example \"15\""),
+        );
+    }
+    fits.then(|| text.to_owned())
+}
