@@ -1,2 +1,51 @@
-//! The commands of the repository.
-fn main() {}
+//! The commands of the repository: `cargo xtask demo|test|check|bench`.
+//!
+//! Lives here: reading the arguments. Does not live here: anything the product needs at run time.
+
+mod bench;
+mod check;
+mod demo;
+mod packages;
+mod repository;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask demo                 install, build, start Stoa on loopback and deploy the guestbook with its database
+cargo xtask demo stop            stop it and remove everything it made
+cargo xtask test                 everything CI runs
+cargo xtask check                the rules of the house: crate arrows, forbidden calls, sizes, true documents
+cargo xtask bench NAME [--rounds N] [--write]
+                                 deploy | weight | db | edge | all: measure Stoa beside its peers, print ratios
+cargo xtask packages             install the Debian packages the above need
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["demo"] => demo::run(),
+        ["demo", "stop"] => demo::stop(),
+        ["test"] => test::run(),
+        ["check"] => check::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["packages"] => packages::install(),
+        ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [] | [..] => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
