@@ -1,1 +1,33 @@
-//! Wire types and the endpoint list
+//! The public contract: wire types, the list of endpoints, and the OpenAPI document made from both.
+//!
+//! Lives here: what client and server must agree on, byte for byte (also the frames of `exec`).
+//! Does not live here: how an endpoint is done (`server`), nouns (`model`), how a call is made (`client`).
+//! Invariant: the document is derived from [`endpoints::ALL`] and the types; nothing in it is written twice.
+
+pub mod apps;
+pub mod databases;
+pub mod document;
+pub mod endpoint;
+pub mod endpoints;
+pub mod exec;
+pub mod images;
+pub mod installation;
+pub mod operations;
+pub mod page;
+pub mod people;
+pub mod places;
+pub mod problem;
+pub mod releases;
+pub mod validate;
+
+pub use apps::*;
+pub use databases::*;
+pub use endpoint::{Answer, Body, Endpoint, Method, Need};
+pub use images::*;
+pub use installation::*;
+pub use operations::*;
+pub use page::Page;
+pub use people::*;
+pub use places::*;
+pub use problem::{FieldError, Problem};
+pub use releases::*;

@@ -1,0 +1,198 @@
+//! Apps, their configuration, secrets, instances and logs.
+
+use std::collections::BTreeMap;
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::pages;
+
+/// What one `stoa.toml` describes, in one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct App {
+    /// Id, begins with `app_`.
+    pub id: String,
+    /// Name, unique in its environment.
+    pub name: String,
+    /// The release that serves, for example `v3`; absent before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<String>,
+    /// The operation that moves it to another release now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<String>,
+    /// Addresses at which its routes answer.
+    pub urls: Vec<String>,
+    /// Its process types, as the serving release has them.
+    pub services: Vec<ServiceStatus>,
+    /// Whether it is on its way out.
+    pub deleting: bool,
+    /// Counts every change of its desired state; the value of the `ETag` header.
+    pub generation: u64,
+}
+
+/// How one process type of an app stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// How many instances are wanted.
+    pub wanted: u16,
+    /// How many are fit for traffic.
+    pub ready: u16,
+    /// The port it listens on; absent when it serves nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// Make an app. It serves nothing until its first release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateApp {
+    /// Its name.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+}
+
+/// Plain configuration set by hand; it wins over the manifest's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppEnv {
+    /// Variables and their values.
+    pub env: BTreeMap<String, String>,
+    /// The operation that brings them to the running instances; absent when nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+}
+
+/// Change plain configuration. What is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchEnv {
+    /// Variables to set.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Variables to remove.
+    #[serde(default)]
+    #[schema(max_items = 500)]
+    pub unset: Vec<String>,
+}
+
+/// A secret of an app. Its value is never shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Secret {
+    /// The variable it is delivered as.
+    pub key: String,
+    /// Counts its values, from 1. A release freezes the version of its time.
+    pub version: u64,
+}
+
+/// A new value for a secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutSecret {
+    /// The value. It is sealed before it is stored.
+    #[schema(max_length = 65_536)]
+    pub value: String,
+}
+
+/// How many instances each service shall have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PutScale {
+    /// Service and count. What is not named stays.
+    pub services: BTreeMap<String, u16>,
+}
+
+/// Run one command in an instance of its own, with the app's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// The program and its arguments. No shell reads them.
+    #[schema(min_items = 1, max_items = 1000)]
+    pub command: Vec<String>,
+}
+
+/// Run a program inside an instance; the connection becomes a stream of frames (see the operation's text).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The program and its arguments. No shell reads them. Empty means the interactive default of the target
+    /// (`/bin/sh` of an instance, `psql` of a database).
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    pub command: Vec<String>,
+    /// Give it a terminal of this size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Lines.
+    #[schema(minimum = 1, maximum = 65_535)]
+    pub rows: u16,
+    /// Characters in a line.
+    #[schema(minimum = 1, maximum = 65_535)]
+    pub columns: u16,
+}
+
+/// One running (or ended) isolated copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Instance {
+    /// Id, begins with `ins_`.
+    pub id: String,
+    /// What it runs for: `service`, `job` or `database`.
+    pub purpose: String,
+    /// Name of the service, job or database.
+    pub name: String,
+    /// Which copy of its service, from 0.
+    pub index: u16,
+    /// Its release, for example `v3`; absent for databases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Where it stands: `starting`, `ready`, `unready`, `draining`, `stopping` or `exited`.
+    pub condition: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// Why, when the check fails or it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// How many lives its place had before without staying well.
+    pub attempt: u32,
+    /// Its address on the environment's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// One line of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// When it was read from the workload.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// `stdout`, `stderr`, or `stoa` for what the platform says about the stream (a gap, a restart).
+    pub stream: String,
+    /// Name of the service, job or database; the step for a build.
+    pub source: String,
+    /// The instance; absent for what no instance said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The release, for example `v3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// The line without its end.
+    pub text: String,
+}
+
+pages! {
+    AppPage of App, "apps";
+    SecretPage of Secret, "secrets, without values";
+    InstancePage of Instance, "instances";
+    LogPage of LogLine, "log lines, oldest first";
+}

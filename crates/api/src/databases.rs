@@ -1,0 +1,78 @@
+//! Managed databases.
+
+use std::collections::BTreeMap;
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::pages;
+
+/// One PostgreSQL cluster in an instance of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Database {
+    /// Id, begins with `db_`.
+    pub id: String,
+    /// Name, unique in its environment.
+    pub name: String,
+    /// Where it stands: `creating`, `active`, `failed` or `destroyed`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Whether it answers now.
+    pub ready: bool,
+    /// Host name on the environment's network.
+    pub host: String,
+    /// Major version of PostgreSQL, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Budget of its volume.
+    pub size_bytes: u64,
+    /// Memory limit of its instance.
+    pub memory_bytes: u64,
+    /// Number of the login role handed out now.
+    pub credential_version: u64,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When the kept volume of a destroyed database is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub purge_at: Option<Timestamp>,
+    /// Name of the kept volume of a destroyed database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+}
+
+/// Make a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDatabase {
+    /// Its name.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+    /// Major version of PostgreSQL; without it, what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 8)]
+    pub version: Option<String>,
+    /// Budget of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 134_217_728, maximum = 1_099_511_627_776_u64)]
+    pub size_bytes: Option<u64>,
+    /// Memory limit of its instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 67_108_864, maximum = 1_099_511_627_776_u64)]
+    pub memory_bytes: Option<u64>,
+}
+
+/// How to sign in to a database.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseCredentials {
+    /// The variables a service that uses it gets: `DATABASE_URL`, `DATABASE_URL_DIRECT`, `PGHOST` and so on.
+    pub variables: BTreeMap<String, String>,
+}
+
+pages! {
+    DatabasePage of Database, "databases";
+}

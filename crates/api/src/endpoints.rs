@@ -1,0 +1,221 @@
+//! The list of endpoints. The server routes by it, the client calls by it, the document is made from it.
+//!
+//! Invariant: [`ALL`] names each one; what is not in it answers 404.
+
+use model::Action::{Administer, Configure, Deploy, Manage, Read, ReadSecrets};
+
+use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Text, Upgrade};
+use crate::endpoint::Method::{Delete, Get, Patch, Post, Put};
+use crate::endpoint::Need::{Credential, Nothing, Right};
+use crate::endpoint::{Endpoint, Query, QueryKind, events, json, query, tagged, text};
+use crate::page::{PAGE_DEFAULT, PAGE_MAX};
+
+macro_rules! place {
+    ($rest:literal) => {
+        concat!(
+            "/v1/orgs/{org}/projects/{project}/environments/{environment}",
+            $rest
+        )
+    };
+}
+
+macro_rules! endpoints {
+    ($($name:ident = $id:literal $method:ident $path:expr, $tag:literal, $need:expr;
+        $summary:literal $description:literal
+        $(, $set:ident $(::<$body:ty>)? ($($value:expr)?))*;
+    )*) => {
+        $(
+            #[doc = $summary]
+            pub const $name: Endpoint = Endpoint::new($id, $method, $path, $tag, $need)
+                .about($summary, $description)$(.$set$(::<$body>)?($($value)?))*;
+        )*
+        /// Every endpoint.
+        pub const ALL: &[&Endpoint] = &[$(&$name),*];
+    };
+}
+
+const PAGES: &[Query] = &[
+    query(
+        "limit",
+        QueryKind::Integer(1, PAGE_MAX as u64),
+        "How many items at most; 100 when absent.",
+    ),
+    text("page_token", "`next_page` of the page before."),
+];
+const _: () = assert!(PAGE_DEFAULT == 100, "the text above says 100");
+
+const LOGS: &[Query] = &[
+    text("service", "Only this service or job."),
+    text("instance", "Only this instance."),
+    text("release", "Only this release, for example `v3`."),
+    text(
+        "since",
+        "Only lines since then: a time (RFC 3339), a span such as `1h`, or the `id` of a frame.",
+    ),
+    query(
+        "tail",
+        QueryKind::Integer(0, 10_000),
+        "Only that many of the last lines; 200 when absent.",
+    ),
+    text("grep", "Only lines that contain this text."),
+    query(
+        "follow",
+        QueryKind::Boolean,
+        "Keep the event stream open for new lines.",
+    ),
+];
+const OPERATION_LOG: &[Query] = &[
+    text("since", "Only lines after the frame with this `id`."),
+    query(
+        "follow",
+        QueryKind::Boolean,
+        "Keep the event stream open until the operation settles.",
+    ),
+];
+
+endpoints! {
+    CLAIM = "installation_claim" Post "/v1/claim", "people", Nothing;
+        "Claim the installation" "Trades the one-time token that `stoa up` printed for an access token of the role owner.",
+        takes::<crate::Claim>(), gives(&[json::<crate::IssuedToken>(201)]);
+    WHOAMI = "caller_view" Get "/v1/whoami", "people", Credential;
+        "Say who the caller is" "",
+        gives(&[json::<crate::Whoami>(200)]);
+    TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Right(Administer);
+        "List access tokens" "Without their texts.",
+        query(PAGES), gives(&[json::<crate::TokenPage>(200)]);
+    TOKEN_CREATE = "token_create" Post "/v1/tokens", "people", Right(Administer);
+        "Make an access token" "Its text is in this answer and never shown again.",
+        takes::<crate::CreateToken>(), gives(&[json::<crate::IssuedToken>(201)]);
+    TOKEN_DELETE = "token_delete" Delete "/v1/tokens/{token}", "people", Right(Administer);
+        "Revoke an access token" "It is refused from the next request on.",
+        gives(&[Empty]);
+    AUDIT_LIST = "audit_list" Get "/v1/audit", "people", Right(Administer);
+        "Read the audit log" "Newest first. Reading it is audited too.",
+        query(PAGES), gives(&[json::<crate::AuditPage>(200)]);
+
+    ORG_LIST = "org_list" Get "/v1/orgs", "places", Credential;
+        "List orgs" "Those the caller may see.",
+        query(PAGES), gives(&[json::<crate::OrgPage>(200)]);
+    ORG_VIEW = "org_view" Get "/v1/orgs/{org}", "places", Right(Read);
+        "Show an org" "", gives(&[json::<crate::Org>(200)]);
+    PROJECT_LIST = "project_list" Get "/v1/orgs/{org}/projects", "places", Right(Read);
+        "List projects of an org" "", query(PAGES), gives(&[json::<crate::ProjectPage>(200)]);
+    PROJECT_VIEW = "project_view" Get "/v1/orgs/{org}/projects/{project}", "places", Right(Read);
+        "Show a project" "", gives(&[json::<crate::Project>(200)]);
+    ENVIRONMENT_LIST = "environment_list" Get "/v1/orgs/{org}/projects/{project}/environments", "places", Right(Read);
+        "List environments of a project" "", query(PAGES), gives(&[json::<crate::EnvironmentPage>(200)]);
+    ENVIRONMENT_CREATE = "environment_create" Post "/v1/orgs/{org}/projects/{project}/environments", "places", Right(Administer);
+        "Make an environment" "It gets a private network of its own.",
+        takes::<crate::CreateEnvironment>(), gives(&[json::<crate::Environment>(201)]);
+    ENVIRONMENT_VIEW = "environment_view" Get place!(""), "places", Right(Read);
+        "Show an environment" "", gives(&[json::<crate::Environment>(200)]);
+
+    UPLOAD_CREATE = "upload_create" Post place!("/uploads"), "releases", Right(Deploy);
+        "Send an archive" "A tar archive, plain or compressed with gzip or zstd. At most 2 GiB as sent. It is removed when no release or image used it for a day.",
+        takes_archive(), gives(&[json::<crate::Upload>(201)]);
+
+    APP_LIST = "app_list" Get place!("/apps"), "apps", Right(Read);
+        "List apps" "", query(PAGES), gives(&[json::<crate::AppPage>(200)]);
+    APP_CREATE = "app_create" Post place!("/apps"), "apps", Right(Manage);
+        "Make an app" "It serves nothing until its first release.",
+        takes::<crate::CreateApp>(), gives(&[tagged::<crate::App>(201)]);
+    APP_VIEW = "app_view" Get place!("/apps/{app}"), "apps", Right(Read);
+        "Show an app" "", gives(&[tagged::<crate::App>(200)]);
+    APP_DELETE = "app_delete" Delete place!("/apps/{app}"), "apps", Right(Manage);
+        "Remove an app" "Its instances are drained and ended, its routes and releases removed. Databases stay.",
+        gives(&[Accepted]);
+    APP_ENV_VIEW = "app_env_view" Get place!("/apps/{app}/env"), "apps", Right(Read);
+        "Show the configuration set by hand" "", gives(&[json::<crate::AppEnv>(200)]);
+    APP_ENV_UPDATE = "app_env_update" Patch place!("/apps/{app}/env"), "apps", Right(Configure);
+        "Set and remove variables" "When a release serves, an operation makes a new release with the new configuration; the answer names it.",
+        takes::<crate::PatchEnv>(), gives(&[json::<crate::AppEnv>(200)]);
+    SECRET_LIST = "secret_list" Get place!("/apps/{app}/secrets"), "apps", Right(Read);
+        "List the names and versions of secrets" "Values are never shown.",
+        query(PAGES), gives(&[json::<crate::SecretPage>(200)]);
+    SECRET_PUT = "secret_put" Put place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
+        "Set a secret" "It reaches instances with the next release.",
+        takes::<crate::PutSecret>(), gives(&[json::<crate::Secret>(200)]);
+    SECRET_DELETE = "secret_delete" Delete place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
+        "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[Empty]);
+    APP_SCALE = "app_scale" Put place!("/apps/{app}/scale"), "apps", Right(Deploy);
+        "Set how many instances run" "The counts outlive releases.",
+        takes::<crate::PutScale>(), gives(&[Accepted]);
+    APP_RESTART = "app_restart" Post place!("/apps/{app}/restart"), "apps", Right(Deploy);
+        "Replace all instances by fresh ones" "As a rollout of the same release: no request fails.", gives(&[Accepted]);
+    APP_RUN = "app_run" Post place!("/apps/{app}/run"), "apps", Right(Deploy);
+        "Run one command" "In an instance of its own, of the serving release. The operation's log has its output.",
+        takes::<crate::Run>(), gives(&[Accepted]);
+    INSTANCE_LIST = "instance_list" Get place!("/apps/{app}/instances"), "apps", Right(Read);
+        "List instances" "Those that run, and those that ended not long ago.",
+        query(PAGES), gives(&[json::<crate::InstancePage>(200)]);
+    INSTANCE_EXEC = "instance_exec" Post place!("/apps/{app}/instances/{instance}/exec"), "apps", Right(Deploy);
+        "Run a program inside an instance" "Send `Connection: Upgrade` and `Upgrade: stoa-exec`. After 101 both sides send frames: one byte stream, four bytes length (big endian), then that many bytes. Streams: 0 standard input (length 0 ends it), 1 standard output, 2 standard error, 3 terminal size (rows and columns, two bytes each), 4 exit code (four bytes, signed; the last frame), 5 a sentence why it could not go on (the last frame). A frame has at most 65536 bytes.",
+        takes::<crate::Exec>(), gives(&[Upgrade]);
+    APP_LOGS = "app_logs" Get place!("/apps/{app}/logs"), "apps", Right(Read);
+        "Read logs" "Of all releases, oldest first. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`; the `id` resumes.",
+        query(LOGS), gives(&[json::<crate::LogPage>(200), events::<crate::LogLine>()]);
+
+    RELEASE_LIST = "release_list" Get place!("/apps/{app}/releases"), "releases", Right(Read);
+        "List releases" "Newest first.", query(PAGES), gives(&[json::<crate::ReleasePage>(200)]);
+    RELEASE_CREATE = "release_create" Post place!("/apps/{app}/releases"), "releases", Right(Deploy);
+        "Make a release and move the app to it" "Builds when needed, runs the release job, starts instances, checks them, switches the routes at once and drains the old instances. When anything fails before the switch, the old release stays and the operation says why (`release_rejected`).",
+        takes::<crate::CreateRelease>(), gives(&[Accepted]);
+    RELEASE_VIEW = "release_view" Get place!("/apps/{app}/releases/{release}"), "releases", Right(Read);
+        "Show a release" "By name (`v3`) or id.", gives(&[json::<crate::Release>(200)]);
+    APP_ROLLBACK = "app_rollback" Post place!("/apps/{app}/rollback"), "releases", Right(Deploy);
+        "Move the app back to an earlier release" "Image, configuration and routes in one step.",
+        may_take::<crate::Rollback>(), gives(&[Accepted]);
+
+    DATABASE_LIST = "database_list" Get place!("/databases"), "databases", Right(Read);
+        "List databases" "", query(PAGES), gives(&[json::<crate::DatabasePage>(200)]);
+    DATABASE_CREATE = "database_create" Post place!("/databases"), "databases", Right(Manage);
+        "Make a database" "PostgreSQL in an instance and volume of its own.",
+        takes::<crate::CreateDatabase>(), gives(&[Accepted]);
+    DATABASE_VIEW = "database_view" Get place!("/databases/{database}"), "databases", Right(Read);
+        "Show a database" "", gives(&[json::<crate::Database>(200)]);
+    DATABASE_DELETE = "database_delete" Delete place!("/databases/{database}"), "databases", Right(Manage);
+        "End a database" "Its volume is kept under another name for a grace period.", gives(&[Accepted]);
+    DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Manage);
+        "Give a database a new password" "By a second login role: services get the new one with their next release, the old one ends when nobody uses it.",
+        gives(&[Accepted]);
+    DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
+        "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
+    DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);
+        "Open psql inside the instance of a database" "The arguments are psql's. The stream is that of `instance_exec`.",
+        takes::<crate::Exec>(), gives(&[Upgrade]);
+
+    IMAGE_LIST = "image_list" Get "/v1/images", "images", Right(Read);
+        "List images" "", query(PAGES), gives(&[json::<crate::ImagePage>(200)]);
+    IMAGE_CREATE = "image_create" Post "/v1/images", "images", Right(Administer);
+        "Get an image into the store" "", takes::<crate::CreateImage>(), gives(&[Accepted]);
+    IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
+        "Show an image" "By name or digest.", gives(&[json::<crate::Image>(200)]);
+    IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Right(Administer);
+        "Remove an image" "Refused while a release or database needs it.", gives(&[Empty]);
+
+    OPERATION_LIST = "operation_list" Get "/v1/operations", "operations", Credential;
+        "List operations" "Newest first; those the caller may see.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);
+    OPERATION_VIEW = "operation_view" Get "/v1/operations/{operation}", "operations", Right(Read);
+        "Show an operation" "With `wait` the answer comes when it settles, or after that time.",
+        query(&[query("wait", QueryKind::Duration, "How long to wait for it to settle, at most `60s`.")]),
+        gives(&[json::<crate::Operation>(200)]);
+    OPERATION_CANCEL = "operation_cancel" Post "/v1/operations/{operation}/cancel", "operations", Right(Deploy);
+        "Give an operation up" "It settles soon after, as `canceled` or as what it had become.", gives(&[Accepted]);
+    OPERATION_LOG_VIEW = "operation_log" Get "/v1/operations/{operation}/log", "operations", Right(Read);
+        "Read the log of an operation" "What its build, release job or command printed. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`, and a last frame `end` when the operation settled.",
+        query(OPERATION_LOG), gives(&[json::<crate::LogPage>(200), events::<crate::LogLine>()]);
+
+    EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Right(Administer);
+        "Watch what changes" "An event stream of `event` frames. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
+        query(&[text("since", "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
+    SERVER_VIEW = "server_view" Get "/v1/server", "installation", Right(Read);
+        "Show the installation" "", gives(&[json::<crate::Server>(200)]);
+    HEALTH = "health_view" Get "/healthz", "installation", Nothing;
+        "Say that the process answers" "", gives(&[json::<crate::Health>(200)]);
+    READINESS = "readiness_view" Get "/readyz", "installation", Nothing;
+        "Say whether requests can be served" "503 while the store can not be read.", gives(&[json::<crate::Health>(200)]);
+    METRICS = "metrics_view" Get "/metrics", "installation", Credential;
+        "Read metrics" "In the text form of Prometheus.", gives(&[Text]);
+    DOCUMENT = "document_view" Get "/openapi.json", "installation", Nothing;
+        "Get this document" "", gives(&[AnyJson]);
+}

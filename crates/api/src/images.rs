@@ -1,0 +1,69 @@
+//! Images in the store.
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::pages;
+
+/// An image in the content-addressed store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Image {
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Names that point to it.
+    pub names: Vec<String>,
+    /// Bytes it occupies; layers shared with other images count for each.
+    pub bytes: u64,
+    /// When it came into the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub created_at: Option<Timestamp>,
+}
+
+/// Get an image into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateImage {
+    /// The name it gets, for example `debian:12`.
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// Where it comes from.
+    pub source: ImageSource,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ImageSource {
+    /// A registry.
+    #[schema(title = "PullSource")]
+    Pull {
+        /// `registry/repository:tag` or `registry/repository@sha256:...`.
+        reference: String,
+        /// Allow plain HTTP to that registry.
+        #[serde(default)]
+        insecure: bool,
+    },
+    /// An uploaded OCI or `docker save` archive.
+    #[schema(title = "ArchiveSource")]
+    Archive {
+        /// Id of the upload.
+        upload: String,
+    },
+    /// Debian packages.
+    #[schema(title = "DebianSource")]
+    Debian {
+        /// For example `bookworm`.
+        suite: String,
+        /// Package names.
+        packages: Vec<String>,
+    },
+    /// The toolchains of the host: its `/usr`, read-only.
+    #[schema(title = "HostSource")]
+    Host {},
+}
+
+pages! {
+    ImagePage of Image, "images";
+}

@@ -1,0 +1,58 @@
+//! The installation itself: what it is, what changes in it.
+
+use std::collections::BTreeMap;
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// This installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Server {
+    /// Version of Stoa.
+    pub version: String,
+    /// Where its data is.
+    pub data_dir: String,
+    /// Apps without a host of their own answer at `APP.DOMAIN`.
+    pub domain: String,
+    /// Addresses by name: `api`, `http`, `https`.
+    pub listeners: BTreeMap<String, String>,
+    /// What the host can do, for example `cgroup: hybrid`, `pool: reflink`.
+    pub capabilities: BTreeMap<String, String>,
+}
+
+/// Something changed. Read the thing itself to see what it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Number of the revision; the `id` of its frame.
+    pub revision: u64,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Kind of the thing, for example `app`.
+    pub noun: String,
+    /// Its id.
+    pub id: String,
+    /// What was done: `created`, `changed` or `removed`.
+    pub change: String,
+}
+
+/// A frame of an event stream (`text/event-stream`), as its parser sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Frame {
+    /// Where to resume: send it back as `Last-Event-ID` or `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Kind of the frame: `event`, `line` or `end`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// A JSON text: an `Event` or a `LogLine`.
+    pub data: String,
+}
+
+/// Whether the server is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`, or what is wrong.
+    pub status: String,
+}

@@ -1,0 +1,90 @@
+//! Operations: the handle of anything that takes time.
+
+use model::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::pages;
+
+/// Where an operation stands. The last three are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationState {
+    /// Accepted.
+    Pending,
+    /// Under way.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Not done; `error` says why.
+    Failed,
+    /// Given up on request.
+    Canceled,
+}
+
+impl OperationState {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Canceled => true,
+        }
+    }
+}
+
+/// Something under way or done. It settles before its deadline, whatever happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Operation {
+    /// Id, begins with `op_`.
+    pub id: String,
+    /// What it does: `deploy`, `rollback`, `restart`, `scale`, `run`, `delete_app`, `create_database`,
+    /// `rotate_database`, `destroy_database` or `image`.
+    pub work: String,
+    /// What it does it to: name of the app, database or image.
+    pub target: String,
+    /// Where it stands.
+    pub state: OperationState,
+    /// The step under way, for people.
+    pub step: String,
+    /// Whether somebody asked for it to be given up.
+    pub cancel_requested: bool,
+    /// The release it made, for example `v3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// A sentence about the outcome, for example the address that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// Who asked.
+    pub actor: String,
+    /// When it was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it fails by itself.
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Timestamp,
+    /// When it settled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub settled_at: Option<Timestamp>,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Failure {
+    /// A stable code, for example `release_rejected`.
+    pub code: String,
+    /// What happened, in a sentence or two.
+    pub message: String,
+    /// The command or link that leads on.
+    pub next_step: String,
+    /// The last log lines that matter, oldest first.
+    pub log_tail: Vec<String>,
+}
+
+pages! {
+    OperationPage of Operation, "operations, newest first";
+}

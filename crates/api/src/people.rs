@@ -1,0 +1,121 @@
+//! Claiming, tokens, and who one is.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::page::pages;
+use model::Timestamp;
+
+/// What the bearer of a credential may do; each role includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads all but secrets.
+    Viewer,
+    /// Deploys, configures, reads secrets of apps and databases.
+    Developer,
+    /// Manages environments, tokens, images and the audit log too.
+    Admin,
+    /// Everything.
+    Owner,
+}
+
+/// Trade the one-time claim token that `stoa up` printed for an access token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The claim token.
+    #[schema(min_length = 1, max_length = 200)]
+    pub token: String,
+}
+
+/// A fresh access token. Its text is shown this once and never again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuedToken {
+    /// The text to send as `Authorization: Bearer`.
+    pub token: String,
+    /// What it is.
+    pub about: Token,
+}
+
+/// An access token, without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Id, begins with `tok_`.
+    pub id: String,
+    /// Name for people.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The org it is bound to; absent when it counts for the whole installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires_at: Timestamp,
+    /// Last use, to about a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_used_at: Option<Timestamp>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+/// Make an access token. It can not be stronger than the one who makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// Name for people.
+    #[schema(min_length = 1, max_length = 80)]
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Name or id of the org it is bound to; without it, as far as the maker's own reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// How long it lives; 90 days when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_622_400)]
+    pub lifetime_s: Option<u64>,
+}
+
+/// Who the caller is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Whoami {
+    /// How the audit log names the caller.
+    pub actor: String,
+    /// What the caller may do.
+    pub role: Role,
+    /// The org the caller is bound to; absent when the whole installation is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
+    /// Name of the token; absent for root on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_name: Option<String>,
+}
+
+/// One row of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditRow {
+    /// Its number; rows are chained in this order.
+    pub number: u64,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What was asked for.
+    pub action: String,
+    /// Upon what.
+    pub target: String,
+    /// The request that asked.
+    pub request_id: String,
+}
+
+pages! {
+    TokenPage of Token, "access tokens";
+    AuditPage of AuditRow, "the audit log, newest first";
+}
