@@ -1,0 +1,230 @@
+//! The calls by name: one line each, so that a change of the contract is a compile error here.
+
+use std::fs::File;
+
+use api::endpoints as e;
+use api::{
+    App, AppEnv, AppPage, AuditPage, AuditRow, Claim, CreateApp, CreateDatabase, CreateEnvironment,
+    CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage, Environment,
+    EnvironmentPage, Exec, Image, ImagePage, Instance, InstancePage, IssuedToken, LogPage, Operation,
+    OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale, PutSecret, Release, ReleasePage,
+    Rollback, Run, Secret, SecretPage, Server, Token, TokenPage, Upload, Whoami,
+};
+
+use crate::error::Error;
+use crate::exec::Session;
+use crate::stream::Events;
+use crate::wire::Client;
+
+const NONE: Option<&()> = None;
+
+/// An environment by the names that lead to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Org.
+    pub org: String,
+    /// Project.
+    pub project: String,
+    /// Environment.
+    pub environment: String,
+}
+
+impl Place {
+    fn with<'p, const N: usize>(&'p self, rest: [&'p str; N]) -> Vec<&'p str> {
+        let mut path = vec![self.org.as_str(), &self.project, &self.environment];
+        path.extend(rest);
+        path
+    }
+}
+
+/// Each function is the endpoint of its name.
+#[allow(
+    missing_docs,
+    clippy::missing_errors_doc,
+    reason = "each is documented at its endpoint"
+)]
+impl Client {
+    pub fn claim(&self, token: &str) -> Result<IssuedToken, Error> {
+        self.call(
+            &e::CLAIM,
+            &[],
+            &[],
+            Some(&Claim {
+                token: token.to_owned(),
+            }),
+        )
+    }
+    pub fn whoami(&self) -> Result<Whoami, Error> {
+        self.call(&e::WHOAMI, &[], &[], NONE)
+    }
+    pub fn tokens(&self) -> Result<Vec<Token>, Error> {
+        self.all::<TokenPage>(&e::TOKEN_LIST, &[])
+    }
+    pub fn token_create(&self, body: &CreateToken) -> Result<IssuedToken, Error> {
+        self.call(&e::TOKEN_CREATE, &[], &[], Some(body))
+    }
+    pub fn token_delete(&self, token: &str) -> Result<(), Error> {
+        self.call_empty(&e::TOKEN_DELETE, &[token])
+    }
+    pub fn audit(&self) -> Result<Vec<AuditRow>, Error> {
+        self.all::<AuditPage>(&e::AUDIT_LIST, &[])
+    }
+
+    pub fn orgs(&self) -> Result<Vec<Org>, Error> {
+        self.all::<OrgPage>(&e::ORG_LIST, &[])
+    }
+    pub fn projects(&self, org: &str) -> Result<Vec<Project>, Error> {
+        self.all::<ProjectPage>(&e::PROJECT_LIST, &[org])
+    }
+    pub fn environments(&self, org: &str, project: &str) -> Result<Vec<Environment>, Error> {
+        self.all::<EnvironmentPage>(&e::ENVIRONMENT_LIST, &[org, project])
+    }
+    pub fn environment_create(
+        &self,
+        org: &str,
+        project: &str,
+        body: &CreateEnvironment,
+    ) -> Result<Environment, Error> {
+        self.call(&e::ENVIRONMENT_CREATE, &[org, project], &[], Some(body))
+    }
+
+    pub fn upload(&self, at: &Place, media_type: &str, archive: File) -> Result<Upload, Error> {
+        self.send_file(&e::UPLOAD_CREATE, &at.with([]), media_type, archive)
+    }
+
+    pub fn apps(&self, at: &Place) -> Result<Vec<App>, Error> {
+        self.all::<AppPage>(&e::APP_LIST, &at.with([]))
+    }
+    pub fn app_create(&self, at: &Place, body: &CreateApp) -> Result<App, Error> {
+        self.call(&e::APP_CREATE, &at.with([]), &[], Some(body))
+    }
+    pub fn app(&self, at: &Place, app: &str) -> Result<App, Error> {
+        self.call(&e::APP_VIEW, &at.with([app]), &[], NONE)
+    }
+    pub fn app_delete(&self, at: &Place, app: &str) -> Result<Operation, Error> {
+        self.call(&e::APP_DELETE, &at.with([app]), &[], NONE)
+    }
+    pub fn app_env(&self, at: &Place, app: &str) -> Result<AppEnv, Error> {
+        self.call(&e::APP_ENV_VIEW, &at.with([app]), &[], NONE)
+    }
+    pub fn app_env_update(&self, at: &Place, app: &str, body: &PatchEnv) -> Result<AppEnv, Error> {
+        self.call(&e::APP_ENV_UPDATE, &at.with([app]), &[], Some(body))
+    }
+    pub fn secrets(&self, at: &Place, app: &str) -> Result<Vec<Secret>, Error> {
+        self.all::<SecretPage>(&e::SECRET_LIST, &at.with([app]))
+    }
+    pub fn secret_put(&self, at: &Place, app: &str, key: &str, body: &PutSecret) -> Result<Secret, Error> {
+        self.call(&e::SECRET_PUT, &at.with([app, key]), &[], Some(body))
+    }
+    pub fn secret_delete(&self, at: &Place, app: &str, key: &str) -> Result<(), Error> {
+        self.call_empty(&e::SECRET_DELETE, &at.with([app, key]))
+    }
+    pub fn app_scale(&self, at: &Place, app: &str, body: &PutScale) -> Result<Operation, Error> {
+        self.call(&e::APP_SCALE, &at.with([app]), &[], Some(body))
+    }
+    pub fn app_restart(&self, at: &Place, app: &str) -> Result<Operation, Error> {
+        self.call(&e::APP_RESTART, &at.with([app]), &[], NONE)
+    }
+    pub fn app_run(&self, at: &Place, app: &str, body: &Run) -> Result<Operation, Error> {
+        self.call(&e::APP_RUN, &at.with([app]), &[], Some(body))
+    }
+    pub fn instances(&self, at: &Place, app: &str) -> Result<Vec<Instance>, Error> {
+        self.all::<InstancePage>(&e::INSTANCE_LIST, &at.with([app]))
+    }
+    pub fn instance_exec(
+        &self,
+        at: &Place,
+        app: &str,
+        instance: &str,
+        body: &Exec,
+    ) -> Result<Session<'_>, Error> {
+        self.exec(&e::INSTANCE_EXEC, &at.with([app, instance]), body)
+    }
+    pub fn app_logs(&self, at: &Place, app: &str, query: &[(&str, &str)]) -> Result<LogPage, Error> {
+        self.call(&e::APP_LOGS, &at.with([app]), query, NONE)
+    }
+    pub fn app_logs_follow(
+        &self,
+        at: &Place,
+        app: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Events<'_>, Error> {
+        self.events(&e::APP_LOGS, &at.with([app]), query)
+    }
+
+    pub fn releases(&self, at: &Place, app: &str) -> Result<Vec<Release>, Error> {
+        self.all::<ReleasePage>(&e::RELEASE_LIST, &at.with([app]))
+    }
+    pub fn release_create(&self, at: &Place, app: &str, body: &CreateRelease) -> Result<Operation, Error> {
+        self.call(&e::RELEASE_CREATE, &at.with([app]), &[], Some(body))
+    }
+    pub fn release(&self, at: &Place, app: &str, release: &str) -> Result<Release, Error> {
+        self.call(&e::RELEASE_VIEW, &at.with([app, release]), &[], NONE)
+    }
+    pub fn app_rollback(&self, at: &Place, app: &str, body: &Rollback) -> Result<Operation, Error> {
+        self.call(&e::APP_ROLLBACK, &at.with([app]), &[], Some(body))
+    }
+
+    pub fn databases(&self, at: &Place) -> Result<Vec<Database>, Error> {
+        self.all::<DatabasePage>(&e::DATABASE_LIST, &at.with([]))
+    }
+    pub fn database_create(&self, at: &Place, body: &CreateDatabase) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_CREATE, &at.with([]), &[], Some(body))
+    }
+    pub fn database(&self, at: &Place, database: &str) -> Result<Database, Error> {
+        self.call(&e::DATABASE_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_delete(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_DELETE, &at.with([database]), &[], NONE)
+    }
+    pub fn database_rotate(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_ROTATE, &at.with([database]), &[], NONE)
+    }
+    pub fn database_credentials(&self, at: &Place, database: &str) -> Result<DatabaseCredentials, Error> {
+        self.call(&e::DATABASE_CREDENTIALS, &at.with([database]), &[], NONE)
+    }
+    pub fn database_exec(&self, at: &Place, database: &str, body: &Exec) -> Result<Session<'_>, Error> {
+        self.exec(&e::DATABASE_EXEC, &at.with([database]), body)
+    }
+
+    pub fn images(&self) -> Result<Vec<Image>, Error> {
+        self.all::<ImagePage>(&e::IMAGE_LIST, &[])
+    }
+    pub fn image_create(&self, body: &CreateImage) -> Result<Operation, Error> {
+        self.call(&e::IMAGE_CREATE, &[], &[], Some(body))
+    }
+    pub fn image(&self, image: &str) -> Result<Image, Error> {
+        self.call(&e::IMAGE_VIEW, &[image], &[], NONE)
+    }
+    pub fn image_delete(&self, image: &str) -> Result<(), Error> {
+        self.call_empty(&e::IMAGE_DELETE, &[image])
+    }
+
+    pub fn operations(&self, limit: u16) -> Result<Vec<Operation>, Error> {
+        let limit = limit.to_string();
+        let page: OperationPage = self.call(&e::OPERATION_LIST, &[], &[("limit", &limit)], NONE)?;
+        Ok(page.items)
+    }
+    pub fn operation(&self, operation: &str) -> Result<Operation, Error> {
+        self.call(&e::OPERATION_VIEW, &[operation], &[], NONE)
+    }
+    pub fn operation_wait(&self, operation: &str, wait: &str) -> Result<Operation, Error> {
+        self.call(&e::OPERATION_VIEW, &[operation], &[("wait", wait)], NONE)
+    }
+    pub fn operation_cancel(&self, operation: &str) -> Result<Operation, Error> {
+        self.call(&e::OPERATION_CANCEL, &[operation], &[], NONE)
+    }
+    pub fn operation_log(&self, operation: &str) -> Result<LogPage, Error> {
+        self.call(&e::OPERATION_LOG_VIEW, &[operation], &[], NONE)
+    }
+    pub fn operation_log_follow(&self, operation: &str, since: &str) -> Result<Events<'_>, Error> {
+        let mut query = vec![("follow", "true")];
+        if !since.is_empty() {
+            query.push(("since", since));
+        }
+        self.events(&e::OPERATION_LOG_VIEW, &[operation], &query)
+    }
+    pub fn server(&self) -> Result<Server, Error> {
+        self.call(&e::SERVER_VIEW, &[], &[], NONE)
+    }
+}
