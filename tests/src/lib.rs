@@ -1,1 +1,21 @@
-//! What every journey leans on: a real Stoa of its own, its CLI, a plain HTTP client, and a census of what is left behind.
+//! What every journey leans on: a real Stoa of its own, its CLI, plain clients, and a census of what is left behind.
+//!
+//! Lives here: starting, asking, loading, looking from outside. Does not live here: what Stoa promises (`tests/`).
+//! Invariants: a [`Stoa`] uses only its own directory and ports that the kernel chose; what it leaves behind fails
+//! the journey; nothing waits for a time where it can wait for a fact.
+
+mod answer;
+mod application;
+pub mod census;
+pub mod http;
+pub mod load;
+pub mod process;
+mod stoa;
+mod wait;
+mod websocket;
+
+pub use answer::Answer;
+pub use application::{Application, repository};
+pub use stoa::Stoa;
+pub use wait::{PATIENCE, holds, until};
+pub use websocket::WebSocket;
