@@ -1,0 +1,108 @@
+//! Where each noun has its place in the store: kind, id, parent, name; and the rows that are no nouns.
+//!
+//! Invariant: a kind's text never changes, and a name is unique within kind and parent.
+
+use std::borrow::Cow;
+
+use model::{
+    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Operation, Org, Project, Purpose, Release,
+    SecretId, Timestamp, Token, UploadId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::object::Row;
+
+/// One version of a secret of an app. Without content it says that the secret was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretVersion {
+    /// Id.
+    pub id: SecretId,
+    /// Whose.
+    pub app: AppId,
+    /// Its name.
+    pub key: EnvKey,
+    /// From 1.
+    pub version: u64,
+    /// The sealed value; tenant is the app's id, name the key.
+    pub sealed: Vec<u8>,
+    /// When it was set.
+    pub created_at: Timestamp,
+}
+
+/// A source archive that waits for its build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// Id; also its file's name.
+    pub id: UploadId,
+    /// Where it may be used.
+    pub environment: EnvironmentId,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+    /// When it came.
+    pub created_at: Timestamp,
+}
+
+/// The right to become the first owner. Only the hash of its text is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// SHA-256 of the text, hexadecimal.
+    pub hash: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// The name of a release: its number, so that names sort as releases were made.
+#[must_use]
+pub fn release_name(number: u64) -> String {
+    format!("v{number:012}")
+}
+
+/// The name of one version of a secret.
+#[must_use]
+pub fn secret_name(key: &str, version: u64) -> String {
+    format!("{key}@{version:012}")
+}
+
+macro_rules! rows {
+    ($($row:ty, $kind:literal, |$it:ident| $id:expr, $parent:expr, $name:expr;)*) => {$(
+        impl Row for $row {
+            const KIND: &'static str = $kind;
+            fn id(&self) -> Cow<'_, str> {
+                let $it = self;
+                $id.into()
+            }
+            fn parent(&self) -> Cow<'_, str> {
+                let $it = self;
+                $parent.into()
+            }
+            fn name(&self) -> Cow<'_, str> {
+                let $it = self;
+                $name.into()
+            }
+        }
+    )*};
+}
+
+rows! {
+    Org, "org", |it| it.id.to_string(), { let _ = it; "" }, it.name.as_str();
+    Project, "project", |it| it.id.to_string(), it.org.to_string(), it.name.as_str();
+    Environment, "environment", |it| it.id.to_string(), it.project.to_string(), it.name.as_str();
+    App, "app", |it| it.id.to_string(), it.environment.to_string(), it.name.as_str();
+    Release, "release", |it| it.id.to_string(), it.app.to_string(), release_name(it.number);
+    Instance, "instance", |it| it.id.to_string(), instance_parent(&it.purpose), it.id.to_string();
+    Operation, "operation", |it| it.id.to_string(), it.environment.map(|id| id.to_string()).unwrap_or_default(), it.id.to_string();
+    Database, "database", |it| it.id.to_string(), it.environment.to_string(), it.name.as_str();
+    Token, "token", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
+    SecretVersion, "secret", |it| it.id.to_string(), it.app.to_string(), secret_name(it.key.as_str(), it.version);
+    Upload, "upload", |it| it.id.to_string(), it.environment.to_string(), it.id.to_string();
+    Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
+}
+
+fn instance_parent(purpose: &Purpose) -> String {
+    match purpose {
+        Purpose::Service { app, .. } | Purpose::Job { app, .. } => app.to_string(),
+        Purpose::Database { database } => database.to_string(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Many writers at once: nothing is lost, nothing is given twice. Prints the rates; asserts none.
+
+use std::time::Instant;
+
+use crate::{App, Place, app, write};
+use store::{ReadTx, Store};
+
+const THREADS: usize = 8;
+const EACH: usize = 500;
+
+fn timed(title: &str, commits: usize, work: impl FnOnce()) {
+    let begun = Instant::now();
+    work();
+    println!(
+        "{title}: {:.0} commits/s",
+        commits as f64 / begun.elapsed().as_secs_f64()
+    );
+}
+
+fn insert(store: &Store, id: &str) -> u64 {
+    write(store, 1, |tx| {
+        let number = tx.next_number("release")?;
+        tx.insert(&App {
+            image: "x".repeat(400),
+            ..app(id, "p", id)
+        })?;
+        Ok(number)
+    })
+}
+
+#[test]
+fn eight_writers_lose_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    timed("1 writer ", EACH, || {
+        for n in 0..EACH {
+            insert(&store, &format!("alone-{n}"));
+        }
+    });
+    let mut numbers = Vec::new();
+    timed("8 writers", THREADS * EACH, || {
+        std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let store = &store;
+                    scope.spawn(move || {
+                        (0..EACH)
+                            .map(|n| insert(store, &format!("{thread}-{n}")))
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            numbers.extend(writers.into_iter().flat_map(|writer| writer.join().unwrap()));
+        });
+    });
+    numbers.sort_unstable();
+    let all = (EACH + THREADS * EACH) as u64;
+    assert_eq!(numbers, (EACH as u64 + 1..=all).collect::<Vec<_>>());
+    assert_eq!(store.rev(), all);
+    assert_eq!(store.read(|tx| tx.list::<App>("p")).unwrap().len() as u64, all);
+    let begun = Instant::now();
+    assert!(store.read(ReadTx::verify).unwrap().bad.is_empty());
+    println!("verify of {all} objects: {:?}", begun.elapsed());
+    let begun = Instant::now();
+    for n in 0..EACH {
+        assert!(
+            store
+                .read(|tx| tx.get::<App>(&format!("alone-{n}")))
+                .unwrap()
+                .is_some()
+        );
+    }
+    println!("get: {:?} each", begun.elapsed() / EACH as u32);
+    drop(store);
+    let begun = Instant::now();
+    let store = place.open();
+    println!("open: {:?}", begun.elapsed());
+    assert_eq!(store.rev(), all);
+}
