@@ -1,1 +1,30 @@
-//! Managed PostgreSQL: template, create, rotate, destroy
+//! Managed PostgreSQL: unmodified, one cluster and one instance a database.
+//!
+//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql.
+//! Does not live here: rows, passwords at rest and when things happen (`control`); backups and branches (not built).
+//! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
+//! logins are members of one owner role, so that a login can be replaced without touching an object.
+
+mod cluster;
+mod control_file;
+mod error;
+mod psql;
+mod template;
+
+pub use cluster::{VOLUME_TARGET, settings, workload};
+pub use error::DatabaseError;
+pub use psql::{Psql, add_login, drop_login, psql, sessions};
+pub use template::{Place, create_volume, ensure_image, ensure_template};
+
+/// Where PostgreSQL listens inside its instance.
+pub const PORT: u16 = 5432;
+/// The one database of a cluster that applications use.
+pub const DATABASE: &str = "app";
+/// Owns everything in it; nobody logs in as it.
+pub const OWNER: &str = "app_owner";
+
+/// The login role of a credential's version.
+#[must_use]
+pub fn login_role(version: u64) -> String {
+    format!("app_{version}")
+}

@@ -34,6 +34,8 @@ pub struct Release {
     pub jobs: BTreeMap<Name, Job>,
     /// Plain configuration: the manifest's, overlaid by what was set by hand.
     pub env: BTreeMap<EnvKey, String>,
+    /// The manifest's part of it, for a later release with the same manifest and other configuration.
+    pub manifest_env: BTreeMap<EnvKey, String>,
     /// Version of each secret at that time.
     pub secrets: BTreeMap<EnvKey, u64>,
     /// What became of it.

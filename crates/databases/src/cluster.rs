@@ -1,0 +1,95 @@
+//! A cluster as a workload: command, settings, limits.
+
+use std::collections::BTreeMap;
+
+use engine::{Probe, VolumeMount, Workload};
+use model::spec::Health;
+use model::{Database, ImageDigest, Instance, Millis, Resources};
+
+/// Where a database's volume is inside its instance; the cluster is one level below, because PostgreSQL wants its
+/// directory for itself.
+pub const VOLUME_TARGET: &str = "/var/lib/postgresql/data";
+pub(crate) const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
+/// Sockets lie on the instance's private /tmp: /run/postgresql needs a directory that packages make.
+pub(crate) const SOCKETS: &str = "/tmp";
+/// The user that Debian's packages make; the servers refuse to run as root.
+pub(crate) const USER: &str = "postgres";
+/// SIGINT is PostgreSQL's fast shutdown: sessions end, a checkpoint is written.
+const FAST_SHUTDOWN: i32 = 2;
+
+pub(crate) fn program(version: &str, name: &str) -> String {
+    format!("/usr/lib/postgresql/{version}/bin/{name}")
+}
+
+/// The running server of a database.
+#[must_use]
+pub fn workload(database: &Database, version: &str, image: &ImageDigest, instance: &Instance, volume: &str) -> Workload {
+    let mut command = vec![program(version, "postgres"), "-D".to_owned(), PGDATA.to_owned()];
+    for (name, value) in settings(database.resources) {
+        command.push("-c".to_owned());
+        command.push(format!("{name}={value}"));
+    }
+    Workload {
+        id: instance.id,
+        hostname: format!("{}-{}", database.name, instance.id.short(6)),
+        network: database.environment.to_string(),
+        image: image.clone(),
+        command,
+        user: Some(USER.to_owned()),
+        workdir: Some("/".to_owned()),
+        env: BTreeMap::new(),
+        secrets: Vec::new(),
+        resources: database.resources,
+        uid_range: instance.uid_range,
+        volumes: vec![VolumeMount { volume: volume.to_owned(), target: VOLUME_TARGET.to_owned() }],
+        search_domain: "db.internal".to_owned(),
+        log_key: database.id.to_string(),
+        log_label: format!("postgres-{version}"),
+        probe: Some(Probe {
+            port: crate::PORT,
+            // Crash recovery may take long, and it is progress, not failure.
+            health: Health { grace: Millis::seconds(600), interval: Millis::seconds(5), ..Health::default() },
+        }),
+        stop_signal: FAST_SHUTDOWN,
+    }
+}
+
+/// Settings derived from the instance's memory limit.
+#[must_use]
+pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
+    let mi = resources.memory.get() >> 20;
+    // A quarter for the shared cache is PostgreSQL's own advice; the rest is sessions and the page cache.
+    let shared = (mi / 4).max(16);
+    // About 10 MiB a session at work, within what a small application asks for.
+    let connections = (mi / 10).clamp(20, 200);
+    vec![
+        ("listen_addresses", "*".to_owned()),
+        ("unix_socket_directories", SOCKETS.to_owned()),
+        ("shared_buffers", format!("{shared}MB")),
+        ("max_connections", connections.to_string()),
+        ("work_mem", format!("{}kB", (mi * 1024 / 4 / connections).clamp(1024, 65_536))),
+        ("maintenance_work_mem", format!("{}MB", (mi / 8).clamp(16, 1024))),
+        ("max_wal_size", "512MB".to_owned()),
+        ("password_encryption", "scram-sha-256".to_owned()),
+        // The keeper collects standard error; a second collector would only hide lines.
+        ("logging_collector", "off".to_owned()),
+        ("log_destination", "stderr".to_owned()),
+        ("log_line_prefix", "[%p] %u@%d ".to_owned()),
+        // Its statistics must not cost a restart later (`stoa db top`, not built).
+        ("wal_level", "replica".to_owned()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Bytes, Resources};
+
+    #[test]
+    fn settings_fit_the_memory() {
+        for (mi, shared, connections) in [(64, "16MB", "20"), (256, "64MB", "25"), (4096, "1024MB", "200")] {
+            let settings = super::settings(Resources { memory: Bytes::mi(mi), ..Resources::default() });
+            let of = |name| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+            assert_eq!((of("shared_buffers"), of("max_connections")), (Some(shared), Some(connections)));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What can go wrong with a database, in its own terms.
+
+use engine::EngineError;
+
+/// Why a database is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The engine refused or broke.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A program of PostgreSQL ended badly.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What it said last.
+        output: String,
+    },
+    /// It did not happen in time.
+    #[error("{what} took longer than {limit_s} s")]
+    Slow {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        limit_s: u64,
+    },
+    /// The version asked for is not to be had.
+    #[error("there is no PostgreSQL {asked} here; there is {known}")]
+    Version {
+        /// As asked.
+        asked: String,
+        /// What there is.
+        known: &'static str,
+    },
+    /// A file of the cluster is not what it must be.
+    #[error("{file}: {why}")]
+    File {
+        /// Which.
+        file: String,
+        /// Why.
+        why: String,
+    },
+}

@@ -1,0 +1,230 @@
+//! From nothing to a volume with a cluster: image, template, clone, identity.
+
+use std::time::{Duration, Instant};
+
+use engine::{Engine, FetchImage, LineSink, LogQuery, Observed, Phase, VolumeMount, Workload};
+use model::operation::ImageSource;
+use model::{Exit, ImageDigest, InstanceId, Resources};
+
+use crate::cluster::{PGDATA, SOCKETS, USER, VOLUME_TARGET, program};
+use crate::psql::Psql;
+use crate::{DATABASE, DatabaseError, OWNER, control_file};
+
+/// The major version that Debian 12's packages carry.
+const VERSION: &str = "15";
+const SUITE: &str = "bookworm";
+/// How long one of PostgreSQL's own programs may take.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(180);
+
+/// A place for a short-lived instance: made by the caller, who owns its id and range and removes it.
+pub struct Place {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its private range of user ids.
+    pub uid_range: u32,
+    /// The network it is on.
+    pub network: String,
+}
+
+/// An image with PostgreSQL in it, and its major version.
+///
+/// # Errors
+/// When there is no such version or it cannot be got.
+pub fn ensure_image(
+    engine: &dyn Engine,
+    version: Option<&str>,
+    lines: LineSink<'_>,
+) -> Result<(ImageDigest, String), DatabaseError> {
+    let asked = version.unwrap_or(VERSION);
+    let name = format!("postgres:{asked}");
+    if let Some(facts) = engine.find_image(&name)? {
+        return Ok((facts.digest, asked.to_owned()));
+    }
+    if asked != VERSION {
+        return Err(DatabaseError::Version { asked: asked.to_owned(), known: VERSION });
+    }
+    let packages = vec![format!("postgresql-{VERSION}"), format!("postgresql-client-{VERSION}")];
+    let source = ImageSource::Debian { suite: SUITE.to_owned(), packages };
+    lines("making the PostgreSQL image from Debian packages (once)");
+    let digest = engine.fetch_image(&FetchImage { source: &source, archive: None, name: &name }, lines)?;
+    Ok((digest, asked.to_owned()))
+}
+
+/// The stopped, checksummed cluster that databases of this image are cloned from. Made once.
+///
+/// # Errors
+/// When one of PostgreSQL's programs fails.
+pub fn ensure_template(
+    engine: &dyn Engine,
+    image: &ImageDigest,
+    version: &str,
+    places: [Place; 2],
+    lines: LineSink<'_>,
+) -> Result<String, DatabaseError> {
+    let template = format!("template-postgres-{version}-{}", image.short());
+    if engine.volumes()?.iter().any(|volume| volume.name == template) {
+        return Ok(template);
+    }
+    lines("making the template cluster (once)");
+    // Named by the place: what a crash leaves is never mistaken for a finished template.
+    let making = format!("making-{}", places[0].id.short(20));
+    engine.create_volume(&making)?;
+    let result = fill(engine, image, version, &making, places);
+    if let Err(cause) = result {
+        drop(engine.remove_volume(&making));
+        return Err(cause);
+    }
+    engine.rename_volume(&making, &template)?;
+    Ok(template)
+}
+
+fn fill(
+    engine: &dyn Engine,
+    image: &ImageDigest,
+    version: &str,
+    volume: &str,
+    [first, second]: [Place; 2],
+) -> Result<(), DatabaseError> {
+    let initdb = [
+        &program(version, "initdb"),
+        "--pgdata",
+        PGDATA,
+        "--username",
+        USER,
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--data-checksums",
+        "--auth-local=peer",
+        "--auth-host=scram-sha-256",
+    ];
+    run_once(engine, temporary(&first, image, volume, &initdb), "initdb")?;
+    open_to_the_network(engine, volume)?;
+    let server = [
+        &program(version, "postgres"),
+        "-D",
+        PGDATA,
+        "-c",
+        "listen_addresses=",
+        "-c",
+        &format!("unix_socket_directories={SOCKETS}"),
+        "-c",
+        "password_encryption=scram-sha-256",
+    ];
+    let workload = temporary(&second, image, volume, &server);
+    engine.ensure(&workload)?;
+    let psql = Psql { engine, instance: second.id };
+    let prepared = psql.wait().and_then(|()| {
+        psql.run("postgres", &format!("CREATE ROLE {OWNER} NOLOGIN;\nCREATE DATABASE {DATABASE} OWNER {OWNER};\n"))?;
+        psql.run(DATABASE, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC;\nALTER SCHEMA public OWNER TO {OWNER};\nCHECKPOINT;\n"))
+    });
+    engine.stop(second.id, PROGRAM_LIMIT)?;
+    let ended = wait_end(engine, second.id, "stopping the template");
+    let removed = engine.remove(second.id);
+    prepared?;
+    removed?;
+    match ended? {
+        Exit::Code { code: 0 } => Ok(()),
+        exit => Err(DatabaseError::Program { program: "postgres", output: exit.describe() }),
+    }
+}
+
+/// Logins with a password from the private network; nothing else is reachable.
+fn open_to_the_network(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
+    let path = engine.volume_path(volume)?.join("pgdata/pg_hba.conf");
+    let rules = "# Written by Stoa. The private socket is the platform's; the network needs a password.\n\
+                 local all postgres peer\n\
+                 local all all scram-sha-256\n\
+                 host all postgres 0.0.0.0/0 reject\n\
+                 host all all 0.0.0.0/0 scram-sha-256\n";
+    let failed = |cause: std::io::Error| DatabaseError::File { file: "pg_hba.conf".to_owned(), why: cause.to_string() };
+    std::fs::write(&path, rules).map_err(failed)?;
+    std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(failed)
+}
+
+/// Makes a database's volume: a clone of the template with an identifier of its own. Doing it again is fine.
+///
+/// # Errors
+/// When the clone or one of PostgreSQL's programs fails; nothing of it is left then.
+pub fn create_volume(
+    engine: &dyn Engine,
+    image: &ImageDigest,
+    version: &str,
+    template: &str,
+    volume: &str,
+    place: &Place,
+) -> Result<(), DatabaseError> {
+    if engine.volumes()?.iter().any(|known| known.name == volume) {
+        return Ok(());
+    }
+    let making = format!("making-{}", place.id.short(20));
+    engine.clone_volume(template, &making)?;
+    let made = (|| {
+        let mut identifier = [0_u8; 8];
+        getrandom::fill(&mut identifier)
+            .map_err(|e| DatabaseError::File { file: "system randomness".to_owned(), why: e.to_string() })?;
+        control_file::set_identifier(&engine.volume_path(&making)?.join("pgdata"), u64::from_le_bytes(identifier))?;
+        let reset = [&program(version, "pg_resetwal"), "--force", "--pgdata", PGDATA];
+        run_once(engine, temporary(place, image, &making, &reset), "pg_resetwal")?;
+        engine.rename_volume(&making, volume)?;
+        Ok(())
+    })();
+    if made.is_err() {
+        drop(engine.remove_volume(&making));
+    }
+    made
+}
+
+fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str]) -> Workload {
+    Workload {
+        id: place.id,
+        hostname: "template".to_owned(),
+        network: place.network.clone(),
+        image: image.clone(),
+        command: command.iter().map(|part| (*part).to_owned()).collect(),
+        user: Some(USER.to_owned()),
+        workdir: Some("/".to_owned()),
+        env: std::collections::BTreeMap::new(),
+        secrets: Vec::new(),
+        resources: Resources::default(),
+        uid_range: place.uid_range,
+        volumes: vec![VolumeMount { volume: volume.to_owned(), target: VOLUME_TARGET.to_owned() }],
+        search_domain: String::new(),
+        log_key: "templates".to_owned(),
+        log_label: "template".to_owned(),
+        probe: None,
+        stop_signal: 2,
+    }
+}
+
+fn run_once(engine: &dyn Engine, workload: Workload, program: &'static str) -> Result<(), DatabaseError> {
+    engine.ensure(&workload)?;
+    let ended = wait_end(engine, workload.id, program);
+    let query = LogQuery { key: workload.log_key, instance: Some(workload.id), limit: 5, ..LogQuery::default() };
+    let said = engine.logs(&query).unwrap_or_default();
+    engine.remove(workload.id)?;
+    match ended? {
+        Exit::Code { code: 0 } => Ok(()),
+        exit => {
+            let said: Vec<String> = said.into_iter().map(|line| line.text).collect();
+            Err(DatabaseError::Program { program, output: format!("{}: {}", exit.describe(), said.join(" / ")) })
+        }
+    }
+}
+
+fn wait_end(engine: &dyn Engine, id: InstanceId, what: &'static str) -> Result<Exit, DatabaseError> {
+    let until = Instant::now() + PROGRAM_LIMIT;
+    let mut seen = engine.wait_change(0, Duration::ZERO);
+    loop {
+        let found: Option<Observed> = engine.observe()?.into_iter().find(|one| one.id == id);
+        match found.map(|one| one.phase) {
+            Some(Phase::Exited { exit, .. }) => return Ok(exit),
+            None => return Ok(Exit::Lost),
+            Some(Phase::Running { .. }) => {}
+        }
+        if Instant::now() >= until {
+            drop(engine.remove(id));
+            return Err(DatabaseError::Slow { what, limit_s: PROGRAM_LIMIT.as_secs() });
+        }
+        seen = engine.wait_change(seen, Duration::from_millis(500));
+    }
+}
