@@ -1,1 +1,34 @@
-//! Images: a content-addressed store in OCI layout, import, pull, bases
+//! Images: a content-addressed store in OCI layout, import, pull, bases.
+mod commit;
+mod compress;
+mod digest;
+mod disk;
+mod error;
+mod gc;
+mod import;
+mod inspect;
+mod layers;
+mod names;
+mod oci;
+mod pack;
+mod progress;
+mod reference;
+mod store;
+mod tarball;
+mod unpack;
+mod verify;
+pub use commit::{CommitOptions, DirectoryOptions};
+pub use digest::{Digest, ImageId, NotADigest};
+pub use disk::remove_tree;
+pub use error::{ImageError, Result};
+pub use gc::{Budget, Freed, Usage};
+pub use import::Archive;
+pub use inspect::{Inspection, Layer, Root, Summary};
+pub use names::{Bind, Origin};
+pub use oci::ImageConfig;
+pub use pack::Times;
+pub use progress::Progress;
+pub use reference::Reference;
+pub use store::Images;
+pub use unpack::{Quota, Unpacked, unpack_source};
+pub use verify::Fault;
