@@ -84,6 +84,19 @@ pub struct Secret {
     pub key: String,
     /// Counts its values, from 1. A release freezes the version of its time.
     pub version: u64,
+    /// When it got this value.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// A changed or removed secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretChange {
+    /// The variable.
+    pub key: String,
+    /// The operation that brings the change to the running instances; absent when nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
 }
 
 /// A new value for a secret.

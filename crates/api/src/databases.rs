@@ -33,6 +33,10 @@ pub struct Database {
     pub memory_bytes: u64,
     /// Number of the login role handed out now.
     pub credential_version: u64,
+    /// Apps whose serving release uses it.
+    pub used_by: Vec<String>,
+    /// Counts every change of its desired state; the value of the `ETag` header.
+    pub generation: u64,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,

@@ -65,7 +65,11 @@ const LOGS: &[Query] = &[
     ),
 ];
 const OPERATION_LOG: &[Query] = &[
-    text("since", "Only lines after the frame with this `id`."),
+    query(
+        "since",
+        QueryKind::Integer(0, u32::MAX as u64),
+        "Only lines after this `position`, which is also the `id` of a frame.",
+    ),
     query(
         "follow",
         QueryKind::Boolean,
@@ -133,10 +137,10 @@ endpoints! {
         "List the names and versions of secrets" "Values are never shown.",
         query(PAGES), gives(&[json::<crate::SecretPage>(200)]);
     SECRET_PUT = "secret_put" Put place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
-        "Set a secret" "It reaches instances with the next release.",
-        takes::<crate::PutSecret>(), gives(&[json::<crate::Secret>(200)]);
+        "Set a secret" "When a release serves, an operation makes a new release with the new value; the answer names it.",
+        takes::<crate::PutSecret>(), gives(&[json::<crate::SecretChange>(200)]);
     SECRET_DELETE = "secret_delete" Delete place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
-        "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[Empty]);
+        "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[json::<crate::SecretChange>(200)]);
     APP_SCALE = "app_scale" Put place!("/apps/{app}/scale"), "apps", Right(Deploy);
         "Set how many instances run" "The counts outlive releases.",
         takes::<crate::PutScale>(), gives(&[Accepted]);
@@ -172,7 +176,7 @@ endpoints! {
         "Make a database" "PostgreSQL in an instance and volume of its own.",
         takes::<crate::CreateDatabase>(), gives(&[Accepted]);
     DATABASE_VIEW = "database_view" Get place!("/databases/{database}"), "databases", Right(Read);
-        "Show a database" "", gives(&[json::<crate::Database>(200)]);
+        "Show a database" "", gives(&[tagged::<crate::Database>(200)]);
     DATABASE_DELETE = "database_delete" Delete place!("/databases/{database}"), "databases", Right(Manage);
         "End a database" "Its volume is kept under another name for a grace period.", gives(&[Accepted]);
     DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Manage);
@@ -189,12 +193,12 @@ endpoints! {
     IMAGE_CREATE = "image_create" Post "/v1/images", "images", Right(Administer);
         "Get an image into the store" "", takes::<crate::CreateImage>(), gives(&[Accepted]);
     IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
-        "Show an image" "By name or digest.", gives(&[json::<crate::Image>(200)]);
+        "Show an image" "By name or digest.", gives(&[json::<crate::ImageDetail>(200)]);
     IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Right(Administer);
         "Remove an image" "Refused while a release or database needs it.", gives(&[Empty]);
 
-    OPERATION_LIST = "operation_list" Get "/v1/operations", "operations", Credential;
-        "List operations" "Newest first; those the caller may see.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);
+    OPERATION_LIST = "operation_list" Get place!("/operations"), "operations", Right(Read);
+        "List operations of an environment" "Newest first.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);
     OPERATION_VIEW = "operation_view" Get "/v1/operations/{operation}", "operations", Right(Read);
         "Show an operation" "With `wait` the answer comes when it settles, or after that time.",
         query(&[query("wait", QueryKind::Duration, "How long to wait for it to settle, at most `60s`.")]),
@@ -202,11 +206,11 @@ endpoints! {
     OPERATION_CANCEL = "operation_cancel" Post "/v1/operations/{operation}/cancel", "operations", Right(Deploy);
         "Give an operation up" "It settles soon after, as `canceled` or as what it had become.", gives(&[Accepted]);
     OPERATION_LOG_VIEW = "operation_log" Get "/v1/operations/{operation}/log", "operations", Right(Read);
-        "Read the log of an operation" "What its build, release job or command printed. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`, and a last frame `end` when the operation settled.",
-        query(OPERATION_LOG), gives(&[json::<crate::LogPage>(200), events::<crate::LogLine>()]);
+        "Read the log of an operation" "What its build, release job or command printed. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with an `OperationLine`, and a last frame `end` when the operation settled.",
+        query(OPERATION_LOG), gives(&[json::<crate::OperationLog>(200), events::<crate::OperationLine>()]);
 
-    EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Right(Administer);
-        "Watch what changes" "An event stream of `event` frames. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
+    EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Credential;
+        "Watch what changes" "An event stream of `event` frames about what the caller may see. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
         query(&[text("since", "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
     SERVER_VIEW = "server_view" Get "/v1/server", "installation", Right(Read);
         "Show the installation" "", gives(&[json::<crate::Server>(200)]);

@@ -1,5 +1,7 @@
 //! Images in the store.
 
+use std::collections::BTreeMap;
+
 use model::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -16,9 +18,29 @@ pub struct Image {
     /// Bytes it occupies; layers shared with other images count for each.
     pub bytes: u64,
     /// When it came into the store.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// What an image says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageDetail {
+    /// Digest of its manifest.
+    pub digest: String,
+    /// Entry point and command together.
+    pub command: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// User, as spelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub created_at: Option<Timestamp>,
+    pub user: Option<String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// TCP ports it exposes.
+    pub ports: Vec<u16>,
+    /// Labels and annotations.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Get an image into the store.

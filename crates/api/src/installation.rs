@@ -30,10 +30,16 @@ pub struct Event {
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Kind of the thing, for example `app`.
-    pub noun: String,
+    pub kind: String,
     /// Its id.
     pub id: String,
-    /// What was done: `created`, `changed` or `removed`.
+    /// Id of what it belongs to; empty for what belongs to the installation.
+    pub parent: String,
+    /// Its name; may be empty.
+    pub name: String,
+    /// Its generation after the change.
+    pub generation: u64,
+    /// What was done: `insert`, `update` or `delete`.
     pub change: String,
 }
 

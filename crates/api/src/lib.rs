@@ -20,6 +20,11 @@ pub mod problem;
 pub mod releases;
 pub mod validate;
 
+/// Where control listens for root on the host, below the data directory.
+pub const LOCAL_SOCKET: &str = "run/api.sock";
+/// Where `stoa up` listens for the API by default.
+pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7070";
+
 pub use apps::*;
 pub use databases::*;
 pub use endpoint::{Answer, Body, Endpoint, Method, Need};

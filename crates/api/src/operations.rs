@@ -41,7 +41,7 @@ pub struct Operation {
     /// What it does: `deploy`, `rollback`, `restart`, `scale`, `run`, `delete_app`, `create_database`,
     /// `rotate_database`, `destroy_database` or `image`.
     pub work: String,
-    /// What it does it to: name of the app, database or image.
+    /// What it does it to: id of the app or database, name of the image.
     pub target: String,
     /// Where it stands.
     pub state: OperationState,
@@ -49,7 +49,7 @@ pub struct Operation {
     pub step: String,
     /// Whether somebody asked for it to be given up.
     pub cancel_requested: bool,
-    /// The release it made, for example `v3`.
+    /// Id of the release it made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     /// A sentence about the outcome, for example the address that answers.
@@ -83,6 +83,24 @@ pub struct Failure {
     pub next_step: String,
     /// The last log lines that matter, oldest first.
     pub log_tail: Vec<String>,
+}
+
+/// A line of an operation's log. What begins with `==> ` names a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperationLine {
+    /// The line without its end.
+    pub text: String,
+}
+
+/// The log of an operation so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperationLog {
+    /// Its lines, oldest first.
+    pub lines: Vec<OperationLine>,
+    /// Where it ends now; give it back as `since` to get only what comes later.
+    pub position: u64,
+    /// Whether nothing more will come.
+    pub settled: bool,
 }
 
 pages! {

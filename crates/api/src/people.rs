@@ -110,9 +110,17 @@ pub struct AuditRow {
     /// What was asked for.
     pub action: String,
     /// Upon what.
-    pub target: String,
-    /// The request that asked.
-    pub request_id: String,
+    pub object: String,
+    /// What the gate said: `allowed` or `refused`.
+    pub decision: String,
+    /// For the record of an outcome: the number of the record it completes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completes: Option<u64>,
+    /// For the record of an outcome: what came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Its link in the chain, hexadecimal.
+    pub hash: String,
 }
 
 pages! {

@@ -6,9 +6,10 @@ use api::endpoints as e;
 use api::{
     App, AppEnv, AppPage, AuditPage, AuditRow, Claim, CreateApp, CreateDatabase, CreateEnvironment,
     CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage, Environment,
-    EnvironmentPage, Exec, Image, ImagePage, Instance, InstancePage, IssuedToken, LogPage, Operation,
-    OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale, PutSecret, Release, ReleasePage,
-    Rollback, Run, Secret, SecretPage, Server, Token, TokenPage, Upload, Whoami,
+    EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, IssuedToken, LogPage,
+    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale,
+    PutSecret, Release, ReleasePage, Rollback, Run, Secret, SecretChange, SecretPage, Server, Token,
+    TokenPage, Upload, Whoami,
 };
 
 use crate::error::Error;
@@ -113,11 +114,17 @@ impl Client {
     pub fn secrets(&self, at: &Place, app: &str) -> Result<Vec<Secret>, Error> {
         self.all::<SecretPage>(&e::SECRET_LIST, &at.with([app]))
     }
-    pub fn secret_put(&self, at: &Place, app: &str, key: &str, body: &PutSecret) -> Result<Secret, Error> {
+    pub fn secret_put(
+        &self,
+        at: &Place,
+        app: &str,
+        key: &str,
+        body: &PutSecret,
+    ) -> Result<SecretChange, Error> {
         self.call(&e::SECRET_PUT, &at.with([app, key]), &[], Some(body))
     }
-    pub fn secret_delete(&self, at: &Place, app: &str, key: &str) -> Result<(), Error> {
-        self.call_empty(&e::SECRET_DELETE, &at.with([app, key]))
+    pub fn secret_delete(&self, at: &Place, app: &str, key: &str) -> Result<SecretChange, Error> {
+        self.call(&e::SECRET_DELETE, &at.with([app, key]), &[], NONE)
     }
     pub fn app_scale(&self, at: &Place, app: &str, body: &PutScale) -> Result<Operation, Error> {
         self.call(&e::APP_SCALE, &at.with([app]), &[], Some(body))
@@ -193,16 +200,16 @@ impl Client {
     pub fn image_create(&self, body: &CreateImage) -> Result<Operation, Error> {
         self.call(&e::IMAGE_CREATE, &[], &[], Some(body))
     }
-    pub fn image(&self, image: &str) -> Result<Image, Error> {
+    pub fn image(&self, image: &str) -> Result<ImageDetail, Error> {
         self.call(&e::IMAGE_VIEW, &[image], &[], NONE)
     }
     pub fn image_delete(&self, image: &str) -> Result<(), Error> {
         self.call_empty(&e::IMAGE_DELETE, &[image])
     }
 
-    pub fn operations(&self, limit: u16) -> Result<Vec<Operation>, Error> {
+    pub fn operations(&self, at: &Place, limit: u16) -> Result<Vec<Operation>, Error> {
         let limit = limit.to_string();
-        let page: OperationPage = self.call(&e::OPERATION_LIST, &[], &[("limit", &limit)], NONE)?;
+        let page: OperationPage = self.call(&e::OPERATION_LIST, &at.with([]), &[("limit", &limit)], NONE)?;
         Ok(page.items)
     }
     pub fn operation(&self, operation: &str) -> Result<Operation, Error> {
@@ -214,7 +221,7 @@ impl Client {
     pub fn operation_cancel(&self, operation: &str) -> Result<Operation, Error> {
         self.call(&e::OPERATION_CANCEL, &[operation], &[], NONE)
     }
-    pub fn operation_log(&self, operation: &str) -> Result<LogPage, Error> {
+    pub fn operation_log(&self, operation: &str) -> Result<OperationLog, Error> {
         self.call(&e::OPERATION_LOG_VIEW, &[operation], &[], NONE)
     }
     pub fn operation_log_follow(&self, operation: &str, since: &str) -> Result<Events<'_>, Error> {
