@@ -15,6 +15,7 @@ mod lease;
 mod log;
 mod mac;
 mod object;
+pub mod rows;
 mod schema;
 pub mod secret;
 mod tx;

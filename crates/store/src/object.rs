@@ -5,6 +5,8 @@
 //! Invariant: an object is served only if its seal fits, the log knows it as the latest, and (for lists) none of
 //! its collection is missing. Every change appends to the log in the same transaction.
 
+use std::borrow::Cow;
+
 use rusqlite::{ErrorCode, Row as SqlRow, ffi, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,11 +29,11 @@ pub trait Row: Serialize + DeserializeOwned {
     /// The kind's name in the store; never changes.
     const KIND: &'static str;
     /// The id, unique within the kind.
-    fn id(&self) -> &str;
+    fn id(&self) -> Cow<'_, str>;
     /// The id of what it belongs to; empty for roots.
-    fn parent(&self) -> &str;
+    fn parent(&self) -> Cow<'_, str>;
     /// The name, unique within kind and parent. Things without a name use their id.
-    fn name(&self) -> &str;
+    fn name(&self) -> Cow<'_, str>;
 }
 
 /// A row with what the store knows about it.
@@ -454,7 +456,7 @@ impl WriteTx {
     }
 
     fn insert_inner<R: Row>(&self, row: &R) -> Result<Versioned<()>, StoreError> {
-        if self.verified(R::KIND, row.id())?.is_some() {
+        if self.verified(R::KIND, &row.id())?.is_some() {
             return Err(StoreError::Exists {
                 kind: R::KIND.into(),
                 id: row.id().into(),
@@ -478,7 +480,7 @@ impl WriteTx {
     }
 
     fn replace<R: Row>(&self, row: &R, expect: Expect, op: Op) -> Result<Raw, StoreError> {
-        let old = self.expected(R::KIND, row.id(), expect)?;
+        let old = self.expected(R::KIND, &row.id(), expect)?;
         let grown = match op {
             Op::Update => old.generation + 1,
             Op::Insert | Op::Status | Op::Delete => old.generation,
@@ -534,7 +536,7 @@ impl WriteTx {
     }
 
     fn prepare<R: Row>(&self, row: &R, generation: u64, created_ms: u64) -> Result<Raw, StoreError> {
-        let (kind, id) = (R::KIND.to_owned(), row.id().to_owned());
+        let (kind, id) = (R::KIND.to_owned(), row.id().into_owned());
         let body = match serde_json::to_string(row) {
             Ok(body) => body,
             Err(cause) => {
@@ -555,8 +557,8 @@ impl WriteTx {
         }
         let mut raw = Raw {
             id,
-            parent: row.parent().to_owned(),
-            name: row.name().to_owned(),
+            parent: row.parent().into_owned(),
+            name: row.name().into_owned(),
             generation,
             rev: self.next_rev()?,
             created_ms,

@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Operation, Org, Project, Purpose, Release,
-    SecretId, Timestamp, Token, UploadId,
+    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Operation, Org, Project, Purpose,
+    Release, SecretId, Timestamp, Token, UploadId,
 };
 use serde::{Deserialize, Serialize};
 

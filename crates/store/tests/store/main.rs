@@ -30,14 +30,14 @@ pub(crate) struct App {
 
 impl Row for App {
     const KIND: &'static str = "app";
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> std::borrow::Cow<'_, str> {
+        (&self.id).into()
     }
-    fn parent(&self) -> &str {
-        &self.project
+    fn parent(&self) -> std::borrow::Cow<'_, str> {
+        (&self.project).into()
     }
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> std::borrow::Cow<'_, str> {
+        (&self.name).into()
     }
 }
 
@@ -50,14 +50,14 @@ pub(crate) struct Note {
 
 impl Row for Note {
     const KIND: &'static str = "note";
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> std::borrow::Cow<'_, str> {
+        (&self.id).into()
     }
-    fn parent(&self) -> &str {
-        ""
+    fn parent(&self) -> std::borrow::Cow<'_, str> {
+        ("").into()
     }
-    fn name(&self) -> &str {
-        &self.id
+    fn name(&self) -> std::borrow::Cow<'_, str> {
+        (&self.id).into()
     }
 }
 

@@ -14,14 +14,14 @@ struct Kept {
 
 impl Row for Kept {
     const KIND: &'static str = "secret";
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> std::borrow::Cow<'_, str> {
+        (&self.id).into()
     }
-    fn parent(&self) -> &str {
-        ""
+    fn parent(&self) -> std::borrow::Cow<'_, str> {
+        ("").into()
     }
-    fn name(&self) -> &str {
-        &self.id
+    fn name(&self) -> std::borrow::Cow<'_, str> {
+        (&self.id).into()
     }
 }
 

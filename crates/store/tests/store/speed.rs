@@ -1,5 +1,6 @@
 //! Many writers at once: nothing is lost, nothing is given twice. Prints the rates; asserts none.
 
+use std::io::Write;
 use std::time::Instant;
 
 use crate::{App, Place, app, write};
@@ -28,10 +29,20 @@ fn insert(store: &Store, id: &str) -> u64 {
     })
 }
 
+/// What any store that tells the truth is bound by; printed beside its rates, since disks differ by the minute.
+fn bare_syncs(place: &Place) {
+    let mut file = std::fs::File::create(place.file("bare")).unwrap();
+    for _ in 0..EACH {
+        file.write_all(&[7; 24 << 10]).unwrap();
+        file.sync_all().unwrap();
+    }
+}
+
 #[test]
 fn eight_writers_lose_nothing() {
     let place = Place::new();
     let store = place.open();
+    timed("the disk itself, 24 KiB and a sync", EACH, || bare_syncs(&place));
     timed("1 writer ", EACH, || {
         for n in 0..EACH {
             insert(&store, &format!("alone-{n}"));
