@@ -5,6 +5,7 @@
 //! the journey; nothing waits for a time where it can wait for a fact.
 
 mod answer;
+mod api;
 mod application;
 pub mod census;
 pub mod http;
@@ -15,6 +16,7 @@ mod wait;
 mod websocket;
 
 pub use answer::Answer;
+pub use api::{Api, ENVIRONMENT, Reply};
 pub use application::{Application, repository};
 pub use stoa::Stoa;
 pub use wait::{PATIENCE, holds, until};

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::http::{self, Response};
 use crate::process::Process;
-use crate::{Answer, Application, PATIENCE, census, process, until};
+use crate::{Answer, Api, Application, PATIENCE, census, process, until};
 
 /// A running Stoa.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub struct Stoa {
     root: PathBuf,
     up: Option<Child>,
     listeners: Listeners,
+    api: Option<Api>,
     extra: Vec<String>,
 }
 
@@ -40,6 +42,11 @@ pub struct Listeners {
 }
 
 impl Stoa {
+    /// Makes every Stoa of this process run that program. The first choice stays.
+    pub fn use_binary(path: &Path) {
+        let _first = CHOSEN.set(path.to_owned());
+    }
+
     /// Starts one in a fresh directory and signs in.
     ///
     /// # Errors
@@ -71,6 +78,7 @@ impl Stoa {
             root,
             up: None,
             listeners,
+            api: None,
             extra: Vec::new(),
         })
     }
@@ -121,16 +129,36 @@ impl Stoa {
         Ok(())
     }
 
-    /// Trades the claim token that `stoa up` printed for a context.
+    /// The claim token, as root on the host reads it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn claim_token(&self) -> Result<String> {
+        let path = self.data_dir().join("run/claim-token");
+        until("a claim token", PATIENCE, || {
+            Ok(fs::read_to_string(&path).ok().map(|text| text.trim().to_owned()))
+        })
+    }
+
+    /// Trades the claim token for an access token, which the CLI gets too.
     ///
     /// # Errors
     /// When it is refused.
-    pub fn sign_in(&self) -> Result<()> {
-        let path = self.data_dir().join("run/claim-token");
-        let token = until("a claim token", PATIENCE, || Ok(fs::read_to_string(&path).ok()))?;
-        self.cli(&["login", "--claim", token.trim(), "--api", &self.api_url()])?
-            .ok()?;
+    pub fn sign_in(&mut self) -> Result<()> {
+        self.api = Some(Api::claim(self.listeners.api, &self.claim_token()?)?);
         Ok(())
+    }
+
+    /// The API with the owner's token.
+    ///
+    /// # Errors
+    /// Before [`Stoa::sign_in`].
+    pub fn api(&self) -> Result<Api> {
+        Ok(self
+            .api
+            .as_ref()
+            .context("nobody has signed in")?
+            .at(self.listeners.api))
     }
 
     /// Runs a verb of the CLI.
@@ -241,6 +269,14 @@ impl Stoa {
             found.len()
         );
         found.pop().context("no such part")
+    }
+
+    /// The keepers of its instances.
+    #[must_use]
+    pub fn keepers(&self) -> Vec<Process> {
+        let mut found = process::bearing(&self.data_dir().to_string_lossy());
+        found.retain(|process| process.line.contains("keeper"));
+        found
     }
 
     /// Ends `stoa up` as Ctrl-C does; workloads stay.
@@ -393,8 +429,13 @@ fn unmount_below(root: &Path) {
     }
 }
 
-/// The program under test: `STOA_BIN`, or what cargo built beside this test.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// The program under test: chosen by the caller, else `STOA_BIN`, else what cargo built beside this test.
 fn binary() -> PathBuf {
+    if let Some(path) = CHOSEN.get() {
+        return path.clone();
+    }
     if let Some(path) = std::env::var_os("STOA_BIN") {
         return path.into();
     }

@@ -1,5 +1,112 @@
-//! bench
-use anyhow::Result;
-pub fn run(_: &[&str]) -> Result<()> {
+//! Stoa beside its peers, in the same run on the same machine: what is told is the ratio, with its spread.
+//!
+//! Lives here: which benches there are, rounds, and the report. Does not live here: how one thing is measured.
+//! Invariants: ours and the peer's samples alternate within a round; a round in which the hypervisor took time away
+//! is measured again; absolute figures are told only beside their ratio.
+
+mod db;
+mod deploy;
+mod dockerd;
+mod edge;
+mod figures;
+mod noise;
+mod weight;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::step::Step;
+use crate::{packages, repository};
+pub use figures::{Figure, Pairs};
+
+const DOCUMENT: &str = "docs/benchmarks.md";
+
+type Bench = fn(rounds: usize) -> Result<Vec<Figure>>;
+
+const BENCHES: &[(&str, &str, usize, Bench)] = &[
+    (
+        "deploy",
+        "image present: release asked for until its first byte, beside `docker run -d` of the same root",
+        15,
+        deploy::run,
+    ),
+    (
+        "weight",
+        "memory of the idle control plane beside dockerd + containerd, of a keeper beside a containerd-shim",
+        3,
+        weight::run,
+    ),
+    (
+        "db",
+        "database asked for until it answers, beside what `docker run postgres` does",
+        7,
+        db::run,
+    ),
+    (
+        "edge",
+        "processor time per proxied request, beside nginx and HAProxy before the same instance",
+        7,
+        edge::run,
+    ),
+];
+
+/// Runs one bench or all.
+///
+/// # Errors
+/// When the words are not understood or something cannot be measured.
+pub fn run(words: &[&str]) -> Result<()> {
+    let mut chosen = None;
+    let (mut rounds, mut write) = (None, false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--rounds" => rounds = Some(words.next().context("--rounds wants a number")?.parse()?),
+            "--write" => write = true,
+            name if chosen.is_none() && !name.starts_with('-') => chosen = Some(name),
+            other => bail!("{other} is not understood; see cargo xtask help"),
+        }
+    }
+    let name = chosen.context("which bench? deploy, weight, db, edge or all")?;
+    let benches: Vec<_> = BENCHES
+        .iter()
+        .filter(|(known, ..)| *known == name || name == "all")
+        .collect();
+    if benches.is_empty() {
+        bail!("there is no bench {name}; there are deploy, weight, db, edge and all");
+    }
+    packages::install()?;
+    // What is measured is what is shipped: the release profile.
+    Step::cargo("build-release")
+        .args(["build", "--release", "--package", "stoa", "--quiet"])
+        .run()?;
+    journeys::Stoa::use_binary(&repository::target().join("release/stoa"));
+    for (name, about, usual, bench) in benches {
+        println!("\n{name}: {about}");
+        let figures = bench(rounds.unwrap_or(*usual))?;
+        let table = figures::table(&figures);
+        print!("\n{table}");
+        if write {
+            write_section(name, about, &table)?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces one bench's section of the document.
+fn write_section(name: &str, about: &str, table: &str) -> Result<()> {
+    let path = repository::root().join(DOCUMENT);
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {DOCUMENT}"))?;
+    let (begin, end) = (format!("<!-- {name} -->"), format!("<!-- end {name} -->"));
+    let (head, rest) = text
+        .split_once(&begin)
+        .with_context(|| format!("{DOCUMENT} has no {begin}"))?;
+    let (_, tail) = rest
+        .split_once(&end)
+        .with_context(|| format!("{DOCUMENT} has no {end}"))?;
+    let machine = noise::machine();
+    let body = format!("\n`cargo xtask bench {name}`: {about}.\n\n{table}\nMeasured on {machine}.\n");
+    fs::write(&path, format!("{head}{begin}{body}{end}{tail}"))?;
+    println!("written into {DOCUMENT}");
     Ok(())
 }
