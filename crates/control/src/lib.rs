@@ -1,1 +1,56 @@
-//! Use cases and reconcilers: the only room that sees store and engine
+//! Use cases and reconcilers: the only room that sees the store and the engine.
+//!
+//! Lives here: what the product does, one folder a noun; `reconcile` brings the world to what the store wants.
+//! Does not live here: deciding (`plan`), the wire (`server`), making containers (`engine` and below).
+//! Invariants: every mutation commits what is wanted, an operation, an audit record and a revision in one
+//! transaction, and is acknowledged after that commit; every object is loaded through [`authorize`].
+
+pub mod apps;
+pub mod authorize;
+pub mod databases;
+pub mod error;
+pub mod events;
+pub mod images;
+pub mod logs;
+pub mod operations;
+pub mod people;
+pub mod reconcile;
+pub mod releases;
+pub mod routes;
+pub mod secrets;
+pub mod settings;
+pub mod uploads;
+
+mod bell;
+mod files;
+mod transact;
+mod workload;
+
+pub use authorize::EnvPath;
+pub use error::ControlError;
+pub use settings::Settings;
+
+use std::sync::Arc;
+
+use engine::Engine;
+use store::Sealer;
+use store::Store;
+
+pub use crate::bell::Bell;
+use crate::routes::EdgeLink;
+
+/// What every use case works on. It holds no logic and no state of its own.
+pub struct Control {
+    /// Durable facts.
+    pub store: Arc<Store>,
+    /// Where workloads run.
+    pub engine: Arc<dyn Engine>,
+    /// Who answers requests from outside.
+    pub edge: Arc<dyn EdgeLink>,
+    /// Seals and opens secrets.
+    pub sealer: Sealer,
+    /// What was chosen at the start.
+    pub settings: Settings,
+    /// Wakes the reconcilers.
+    pub bell: Bell,
+}

@@ -23,6 +23,8 @@ pub struct Instance {
     pub address: Option<Ipv4Addr>,
     /// Number of its private range of user ids.
     pub uid_range: u32,
+    /// It was ended because it was not needed, so its end says nothing about its release.
+    pub excused: bool,
     /// Where it stands.
     pub condition: Condition,
 }

@@ -1,0 +1,330 @@
+//! Apps: create, see, configure, scale, delete.
+
+use std::collections::BTreeMap;
+
+use model::{
+    Action, Actor, App, AppId, EnvKey, Instance, Name, Operation, OperationState, Release, ReleaseState,
+    Timestamp, operation::Source, operation::Work,
+};
+use store::{ReadTx, Versioned};
+
+use crate::authorize::{self, EnvPath, Scope};
+use crate::operations::{self, Accepted};
+use crate::transact::Current;
+use crate::{Control, ControlError};
+
+/// An app with what runs of it.
+#[derive(Debug, Clone)]
+pub struct AppView {
+    /// The app.
+    pub app: Versioned<App>,
+    /// What serves.
+    pub serving: Option<Release>,
+    /// Where it answers, when it does.
+    pub urls: Vec<String>,
+    /// Living instances.
+    pub instances: Vec<Instance>,
+    /// The movement under way.
+    pub operation: Option<Operation>,
+}
+
+/// Most of an environment variable's value, in bytes: one page of the kernel's argument space.
+pub const ENV_VALUE_MAX: usize = 128 * 1024;
+/// Most instances of one service.
+pub const SCALE_MAX: u16 = 500;
+
+/// All apps of an environment, by name.
+///
+/// # Errors
+/// As the gate's.
+pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<AppView>, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        tx.list::<App>(&scope.parent())?
+            .into_iter()
+            .map(|app| view_of(control, tx, app))
+            .collect()
+    })
+}
+
+/// One app.
+///
+/// # Errors
+/// As the gate's.
+pub fn view(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Result<AppView, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let app = scope.app(tx, name)?;
+        view_of(control, tx, app)
+    })
+}
+
+fn view_of(control: &Control, tx: &ReadTx, app: Versioned<App>) -> Result<AppView, ControlError> {
+    let id = app.row.id.to_string();
+    let serving = match app.row.serving {
+        Some(serving) => Some(tx.need::<Release>(&serving.release.to_string())?.row),
+        None => None,
+    };
+    let urls = serving
+        .as_ref()
+        .map_or_else(Vec::new, |r| urls(control, &app.row.name, r));
+    let instances = tx
+        .list::<Instance>(&id)?
+        .into_iter()
+        .map(|i| i.row)
+        .filter(|i| i.condition.is_live());
+    let operation = operations::unsettled_of(tx, &app.row)?.into_iter().next();
+    Ok(AppView {
+        serving,
+        urls,
+        instances: instances.collect(),
+        operation,
+        app,
+    })
+}
+
+/// The addresses at which a release of an app answers.
+#[must_use]
+pub fn urls(control: &Control, app: &Name, release: &Release) -> Vec<String> {
+    let mut urls: Vec<String> = Vec::new();
+    for route in release.services.values().flat_map(|service| &service.routes) {
+        let host = route
+            .host
+            .clone()
+            .unwrap_or_else(|| format!("{app}.{}", control.settings.domain));
+        let url = format!(
+            "{}{}",
+            control.settings.app_url(&host),
+            route.path.trim_start_matches('/')
+        );
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
+    urls
+}
+
+/// Creates an app without releases.
+///
+/// # Errors
+/// As the gate's; `Taken` when the name is.
+pub fn create(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &Name,
+) -> Result<Versioned<App>, ControlError> {
+    control.mutate(actor, "app.create", name.as_str(), |tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        if name.as_str() == crate::workload::DATABASE_DOMAIN {
+            return Err(ControlError::invalid(
+                "/name",
+                "this name is kept for databases; choose another",
+            ));
+        }
+        if tx.find::<App>(&scope.parent(), name.as_str())?.is_some() {
+            return Err(ControlError::Taken {
+                kind: "app",
+                name: name.to_string(),
+            });
+        }
+        let app = App {
+            id: AppId::fresh(),
+            environment: scope.environment.id,
+            name: name.clone(),
+            env: BTreeMap::new(),
+            scale: BTreeMap::new(),
+            serving: None,
+            rollout: None,
+            deleting: false,
+        };
+        tx.insert(&app)?;
+        Ok(tx.need::<App>(&app.id.to_string())?)
+    })
+}
+
+/// Ends an app: instances, routes, then its rows. Logs stay until their budget ends them.
+///
+/// # Errors
+/// As the gate's; `Stale` when it changed.
+pub fn delete(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    expected: Option<u64>,
+) -> Result<Accepted, ControlError> {
+    control.mutate(actor, "app.delete", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        let mut app = scope.app(tx, name)?.current(expected)?;
+        app.row.deleting = true;
+        tx.update(&app.row, store::Expect::Generation(app.generation))?;
+        operations::accept(
+            control,
+            tx,
+            actor,
+            Some(&scope),
+            Work::DeleteApp { app: app.row.id },
+        )
+    })
+}
+
+/// Sets and unsets plain configuration. When a release serves, a new one with the new configuration follows.
+///
+/// # Errors
+/// As the gate's; `Invalid` for values that no environment can hold.
+pub fn configure(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    changes: &BTreeMap<EnvKey, Option<String>>,
+    expected: Option<u64>,
+) -> Result<(Versioned<App>, Option<Accepted>), ControlError> {
+    for (key, value) in changes {
+        let value = value.as_deref().unwrap_or_default();
+        if value.contains('\0') || value.len() > ENV_VALUE_MAX {
+            let message = format!("a value holds no NUL and at most {ENV_VALUE_MAX} bytes");
+            return Err(ControlError::invalid(&format!("/set/{key}"), message));
+        }
+    }
+    control.mutate(actor, "app.configure", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::Configure, path)?;
+        let mut app = scope.app(tx, name)?.current(expected)?;
+        refuse_deleting(&app.row)?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(app.row.env.insert(key.clone(), value.clone())),
+                None => drop(app.row.env.remove(key)),
+            }
+        }
+        tx.update(&app.row, store::Expect::Generation(app.generation))?;
+        let accepted = follow_configuration(control, tx, actor, &scope, &app.row)?;
+        Ok((tx.need::<App>(&app.row.id.to_string())?, accepted))
+    })
+}
+
+/// A release with the configuration of now, when one serves already.
+pub(crate) fn follow_configuration(
+    control: &Control,
+    tx: &store::WriteTx,
+    actor: &Actor,
+    scope: &Scope,
+    app: &App,
+) -> Result<Option<Accepted>, ControlError> {
+    if app.serving.is_none() {
+        return Ok(None);
+    }
+    let work = Work::Deploy {
+        app: app.id,
+        source: Source::Configuration,
+        manifest: None,
+    };
+    operations::accept(control, tx, actor, Some(scope), work).map(Some)
+}
+
+/// Sets how many instances services have. It outlives releases.
+///
+/// # Errors
+/// As the gate's; `Invalid` for an unknown service or a count that cannot be.
+pub fn scale(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    counts: &BTreeMap<Name, u16>,
+    expected: Option<u64>,
+) -> Result<Accepted, ControlError> {
+    control.mutate(actor, "app.scale", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
+        let mut app = scope.app(tx, name)?.current(expected)?;
+        refuse_deleting(&app.row)?;
+        let Some(serving) = app.row.serving else {
+            return Err(ControlError::State {
+                message: format!("{name} has no release that serves yet"),
+                next_step: "deploy it first: stoa deploy".to_owned(),
+            });
+        };
+        let release = tx.need::<Release>(&serving.release.to_string())?.row;
+        for (service, count) in counts {
+            if !release.services.contains_key(service) {
+                let known: Vec<&str> = release.services.keys().map(Name::as_str).collect();
+                let message = format!("there is no service {service}; there is {}", known.join(", "));
+                return Err(ControlError::invalid(&format!("/{service}"), message));
+            }
+            if *count > SCALE_MAX {
+                return Err(ControlError::invalid(
+                    &format!("/{service}"),
+                    format!("at most {SCALE_MAX}"),
+                ));
+            }
+            app.row.scale.insert(service.clone(), *count);
+        }
+        tx.update(&app.row, store::Expect::Generation(app.generation))?;
+        operations::accept(control, tx, actor, Some(&scope), Work::Scale { app: app.row.id })
+    })
+}
+
+/// Living and recently ended instances of an app, oldest first.
+///
+/// # Errors
+/// As the gate's.
+pub fn instances(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Vec<Versioned<Instance>>, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let app = scope.app(tx, name)?;
+        Ok(tx.list::<Instance>(&app.row.id.to_string())?)
+    })
+}
+
+pub(crate) fn refuse_deleting(app: &App) -> Result<(), ControlError> {
+    if app.deleting {
+        return Err(ControlError::State {
+            message: format!("{} is being deleted", app.name),
+            next_step: "wait for its end: stoa status".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// Settles an app's last operation rows and removes everything it had in the store.
+pub(crate) fn forget(tx: &store::WriteTx, app: &App) -> Result<(), ControlError> {
+    let id = app.id.to_string();
+    for release in tx.list::<Release>(&id)? {
+        tx.delete::<Release>(
+            &release.row.id.to_string(),
+            store::Expect::Generation(release.generation),
+        )?;
+    }
+    for secret in tx.list::<store::rows::SecretVersion>(&id)? {
+        tx.delete::<store::rows::SecretVersion>(
+            &secret.row.id.to_string(),
+            store::Expect::Generation(secret.generation),
+        )?;
+    }
+    for instance in tx.list::<Instance>(&id)? {
+        tx.delete::<Instance>(&instance.row.id.to_string(), store::Expect::Any)?;
+    }
+    tx.delete::<App>(&id, store::Expect::Any)?;
+    Ok(())
+}
+
+/// Whether a release was ever fit to serve.
+#[must_use]
+pub fn is_proven(release: &Release) -> bool {
+    match release.state {
+        ReleaseState::Proven => true,
+        ReleaseState::Pending | ReleaseState::Rejected { .. } => false,
+    }
+}
+
+/// Marks an operation as given up because its app is going.
+pub(crate) fn settle_for_deletion(operation: &mut Operation, now: Timestamp) {
+    operation.state = OperationState::Canceled { at: now };
+    "the app is being deleted".clone_into(&mut operation.step);
+}

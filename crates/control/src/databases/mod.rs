@@ -1,0 +1,339 @@
+//! Managed databases: create, see, connect, rotate, destroy. Making them is `reconcile`'s work.
+
+use model::operation::Work;
+use model::{Action, Actor, Bytes, Database, DatabaseId, DatabaseState, Instance, Name, Resources};
+use store::secret::{Sealed, Secret};
+use store::{ReadTx, Versioned};
+
+use crate::authorize::{self, EnvPath, Scope};
+use crate::operations::{self, Accepted};
+use crate::transact::Current;
+use crate::{Control, ControlError};
+
+/// A database with what runs of it.
+#[derive(Debug, Clone)]
+pub struct DatabaseView {
+    /// The database.
+    pub database: Versioned<Database>,
+    /// Its living instance.
+    pub instance: Option<Instance>,
+    /// The apps whose serving release uses it.
+    pub used_by: Vec<Name>,
+}
+
+/// What may be asked of a new database.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Major version; `None` takes what is there.
+    pub version: Option<String>,
+    /// Budget of the volume.
+    pub size: Option<Bytes>,
+    /// Memory limit.
+    pub memory: Option<Bytes>,
+}
+
+/// What a program needs to connect.
+pub struct Connection {
+    /// Host name inside the environment.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Login role.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// Database name.
+    pub database: String,
+}
+
+impl Connection {
+    /// The address in the usual form. Holds the password.
+    #[must_use]
+    pub fn url(&self) -> Secret {
+        let password = self.password.expose_str().unwrap_or_default();
+        let text = format!(
+            "postgresql://{}:{password}@{}:{}/{}",
+            self.user, self.host, self.port, self.database
+        );
+        Secret::new(text.into_bytes())
+    }
+}
+
+/// Budget of a database's volume unless asked otherwise.
+const SIZE: Bytes = Bytes::mi(10 * 1024);
+/// Memory of a database's instance unless asked otherwise.
+const MEMORY: Bytes = Bytes::mi(256);
+/// Least memory in which PostgreSQL starts and serves some connections.
+const MEMORY_LEAST: Bytes = Bytes::mi(64);
+
+/// All databases of an environment.
+///
+/// # Errors
+/// As the gate's.
+pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<DatabaseView>, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let all = tx.list::<Database>(&scope.parent())?;
+        all.into_iter()
+            .map(|database| view_of(tx, &scope, database))
+            .collect()
+    })
+}
+
+/// One database.
+///
+/// # Errors
+/// As the gate's.
+pub fn view(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<DatabaseView, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let database = scope.database(tx, name)?;
+        view_of(tx, &scope, database)
+    })
+}
+
+fn view_of(tx: &ReadTx, scope: &Scope, database: Versioned<Database>) -> Result<DatabaseView, ControlError> {
+    let instances = tx.list::<Instance>(&database.row.id.to_string())?;
+    let instance = instances
+        .into_iter()
+        .map(|i| i.row)
+        .find(|i| i.condition.is_live());
+    let mut used_by = Vec::new();
+    for (app, release) in crate::workload::serving(tx, &scope.parent())? {
+        if release
+            .services
+            .values()
+            .any(|service| service.uses.contains(&database.row.name))
+        {
+            used_by.push(app.name);
+        }
+    }
+    Ok(DatabaseView {
+        database,
+        instance,
+        used_by,
+    })
+}
+
+/// Asks for a new database.
+///
+/// # Errors
+/// As the gate's; `Taken`, or `Invalid` for a wish that cannot be met.
+pub fn create(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &Name,
+    wish: &Wish,
+) -> Result<(Versioned<Database>, Accepted), ControlError> {
+    control.mutate(actor, "database.create", name.as_str(), |tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        create_in(control, tx, actor, &scope, name, wish)
+    })
+}
+
+/// The same inside a transaction, for databases that a manifest declares.
+pub(crate) fn create_in(
+    control: &Control,
+    tx: &store::WriteTx,
+    actor: &Actor,
+    scope: &Scope,
+    name: &Name,
+    wish: &Wish,
+) -> Result<(Versioned<Database>, Accepted), ControlError> {
+    if tx.find::<Database>(&scope.parent(), name.as_str())?.is_some() {
+        return Err(ControlError::Taken {
+            kind: "database",
+            name: name.to_string(),
+        });
+    }
+    if let Some(version) = &wish.version
+        && (version.is_empty() || version.len() > 3 || !version.bytes().all(|b| b.is_ascii_digit()))
+    {
+        return Err(ControlError::invalid(
+            "/version",
+            "a major version of PostgreSQL, for example 15",
+        ));
+    }
+    let memory = wish.memory.unwrap_or(MEMORY);
+    if memory < MEMORY_LEAST {
+        return Err(ControlError::invalid(
+            "/memory",
+            format!("at least {MEMORY_LEAST}"),
+        ));
+    }
+    let database = Database {
+        id: DatabaseId::fresh(),
+        environment: scope.environment.id,
+        name: name.clone(),
+        version: wish.version.clone(),
+        image: None,
+        size: wish.size.unwrap_or(SIZE),
+        resources: Resources {
+            memory,
+            ..Resources::default()
+        },
+        created_at: control.now_of(tx),
+        credentials: Vec::new(),
+        state: DatabaseState::Creating,
+    };
+    tx.insert(&database)?;
+    let accepted = operations::accept(
+        control,
+        tx,
+        actor,
+        Some(scope),
+        Work::CreateDatabase {
+            database: database.id,
+        },
+    )?;
+    Ok((tx.need::<Database>(&database.id.to_string())?, accepted))
+}
+
+/// Asks for a new password by a second login role.
+///
+/// # Errors
+/// As the gate's; `State` unless it is active.
+pub fn rotate(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Accepted, ControlError> {
+    control.mutate(actor, "database.rotate", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::Configure, path)?;
+        let database = scope.database(tx, name)?;
+        need_active(&database.row)?;
+        let work = Work::RotateDatabase {
+            database: database.row.id,
+        };
+        operations::accept(control, tx, actor, Some(&scope), work)
+    })
+}
+
+/// Asks for the end of a database. Its volume stays under another name for the grace period.
+///
+/// # Errors
+/// As the gate's; `State` while a serving release uses it.
+pub fn destroy(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    expected: Option<u64>,
+) -> Result<Accepted, ControlError> {
+    control.mutate(actor, "database.destroy", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        let database = scope.database(tx, name)?.current(expected)?;
+        let used_by = view_of(tx, &scope, database.clone())?.used_by;
+        if let Some(app) = used_by.first() {
+            return Err(ControlError::State {
+                message: format!("{name} is used by the release of {app} that serves"),
+                next_step: format!(
+                    "remove it from `uses` in the stoa.toml of {app} and deploy, or delete {app}"
+                ),
+            });
+        }
+        let work = Work::DestroyDatabase {
+            database: database.row.id,
+        };
+        operations::accept(control, tx, actor, Some(&scope), work)
+    })
+}
+
+fn need_active(database: &Database) -> Result<(), ControlError> {
+    match &database.state {
+        DatabaseState::Active => Ok(()),
+        DatabaseState::Creating | DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => {
+            Err(ControlError::State {
+                message: format!("the database {} does not answer", database.name),
+                next_step: format!("see why: stoa db info {}", database.name),
+            })
+        }
+    }
+}
+
+/// How to connect. Reading it is audited.
+///
+/// # Errors
+/// As the gate's; `State` unless it is active.
+pub fn connection(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Connection, ControlError> {
+    control.mutate(actor, "database.credentials", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
+        let database = scope.database(tx, name)?;
+        need_active(&database.row)?;
+        connection_of(control, &database.row)
+    })
+}
+
+/// How to connect to a database with its newest credential.
+pub(crate) fn connection_of(control: &Control, database: &Database) -> Result<Connection, ControlError> {
+    let Some(credential) = database.credentials.last() else {
+        return Err(ControlError::State {
+            message: format!("the database {} has no login yet", database.name),
+            next_step: format!("wait for it: stoa db info {}", database.name),
+        });
+    };
+    let password = control
+        .sealer
+        .open(
+            &tenant(database.id),
+            "password",
+            credential.version,
+            &Sealed(credential.sealed.clone()),
+        )
+        .map_err(store::StoreError::from)?;
+    Ok(Connection {
+        host: format!("{}.{}.internal", database.name, crate::workload::DATABASE_DOMAIN),
+        port: ::databases::PORT,
+        user: ::databases::login_role(credential.version),
+        password,
+        database: ::databases::DATABASE.to_owned(),
+    })
+}
+
+/// Whose secrets a database's passwords are.
+pub(crate) fn tenant(id: DatabaseId) -> String {
+    format!("db:{id}")
+}
+
+/// Opens an interactive or piped program in a database's instance, as its owner role.
+///
+/// # Errors
+/// As the gate's; `State` when it does not run.
+pub fn enter(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    arguments: &[String],
+    terminal: Option<(u16, u16)>,
+) -> Result<engine::ExecStreams, ControlError> {
+    let instance = control.mutate(actor, "database.connect", name, |tx| {
+        let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
+        let database = scope.database(tx, name)?;
+        need_active(&database.row)?;
+        let instances = tx.list::<Instance>(&database.row.id.to_string())?;
+        let live = instances
+            .into_iter()
+            .map(|i| i.row)
+            .find(|i| i.condition.is_live());
+        live.ok_or_else(|| ControlError::State {
+            message: format!("the instance of {name} does not run at the moment"),
+            next_step: format!("see why: stoa db info {name}"),
+        })
+    })?;
+    let mut exec = ::databases::psql(arguments);
+    exec.terminal = terminal;
+    Ok(control.engine.exec(instance.id, &exec)?)
+}

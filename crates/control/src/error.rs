@@ -1,0 +1,163 @@
+//! Why a use case did not do what was asked, in its own terms.
+
+use engine::EngineError;
+use model::Action;
+use store::StoreError;
+
+/// One problem with a value that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where, as a JSON Pointer or a path in `stoa.toml`.
+    pub at: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Why a use case did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody known asks.
+    #[error("sign in first")]
+    SignIn,
+    /// It is not there, or the actor may not know that it is.
+    #[error("there is no {kind} {name:?}")]
+    NotFound {
+        /// `app`, `release`...
+        kind: &'static str,
+        /// As asked for.
+        name: String,
+    },
+    /// The actor may see it but not do that.
+    #[error("this needs the right {action:?}, which your role does not have")]
+    Denied {
+        /// The right that is missing.
+        action: Action,
+    },
+    /// The name is taken.
+    #[error("there is already a {kind} {name:?}")]
+    Taken {
+        /// `app`, `database`...
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Values that cannot be.
+    #[error("{}", list(.0))]
+    Invalid(Vec<Invalid>),
+    /// The state of the object does not allow it.
+    #[error("{message}")]
+    State {
+        /// What stands in the way.
+        message: String,
+        /// What leads on.
+        next_step: String,
+    },
+    /// Somebody changed it meanwhile.
+    #[error("it was changed meanwhile (generation {found}, you have {expected})")]
+    Stale {
+        /// What the caller had.
+        expected: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A source could not be built.
+    #[error("{message}")]
+    Build {
+        /// Why.
+        message: String,
+        /// What leads on.
+        next_step: String,
+    },
+    /// The store refused or broke.
+    #[error("the store did not take it")]
+    Store(#[source] StoreError),
+    /// The engine refused or broke.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A file of ours could not be written or read.
+    #[error("{what}")]
+    File {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+fn list(problems: &[Invalid]) -> String {
+    let lines: Vec<String> = problems
+        .iter()
+        .map(|p| format!("{}: {}", p.at, p.message))
+        .collect();
+    lines.join("; ")
+}
+
+impl ControlError {
+    /// One invalid value.
+    #[must_use]
+    pub fn invalid(at: &str, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![Invalid {
+            at: at.to_owned(),
+            message: message.into(),
+        }])
+    }
+
+    /// The stable code; its page is `docs/errors/CODE.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::SignIn => "sign_in",
+            Self::NotFound { .. } => "not_found",
+            Self::Denied { .. } => "denied",
+            Self::Taken { .. } => "name_taken",
+            Self::Invalid(_) => "invalid",
+            Self::State { .. } => "state",
+            Self::Stale { .. } => "stale",
+            Self::Build { .. } => "build_failed",
+            Self::Store(StoreError::Full { .. }) | Self::Engine(EngineError::Full(_)) => "no_room",
+            Self::Store(_) => "store",
+            Self::Engine(EngineError::Image { .. }) => "image",
+            Self::Engine(EngineError::Source(_)) => "source",
+            Self::Engine(EngineError::Step { .. }) => "build_failed",
+            Self::Engine(EngineError::NotRunning(_)) => "not_running",
+            Self::Engine(EngineError::Unsupported(_)) => "unsupported",
+            Self::Engine(
+                EngineError::NotStarted { .. } | EngineError::Volume { .. } | EngineError::Host { .. },
+            ) => "engine",
+            Self::File { .. } => "file",
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn next(&self) -> String {
+        match self {
+            Self::SignIn => "stoa login --local (root on the host), or stoa login --claim TOKEN".to_owned(),
+            Self::NotFound { kind, .. } => match *kind {
+                "app" => "see what is there: stoa status, or create it: stoa deploy".to_owned(),
+                "release" => "see what is there: stoa releases".to_owned(),
+                "database" => "see what is there: stoa db ls".to_owned(),
+                "image" => "see what is there: stoa image ls".to_owned(),
+                "instance" => "see what runs: stoa ps".to_owned(),
+                _ => "see what is there: stoa status".to_owned(),
+            },
+            Self::Denied { .. } => {
+                "ask an admin of the org for a token with that right: stoa tokens create".to_owned()
+            }
+            Self::Taken { .. } => "choose another name, or use the one that is there".to_owned(),
+            Self::Invalid(_) => "mend the values named above and try again".to_owned(),
+            Self::State { next_step, .. } | Self::Build { next_step, .. } => next_step.clone(),
+            Self::Stale { .. } => "read it again and repeat the change".to_owned(),
+            Self::Store(cause) => cause.next(),
+            Self::Engine(cause) => cause.next(),
+            Self::File { .. } => "check the data directory's disk: stoa doctor".to_owned(),
+        }
+    }
+}
+
+impl From<StoreError> for ControlError {
+    fn from(cause: StoreError) -> Self {
+        Self::Store(cause)
+    }
+}

@@ -1,0 +1,79 @@
+//! What happened: the revision log as a stream, and the audit log.
+
+use std::time::Duration;
+
+use model::{Action, Actor, EnvironmentId, OrgId};
+use store::{AuditRecord, Change, ReadTx};
+
+use crate::authorize;
+use crate::{Control, ControlError};
+
+/// Changes after `since` that the actor may see, waiting up to `wait` for the first one.
+/// Returns them with the revision to pass next time.
+///
+/// # Errors
+/// `Store(Compacted)` when `since` is too old: list again and watch from now.
+pub fn watch(
+    control: &Control,
+    actor: &Actor,
+    since: Option<u64>,
+    wait: Duration,
+) -> Result<(Vec<Change>, u64), ControlError> {
+    let now = control.read(|tx| Ok(tx.rev()?))?;
+    let since = since.unwrap_or(now);
+    if since >= now {
+        control.store.wait_change(since, wait);
+    }
+    control.read(|tx| {
+        let changes = tx.changes_since(since, LIMIT)?;
+        let next = changes.last().map_or(since, |change| change.rev);
+        let visible = changes
+            .into_iter()
+            .filter(|change| may_see(tx, actor, change).unwrap_or(false))
+            .collect();
+        Ok((visible, next))
+    })
+}
+
+/// Most changes of one answer.
+const LIMIT: usize = 500;
+
+/// Whether a change belongs to what the actor may read. Unknown parents are not shown.
+fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlError> {
+    let bound: Option<OrgId> = match actor {
+        Actor::HostRoot { .. } | Actor::System => return Ok(true),
+        Actor::Token { org, .. } => *org,
+    };
+    let Some(bound) = bound else { return Ok(true) };
+    let environment = match change.kind.as_str() {
+        "app" | "database" | "operation" => change.parent.parse::<EnvironmentId>().ok(),
+        "release" | "instance" => match tx.get::<model::App>(&change.parent)? {
+            Some(app) => Some(app.row.environment),
+            None => tx
+                .get::<model::Database>(&change.parent)?
+                .map(|database| database.row.environment),
+        },
+        _ => None,
+    };
+    let Some(environment) = environment else {
+        return Ok(false);
+    };
+    match authorize::environment_by_id(tx, actor, Action::Read, environment) {
+        Ok(scope) => Ok(scope.org.id == bound),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Audit records before `before`, newest first.
+///
+/// # Errors
+/// As the gate's.
+pub fn audit(
+    control: &Control,
+    actor: &Actor,
+    before: Option<u64>,
+    limit: usize,
+) -> Result<Vec<AuditRecord>, ControlError> {
+    authorize::authorize(actor, Action::Administer, None, "audit log", "")?;
+    control.read(|tx| Ok(tx.audit_list(before, limit.clamp(1, LIMIT))?))
+}

@@ -1,0 +1,110 @@
+//! Images of the installation: list, get, forget.
+
+use model::operation::{ImageSource, Work};
+use model::{Action, Actor};
+
+use crate::authorize;
+use crate::operations::{self, Accepted};
+use crate::{Control, ControlError};
+
+/// All images.
+///
+/// # Errors
+/// As the gate's, and the engine's.
+pub fn list(control: &Control, actor: &Actor) -> Result<Vec<engine::ImageSummary>, ControlError> {
+    authorize::authorize(actor, Action::Read, org_of(actor), "image", "")?;
+    Ok(control.engine.images()?)
+}
+
+/// One image by name or digest.
+///
+/// # Errors
+/// As the gate's, and the engine's.
+pub fn view(control: &Control, actor: &Actor, name: &str) -> Result<engine::ImageFacts, ControlError> {
+    authorize::authorize(actor, Action::Read, org_of(actor), "image", name)?;
+    control
+        .engine
+        .find_image(name)?
+        .ok_or_else(|| authorize::missing("image", name))
+}
+
+// Images belong to the installation, but whoever may deploy may also see what there is to deploy.
+fn org_of(actor: &Actor) -> Option<model::OrgId> {
+    match actor {
+        Actor::Token { org, .. } => *org,
+        Actor::HostRoot { .. } | Actor::System => None,
+    }
+}
+
+/// Gets an image under a name.
+///
+/// # Errors
+/// As the gate's; `Invalid` for values that cannot be.
+pub fn fetch(
+    control: &Control,
+    actor: &Actor,
+    source: &ImageSource,
+    name: &str,
+) -> Result<Accepted, ControlError> {
+    let fits = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 256
+            && text.bytes().all(|b| b.is_ascii_graphic())
+            && !text.starts_with('-')
+    };
+    if !fits(name) {
+        return Err(ControlError::invalid(
+            "/name",
+            "1 to 256 visible ASCII characters, not beginning with -",
+        ));
+    }
+    match source {
+        ImageSource::Pull { reference, .. } if !fits(reference) => {
+            return Err(ControlError::invalid("/pull/reference", "not an image reference"));
+        }
+        ImageSource::Debian { suite, packages } => {
+            let package = |p: &String| {
+                fits(p)
+                    && p.bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"+-.:".contains(&b))
+            };
+            if !package(suite) || packages.len() > 500 || !packages.iter().all(package) {
+                return Err(ControlError::invalid(
+                    "/debian",
+                    "a suite such as bookworm and names of packages",
+                ));
+            }
+        }
+        ImageSource::Pull { .. } | ImageSource::Archive { .. } | ImageSource::Host => {}
+    }
+    control.mutate(actor, "image.create", name, |tx| {
+        authorize::authorize(actor, Action::Administer, None, "image", name)?;
+        if let ImageSource::Archive { upload } = source
+            && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
+        {
+            return Err(ControlError::invalid(
+                "/archive/upload",
+                "there is no such upload",
+            ));
+        }
+        let work = Work::Image {
+            source: source.clone(),
+            name: name.to_owned(),
+        };
+        operations::accept(control, tx, actor, None, work)
+    })
+}
+
+/// Forgets an image. What runs from it keeps running; releases that need it keep its bytes.
+///
+/// # Errors
+/// As the gate's, and the engine's.
+pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), ControlError> {
+    control.mutate(actor, "image.delete", name, |_| {
+        authorize::authorize(actor, Action::Administer, None, "image", name)
+    })?;
+    if control.engine.find_image(name)?.is_none() {
+        return Err(authorize::missing("image", name));
+    }
+    Ok(control.engine.remove_image(name)?)
+}

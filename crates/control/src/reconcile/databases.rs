@@ -1,0 +1,436 @@
+//! Managed databases: their operations, and one living instance for each that should have one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use databases::Psql;
+use model::operation::Work;
+use model::{
+    Condition, Credential, Database, DatabaseId, DatabaseState, Instance, InstanceId, Operation, Purpose,
+    Timestamp,
+};
+use store::Expect;
+use store::secret::Secret;
+
+use super::workers::{Job, Workers};
+use super::{Facts, orphans};
+use crate::{Control, ControlError, operations};
+
+/// How long a server may take to end before it is killed: its checkpoint may be large.
+const STOP_GRACE: Duration = Duration::from_secs(60);
+/// How long a worker waits for an instance of a database.
+const RUNS_WITHIN: Duration = Duration::from_secs(120);
+/// How long sessions of an old login may keep it alive after the apps that had it were replaced.
+const OLD_LOGIN_BOUND: Duration = Duration::from_secs(300);
+
+/// The name of a database's volume.
+pub(super) fn volume_of(id: DatabaseId) -> String {
+    format!("db-{}", id.short(26))
+}
+
+/// Keeps one instance alive for each database that has a volume and is wanted.
+pub(super) fn advance(control: &Control, facts: &Facts, now: Timestamp) {
+    for database in &facts.databases {
+        if let Err(cause) = one(control, facts, database, now) {
+            tracing::error!(database = %database.name, %cause, "could not advance the database; it is tried again");
+        }
+    }
+}
+
+fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) -> Result<(), ControlError> {
+    let mut mine: Vec<&Instance> = facts.instances.iter().filter(|i| is_of(i, database.id)).collect();
+    mine.sort_by_key(|instance| instance.id);
+    let is_wanted = match &database.state {
+        // The worker names the image only after the volume is there.
+        DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
+        DatabaseState::Failed { .. } => false,
+        DatabaseState::Destroyed { purge_at, volume } => {
+            if *purge_at <= now {
+                control.engine.remove_volume(volume)?;
+                return control.write(|tx| {
+                    tx.delete::<Database>(&database.id.to_string(), Expect::Any)?;
+                    Ok(())
+                });
+            }
+            false
+        }
+    };
+    let live = mine.iter().find(|instance| instance.condition.is_live());
+    match (is_wanted, live) {
+        (true, None) => {
+            let ended: Vec<Timestamp> = mine.iter().filter_map(|instance| ended_at(instance)).collect();
+            let attempt = next_attempt(&mine);
+            if let Some(last) = ended.last()
+                && now < last.plus(plan::backoff::delay(attempt))
+            {
+                return Ok(());
+            }
+            prune(control, &mine)?;
+            control.write(|tx| {
+                let now = control.now_of(tx);
+                tx.insert(&Instance {
+                    id: InstanceId::fresh(),
+                    purpose: Purpose::Database {
+                        database: database.id,
+                    },
+                    attempt,
+                    created_at: now,
+                    address: None,
+                    uid_range: crate::workload::uid_range(tx)?,
+                    excused: false,
+                    condition: Condition::Starting { since: now },
+                })?;
+                Ok(())
+            })
+        }
+        (false, Some(instance)) => stop(control, instance, now),
+        (true, Some(_)) | (false, None) => Ok(()),
+    }
+}
+
+fn is_of(instance: &Instance, database: DatabaseId) -> bool {
+    match &instance.purpose {
+        Purpose::Database { database: of } => *of == database,
+        Purpose::Service { .. } | Purpose::Job { .. } => false,
+    }
+}
+
+fn ended_at(instance: &Instance) -> Option<Timestamp> {
+    match &instance.condition {
+        Condition::Exited { at, .. } => Some(*at),
+        Condition::Starting { .. }
+        | Condition::Ready { .. }
+        | Condition::Unready { .. }
+        | Condition::Draining { .. }
+        | Condition::Stopping { .. } => None,
+    }
+}
+
+/// A server that stayed up for five minutes begins a new series.
+fn next_attempt(mine: &[&Instance]) -> u32 {
+    match mine.last() {
+        Some(last) => match ended_at(last) {
+            Some(at) if at.since(last.created_at) < model::Millis::seconds(300) => last.attempt + 1,
+            Some(_) | None => 0,
+        },
+        None => 0,
+    }
+}
+
+/// Keeps the last three lives as history.
+fn prune(control: &Control, mine: &[&Instance]) -> Result<(), ControlError> {
+    let Some(surplus) = mine.len().checked_sub(2).filter(|surplus| *surplus > 0) else {
+        return Ok(());
+    };
+    control.write(|tx| {
+        for old in &mine[..surplus] {
+            tx.delete::<Instance>(&old.id.to_string(), Expect::Any)?;
+        }
+        Ok(())
+    })
+}
+
+fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
+    if let Condition::Stopping { .. } = instance.condition {
+        return Ok(());
+    }
+    control.write(|tx| {
+        let mut found = tx.need::<Instance>(&instance.id.to_string())?;
+        found.row.condition = Condition::Stopping { since: now };
+        tx.update_status(&found.row, Expect::Any)?;
+        Ok(())
+    })?;
+    match control.engine.stop(instance.id, STOP_GRACE) {
+        Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// Gives an operation on a database to a worker.
+pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operation) {
+    match operation.work.clone() {
+        Work::CreateDatabase { database } => {
+            workers.start(control, operation.id, move |job| create(job, database))
+        }
+        Work::RotateDatabase { database } => {
+            workers.start(control, operation.id, move |job| rotate(job, database))
+        }
+        Work::DestroyDatabase { database } => {
+            workers.start(control, operation.id, move |job| destroy(job, database))
+        }
+        Work::Deploy { .. }
+        | Work::Rollback { .. }
+        | Work::Restart { .. }
+        | Work::Scale { .. }
+        | Work::Run { .. }
+        | Work::DeleteApp { .. }
+        | Work::Image { .. } => {}
+    }
+}
+
+fn load(control: &Control, id: DatabaseId) -> Result<Database, ControlError> {
+    control.read(|tx| Ok(tx.need::<Database>(&id.to_string())?.row))
+}
+
+fn change(control: &Control, id: DatabaseId, change: impl Fn(&mut Database)) -> Result<(), ControlError> {
+    control.write(|tx| {
+        let mut found = tx.need::<Database>(&id.to_string())?;
+        change(&mut found.row);
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        Ok(())
+    })
+}
+
+fn create(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let result = make(job, id);
+    if let Err(cause) = &result {
+        let why = operations::failure_of(cause, Vec::new()).message;
+        change(control, id, |database| {
+            database.state = DatabaseState::Failed { why: why.clone() }
+        })?;
+    }
+    result
+}
+
+fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let engine = &*control.engine;
+    let database = load(control, id)?;
+    let network = database.environment.to_string();
+    let lines = |line: &str| operations::log_line(control, job.operation, line);
+    operations::step(control, job.operation, "getting PostgreSQL")?;
+    let (image, version) =
+        databases::ensure_image(engine, database.version.as_deref(), &lines).map_err(refused)?;
+    if database.image.is_none() {
+        operations::step(control, job.operation, "cloning the template")?;
+        let places = [job.place(&network)?, job.place(&network)?];
+        let template = {
+            // Two creations at once must not make two templates.
+            let _slot = job.template_lock();
+            databases::ensure_template(engine, &image, &version, places, &lines).map_err(refused)?
+        };
+        let place = job.place(&network)?;
+        databases::create_volume(engine, &image, &version, &template, &volume_of(id), &place)
+            .map_err(refused)?;
+        change(control, id, |database| {
+            database.image = Some(image.clone());
+            database.version = Some(version.clone());
+        })?;
+    }
+    operations::step(control, job.operation, "starting the server")?;
+    let instance = wait_running(control, id)?;
+    let psql = Psql { engine, instance };
+    psql.wait().map_err(refused)?;
+    new_login(control, id, psql)?;
+    change(control, id, |database| database.state = DatabaseState::Active)?;
+    let outcome = format!(
+        "{} answers; DATABASE_URL reaches the services that use it at their next release",
+        database.name
+    );
+    operations::succeed(control, job.operation, &outcome)
+}
+
+/// The instance that runs, waited for.
+fn wait_running(control: &Control, id: DatabaseId) -> Result<InstanceId, ControlError> {
+    let until = Instant::now() + RUNS_WITHIN;
+    loop {
+        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
+        let ready = found
+            .iter()
+            .map(|v| &v.row)
+            .find(|i| matches!(i.condition, Condition::Ready { .. }));
+        if let Some(instance) = ready {
+            return Ok(instance.id);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let last = found.last().map(|v| format!("{:?}", v.row.condition));
+            return Err(ControlError::State {
+                message: format!(
+                    "its server did not start: {}",
+                    last.unwrap_or_else(|| "never tried".to_owned())
+                ),
+                next_step: "read its log: stoa logs --db NAME, then try again".to_owned(),
+            });
+        }
+        control.store.wait_change(rev, left.min(Duration::from_secs(1)));
+    }
+}
+
+/// A login role with a fresh password: known to the server first, then handed out.
+fn new_login(control: &Control, id: DatabaseId, psql: Psql<'_>) -> Result<u64, ControlError> {
+    let version = control.write(|tx| Ok(tx.next_number(&format!("login:{id}"))?))?;
+    let mut bytes = [0_u8; 24];
+    getrandom::fill(&mut bytes).map_err(|e| ControlError::File {
+        what: "no randomness from the system".to_owned(),
+        cause: std::io::Error::other(e.to_string()),
+    })?;
+    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    databases::add_login(psql, version, &password).map_err(refused)?;
+    let secret = Secret::new(password.into_bytes());
+    let sealed = control
+        .sealer
+        .seal(&crate::databases::tenant(id), "password", version, &secret)
+        .map_err(store::StoreError::from)?;
+    control.write(|tx| {
+        let mut found = tx.need::<Database>(&id.to_string())?;
+        let since = control.now_of(tx);
+        found.row.credentials.push(Credential {
+            version,
+            sealed: sealed.0.clone(),
+            since,
+        });
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        Ok(version)
+    })
+}
+
+/// A second login, fresh instances for the apps that have the first, then the end of the first.
+fn rotate(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    operations::step(control, job.operation, "making a second login")?;
+    let psql = Psql {
+        engine: &*control.engine,
+        instance: wait_running(control, id)?,
+    };
+    // Repeated after a crash, it only makes a third one; all but the last end below.
+    let newest = new_login(control, id, psql)?;
+    let database = load(control, id)?;
+    operations::step(
+        control,
+        job.operation,
+        "replacing instances that have the old login",
+    )?;
+    let restarts = control.write(|tx| {
+        let mut restarts = Vec::new();
+        for (app, release) in crate::workload::serving(tx, &database.environment.to_string())? {
+            if !app.deleting
+                && release
+                    .services
+                    .values()
+                    .any(|service| service.uses.contains(&database.name))
+            {
+                let actor = model::Actor::System;
+                let scope =
+                    crate::authorize::environment_by_id(tx, &actor, model::Action::Deploy, app.environment)?;
+                let work = Work::Restart { app: app.id };
+                restarts.push(
+                    operations::accept(control, tx, &actor, Some(&scope), work)?
+                        .operation
+                        .id,
+                );
+            }
+        }
+        Ok(restarts)
+    })?;
+    for restart in restarts {
+        let actor = model::Actor::System;
+        let done = operations::view(control, &actor, &restart.to_string(), OLD_LOGIN_BOUND)?;
+        match &done.row.state {
+            model::OperationState::Succeeded { .. } => {}
+            model::OperationState::Pending
+            | model::OperationState::Running
+            | model::OperationState::Failed { .. }
+            | model::OperationState::Canceled { .. } => {
+                return Err(ControlError::State {
+                    message: "an app that uses it could not be restarted, so the old login stays valid"
+                        .to_owned(),
+                    next_step: format!("mend the app, then again: stoa db rotate {}", database.name),
+                });
+            }
+        }
+    }
+    operations::step(control, job.operation, "ending the old login")?;
+    let until = Instant::now() + OLD_LOGIN_BOUND;
+    for credential in database
+        .credentials
+        .iter()
+        .filter(|credential| credential.version != newest)
+    {
+        while databases::sessions(psql, credential.version).map_err(refused)? > 0 {
+            if Instant::now() >= until {
+                return Err(ControlError::State {
+                    message: format!(
+                        "{} still has sessions; it stays valid",
+                        databases::login_role(credential.version)
+                    ),
+                    next_step: format!("end them, then again: stoa db rotate {}", database.name),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        databases::drop_login(psql, credential.version).map_err(refused)?;
+    }
+    change(control, id, |database| {
+        database
+            .credentials
+            .retain(|credential| credential.version == newest)
+    })?;
+    operations::succeed(
+        control,
+        job.operation,
+        &format!("{} has a new password", database.name),
+    )
+}
+
+/// Ends the server, then gives the volume the name under which it waits for its end.
+fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let database = load(control, id)?;
+    let volume = format!("destroyed-{}", id.short(26));
+    operations::step(control, job.operation, "ending the server")?;
+    let purge_at = Timestamp::now().plus(control.settings.volume_grace);
+    control.write(|tx| {
+        let mut found = tx.need::<Database>(&id.to_string())?;
+        if !matches!(found.row.state, DatabaseState::Destroyed { .. }) {
+            found.row.state = DatabaseState::Destroyed {
+                purge_at,
+                volume: volume.clone(),
+            };
+            // Its name is free again at once; the kept one is found by its id.
+            found.row.name = format!("d-{}", id.short(26))
+                .parse()
+                .map_err(|e: model::NameError| ControlError::invalid("/name", e.to_string()))?;
+            tx.update(&found.row, Expect::Any)?;
+        }
+        Ok(())
+    })?;
+    let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
+    loop {
+        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
+        let rows: Vec<Instance> = found.into_iter().map(|v| v.row).collect();
+        if orphans::live(&rows).next().is_none() {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(ControlError::State {
+                message: "its server did not end in time".to_owned(),
+                next_step: "see the host: stoa doctor".to_owned(),
+            });
+        }
+        control.store.wait_change(rev, Duration::from_secs(1));
+    }
+    let mine = volume_of(id);
+    if control.engine.volumes()?.iter().any(|known| known.name == mine) {
+        control.engine.rename_volume(&mine, &volume)?;
+    }
+    let outcome = format!(
+        "{} is gone; its volume is kept as {volume} until {purge_at}",
+        database.name
+    );
+    operations::succeed(control, job.operation, &outcome)
+}
+
+fn refused(cause: databases::DatabaseError) -> ControlError {
+    match cause {
+        databases::DatabaseError::Engine(cause) => ControlError::Engine(cause),
+        other @ (databases::DatabaseError::Program { .. }
+        | databases::DatabaseError::Slow { .. }
+        | databases::DatabaseError::Version { .. }
+        | databases::DatabaseError::File { .. }) => ControlError::State {
+            message: other.to_string(),
+            next_step: "read the operation's log, then try again; see the host: stoa doctor".to_owned(),
+        },
+    }
+}

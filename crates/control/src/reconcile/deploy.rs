@@ -1,0 +1,426 @@
+//! From a source to a release: the long part of a deploy, done by a worker, repeatable from its start.
+//!
+//! ```text
+//! manifest -> names checked (secrets, uses) -> databases made -> image built or got -> release row
+//! ```
+//! Invariant: nothing of this touches what serves. The release row is the last thing written.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use engine::FetchImage;
+use model::manifest::{Found, Manifest};
+use model::operation::{ImageSource, Source, Work};
+use model::{
+    Actor, App, Database, DatabaseState, ImageDigest, Job, Name, Operation, OperationState, Release,
+    ReleaseId, ReleaseState, Service, UploadId,
+};
+use store::Expect;
+
+use super::workers;
+use crate::databases::Wish;
+use crate::releases::check_manifest;
+use crate::{Control, ControlError, operations, uploads};
+
+/// What a release will be, before it has a number.
+struct Made {
+    note: String,
+    image: ImageDigest,
+    services: BTreeMap<Name, Service>,
+    jobs: BTreeMap<Name, Job>,
+    manifest_env: BTreeMap<model::EnvKey, String>,
+}
+
+/// Makes the release of a deploy operation.
+pub(super) fn prepare(job: &workers::Job) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let (operation, app) = control.read(|tx| {
+        let operation = tx.need::<Operation>(&job.operation.to_string())?.row;
+        let app = operations::app_of(&operation.work);
+        let app = app.ok_or_else(|| crate::authorize::missing("app", "of the operation"))?;
+        Ok((operation, tx.need::<App>(&app.to_string())?.row))
+    })?;
+    let Work::Deploy { source, manifest, .. } = &operation.work else {
+        return Ok(());
+    };
+    let made = match source {
+        Source::Upload { upload } => from_upload(job, &app, *upload, manifest.as_deref())?,
+        Source::Image { image } => from_image(job, &app, image, manifest.as_deref())?,
+        Source::Configuration => from_serving(control, &app)?,
+    };
+    if made.services.is_empty() {
+        return Err(ControlError::State {
+            message: "there is nothing to run: the source declares no service".to_owned(),
+            next_step: "say what to run in stoa.toml ([services.web] command = \"...\"), see: stoa init"
+                .to_owned(),
+        });
+    }
+    let images = own_images(job, &made.services)?;
+    number(control, &operation, &app, &made, &images)
+}
+
+fn from_upload(
+    job: &workers::Job,
+    app: &App,
+    upload: UploadId,
+    manifest: Option<&str>,
+) -> Result<Made, ControlError> {
+    let control = &*job.control;
+    let workspace = Workspace::new(control, job.operation)?;
+    operations::step(control, job.operation, "unpacking the source")?;
+    control
+        .engine
+        .unpack_source(&uploads::path_of(control, upload), &workspace.source)?;
+    let manifest = read_manifest(&workspace.source, app, manifest)?;
+    before_the_build(job, app, &manifest)?;
+    let _slot = job.build_slot();
+    operations::step(control, job.operation, "building")?;
+    let lines = |line: &str| operations::log_line(control, job.operation, line);
+    let request = build::Request {
+        source: &workspace.source,
+        manifest: &manifest,
+        default_base: &control.settings.default_base,
+    };
+    let built = build::build(&*control.engine, &request, &lines).map_err(|cause| build_failed(&cause))?;
+    let resolved = manifest.resolve(&built.found);
+    Ok(Made {
+        note: built.note,
+        image: built.image,
+        services: resolved.services,
+        jobs: resolved.jobs,
+        manifest_env: manifest.env,
+    })
+}
+
+fn build_failed(cause: &build::BuildError) -> ControlError {
+    ControlError::Build {
+        message: cause.to_string(),
+        next_step: cause.next(),
+    }
+}
+
+fn read_manifest(source: &Path, app: &App, sent: Option<&str>) -> Result<Manifest, ControlError> {
+    let inside = match sent {
+        Some(text) => Some(text.to_owned()),
+        None => match fs::read_to_string(source.join(model::manifest::FILE)) {
+            Ok(text) => Some(text),
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
+            Err(cause) => return Err(uploads::file_error("could not read stoa.toml", cause)),
+        },
+    };
+    match inside {
+        Some(text) => check_manifest(&text),
+        None => Ok(Manifest::named(app.name.clone())),
+    }
+}
+
+fn from_image(
+    job: &workers::Job,
+    app: &App,
+    image: &str,
+    manifest: Option<&str>,
+) -> Result<Made, ControlError> {
+    let manifest = match manifest {
+        Some(text) => check_manifest(text)?,
+        None => Manifest::named(app.name.clone()),
+    };
+    before_the_build(job, app, &manifest)?;
+    let facts = have_image(job, image)?;
+    let web = "web"
+        .parse::<Name>()
+        .map_err(|e| ControlError::invalid("/services", e.to_string()))?;
+    let found = Found {
+        commands: BTreeMap::from([(web, Vec::new())]),
+        release: None,
+        port: facts.ports.first().copied(),
+    };
+    let resolved = manifest.resolve(&found);
+    Ok(Made {
+        note: format!("image {image}"),
+        image: facts.digest,
+        services: resolved.services,
+        jobs: resolved.jobs,
+        manifest_env: manifest.env,
+    })
+}
+
+/// The image by name or digest, got from its registry when it is not in the store.
+fn have_image(job: &workers::Job, image: &str) -> Result<engine::ImageFacts, ControlError> {
+    let engine = &*job.control.engine;
+    if let Some(facts) = engine.find_image(image)? {
+        return Ok(facts);
+    }
+    operations::step(&job.control, job.operation, &format!("getting {image}"))?;
+    let source = ImageSource::Pull {
+        reference: image.to_owned(),
+        insecure: false,
+    };
+    let lines = |line: &str| operations::log_line(&job.control, job.operation, line);
+    let digest = engine.fetch_image(
+        &FetchImage {
+            source: &source,
+            archive: None,
+            name: image,
+        },
+        &lines,
+    )?;
+    engine
+        .find_image(digest.as_str())?
+        .ok_or_else(|| crate::authorize::missing("image", image))
+}
+
+fn own_images(
+    job: &workers::Job,
+    services: &BTreeMap<Name, Service>,
+) -> Result<BTreeMap<Name, ImageDigest>, ControlError> {
+    let mut images = BTreeMap::new();
+    for (name, service) in services {
+        if let Some(image) = &service.image {
+            images.insert(name.clone(), have_image(job, image)?.digest);
+        }
+    }
+    Ok(images)
+}
+
+fn from_serving(control: &Control, app: &App) -> Result<Made, ControlError> {
+    let serving = app
+        .serving
+        .ok_or_else(|| crate::authorize::missing("release", "that serves"))?;
+    let release = control.read(|tx| Ok(tx.need::<Release>(&serving.release.to_string())?.row))?;
+    Ok(Made {
+        note: format!("configuration changed since v{}", release.number),
+        image: release.image,
+        services: release.services,
+        jobs: release.jobs,
+        manifest_env: release.manifest_env,
+    })
+}
+
+/// Finds out early what would fail late, and has the databases made that the manifest declares.
+fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Result<(), ControlError> {
+    let control = &*job.control;
+    if manifest.app != app.name {
+        return Err(ControlError::State {
+            message: format!(
+                "stoa.toml says app = \"{}\", but this is the app {}",
+                manifest.app, app.name
+            ),
+            next_step: format!(
+                "change it to app = \"{}\", or deploy with --app {}",
+                app.name, manifest.app
+            ),
+        });
+    }
+    let known: Vec<String> = control
+        .read(|tx| crate::secrets::newest(tx, app))?
+        .into_iter()
+        .filter(|s| !s.sealed.is_empty())
+        .map(|s| s.key.to_string())
+        .collect();
+    let wanted = manifest
+        .services
+        .values()
+        .flat_map(|s| &s.secrets)
+        .chain(manifest.jobs.values().flat_map(|j| &j.secrets));
+    for key in wanted {
+        if !known.contains(&key.to_string()) {
+            return Err(ControlError::State {
+                message: format!("the secret {key} is not set"),
+                next_step: format!("set it: stoa secrets set {key} --app {}", app.name),
+            });
+        }
+    }
+    let missing = control.write(|tx| {
+        let mut waiting = Vec::new();
+        let actor = Actor::System;
+        let scope = crate::authorize::environment_by_id(tx, &actor, model::Action::Manage, app.environment)?;
+        for (name, wish) in &manifest.databases {
+            match tx.find::<Database>(&scope.parent(), name.as_str())? {
+                Some(found) => match &found.row.state {
+                    DatabaseState::Active => {}
+                    DatabaseState::Creating => waiting.push(found.row.id),
+                    DatabaseState::Failed { why } => {
+                        return Err(ControlError::State {
+                            message: format!("the database {name} could not be made: {why}"),
+                            next_step: format!("stoa db destroy {name} --yes, then deploy again"),
+                        });
+                    }
+                    DatabaseState::Destroyed { .. } => {}
+                },
+                None => {
+                    let wish = Wish {
+                        version: wish.version.clone(),
+                        size: wish.size,
+                        memory: wish.memory,
+                    };
+                    waiting.push(
+                        crate::databases::create_in(control, tx, &actor, &scope, name, &wish)?
+                            .0
+                            .row
+                            .id,
+                    );
+                }
+            }
+        }
+        Ok(waiting)
+    })?;
+    for id in missing {
+        wait_database(job, id)?;
+    }
+    Ok(())
+}
+
+fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    loop {
+        let (rev, database, operation) = control.read(|tx| {
+            let operation = tx.need::<Operation>(&job.operation.to_string())?.row;
+            Ok((tx.rev()?, tx.need::<Database>(&id.to_string())?.row, operation))
+        })?;
+        operations::step(
+            control,
+            job.operation,
+            &format!("waiting for the database {}", database.name),
+        )?;
+        match &database.state {
+            DatabaseState::Active => return Ok(()),
+            DatabaseState::Creating if operation.state.is_settled() => {
+                return Err(ControlError::State {
+                    message: "given up while it waited for a database".to_owned(),
+                    next_step: "deploy again".to_owned(),
+                });
+            }
+            DatabaseState::Creating => {
+                drop(control.store.wait_change(rev, std::time::Duration::from_secs(1)))
+            }
+            DatabaseState::Failed { why } => {
+                return Err(ControlError::State {
+                    message: format!("the database {} could not be made: {why}", database.name),
+                    next_step: format!("stoa db destroy {} --yes, then deploy again", database.name),
+                });
+            }
+            DatabaseState::Destroyed { .. } => {
+                return Err(crate::authorize::missing("database", database.name.as_str()));
+            }
+        }
+    }
+}
+
+/// The release row, in one transaction with its operation's knowledge of it.
+fn number(
+    control: &Control,
+    operation: &Operation,
+    app: &App,
+    made: &Made,
+    images: &BTreeMap<Name, ImageDigest>,
+) -> Result<(), ControlError> {
+    let number = control.write(|tx| {
+        let mut current = tx.need::<Operation>(&operation.id.to_string())?;
+        if current.row.state.is_settled() || current.row.release.is_some() {
+            return Ok(None);
+        }
+        let app = tx.need::<App>(&app.id.to_string())?.row;
+        for name in made
+            .services
+            .values()
+            .flat_map(|s| &s.uses)
+            .chain(made.jobs.values().flat_map(|j| &j.uses))
+        {
+            let is_service = made.services.contains_key(name);
+            if !is_service
+                && tx
+                    .find::<Database>(&app.environment.to_string(), name.as_str())?
+                    .is_none()
+            {
+                return Err(ControlError::State {
+                    message: format!(
+                        "a service uses {name}, but there is no database or service of that name"
+                    ),
+                    next_step: format!("create it: stoa db create {name}, then deploy again"),
+                });
+            }
+        }
+        let mut env = made.manifest_env.clone();
+        env.extend(app.env.clone());
+        let secrets = crate::secrets::newest(tx, &app)?;
+        let release = Release {
+            id: ReleaseId::fresh(),
+            app: app.id,
+            number: tx.next_number(&format!("release:{}", app.id))?,
+            created_at: control.now_of(tx),
+            operation: operation.id,
+            note: made.note.clone(),
+            image: made.image.clone(),
+            images: images.clone(),
+            services: made.services.clone(),
+            jobs: made.jobs.clone(),
+            env,
+            manifest_env: made.manifest_env.clone(),
+            secrets: secrets
+                .into_iter()
+                .filter(|s| !s.sealed.is_empty())
+                .map(|s| (s.key, s.version))
+                .collect(),
+            state: ReleaseState::Pending,
+        };
+        tx.insert(&release)?;
+        current.row.release = Some(release.id);
+        current.row.state = OperationState::Running;
+        tx.update_status(&current.row, Expect::Any)?;
+        Ok(Some(release.number))
+    })?;
+    if let Some(number) = number {
+        operations::step(control, operation.id, &format!("made release v{number}"))?;
+    }
+    Ok(())
+}
+
+/// A build's directory: empty at the beginning, gone at the end.
+struct Workspace {
+    dir: PathBuf,
+    source: PathBuf,
+}
+
+impl Workspace {
+    fn new(control: &Control, operation: model::OperationId) -> Result<Self, ControlError> {
+        let dir = control
+            .settings
+            .data_dir
+            .join("builds")
+            .join(operation.to_string());
+        let source = dir.join("source");
+        drop(fs::remove_dir_all(&dir));
+        fs::create_dir_all(&source)
+            .map_err(|cause| uploads::file_error("could not make the build's directory", cause))?;
+        Ok(Self { dir, source })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.dir));
+    }
+}
+
+/// Gets an image for an image operation.
+pub(super) fn image(job: &workers::Job) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let operation = control.read(|tx| Ok(tx.need::<Operation>(&job.operation.to_string())?.row))?;
+    let Work::Image { source, name } = &operation.work else {
+        return Ok(());
+    };
+    operations::step(control, job.operation, &format!("getting {name}"))?;
+    let archive = match source {
+        ImageSource::Archive { upload } => Some(uploads::path_of(control, *upload)),
+        ImageSource::Pull { .. } | ImageSource::Debian { .. } | ImageSource::Host => None,
+    };
+    let lines = |line: &str| operations::log_line(control, job.operation, line);
+    let request = FetchImage {
+        source,
+        archive: archive.as_deref(),
+        name,
+    };
+    let digest = control.engine.fetch_image(&request, &lines)?;
+    operations::succeed(control, job.operation, &format!("{name} is {digest}"))
+}

@@ -1,0 +1,410 @@
+//! Moves operations on: the oldest of each app has the app, the others wait their turn.
+//!
+//! ```text
+//! Deploy:   Pending -> [worker: source, databases, build -> release row] -> release jobs -> rollout -> settled
+//! Rollback, Restart:                                                                      rollout -> settled
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use model::operation::Work;
+use model::{
+    App, AppId, Failure, Operation, OperationState, Purpose, Release, ReleaseId, ReleaseState, Timestamp,
+    app::Rollout, app::Serving,
+};
+use store::{Expect, WriteTx};
+
+use super::workers::Workers;
+use super::{Facts, databases, deploy, jobs, orphans};
+use crate::{Control, ControlError, operations};
+
+pub(super) fn advance(
+    control: &Arc<Control>,
+    workers: &Workers,
+    facts: &mut Facts,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    let mut has_app: BTreeSet<AppId> = BTreeSet::new();
+    for operation in facts.operations.clone() {
+        let app = operations::app_of(&operation.work);
+        let is_first = app.is_none_or(|app| has_app.insert(app));
+        let is_deletion = matches!(operation.work, Work::DeleteApp { .. });
+        if !is_first && !operation.cancel && operation.deadline > now && !is_deletion {
+            continue;
+        }
+        if let Err(cause) = one(control, workers, facts, &operation, now) {
+            tracing::error!(operation = %operation.id, %cause, "could not advance an operation; it is tried again");
+        }
+    }
+    // What was just decided (rollouts begun or ended) counts in this pass already.
+    facts.apps = control.read(|tx| Ok(tx.list_all::<App>()?.into_iter().map(|v| v.row).collect()))?;
+    Ok(())
+}
+
+fn one(
+    control: &Arc<Control>,
+    workers: &Workers,
+    facts: &Facts,
+    operation: &Operation,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    if operation.cancel || operation.deadline <= now {
+        return give_up(control, facts, operation, now);
+    }
+    let app = operations::app_of(&operation.work).and_then(|id| facts.apps.iter().find(|app| app.id == id));
+    match &operation.work {
+        Work::DeleteApp { app: id } => delete_app(control, facts, operation, *id),
+        Work::CreateDatabase { .. } | Work::RotateDatabase { .. } | Work::DestroyDatabase { .. } => {
+            databases::work(control, workers, operation);
+            Ok(())
+        }
+        Work::Image { .. } => {
+            workers.start(control, operation.id, deploy::image);
+            Ok(())
+        }
+        Work::Deploy { .. }
+        | Work::Rollback { .. }
+        | Work::Restart { .. }
+        | Work::Scale { .. }
+        | Work::Run { .. } => {
+            let Some(app) = app else {
+                return vanish(control, operation);
+            };
+            if app.deleting {
+                return operations::set_state(control, operation.id, crate::apps::settle_for_deletion);
+            }
+            if app
+                .rollout
+                .as_ref()
+                .is_some_and(|rollout| rollout.operation == operation.id)
+            {
+                return Ok(());
+            }
+            of_app(control, workers, facts, operation, app, now)
+        }
+    }
+}
+
+fn of_app(
+    control: &Arc<Control>,
+    workers: &Workers,
+    facts: &Facts,
+    operation: &Operation,
+    app: &App,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    match &operation.work {
+        Work::Deploy { .. } => match operation.release.and_then(|id| facts.releases.get(&id)) {
+            None if workers.is_busy(operation.id) => Ok(()),
+            None => {
+                workers.start(control, operation.id, deploy::prepare);
+                Ok(())
+            }
+            Some(release) => gate(control, facts, operation, app, release, now),
+        },
+        Work::Rollback { to, .. } => begin(control, operation, app, *to, now),
+        Work::Restart { .. } => match app.serving {
+            Some(serving) => begin(control, operation, app, serving.release, now),
+            None => vanish(control, operation),
+        },
+        Work::Scale { .. } => scaled(control, facts, operation, app),
+        Work::Run { .. } => jobs::run(control, facts, operation, app, now),
+        Work::DeleteApp { .. }
+        | Work::CreateDatabase { .. }
+        | Work::RotateDatabase { .. }
+        | Work::DestroyDatabase { .. }
+        | Work::Image { .. } => Ok(()),
+    }
+}
+
+/// The release jobs, then the rollout.
+fn gate(
+    control: &Control,
+    facts: &Facts,
+    operation: &Operation,
+    app: &App,
+    release: &Release,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    match jobs::gate(control, facts, operation, app, release, now)? {
+        jobs::Gate::Wait => Ok(()),
+        jobs::Gate::Open => begin(control, operation, app, release.id, now),
+        jobs::Gate::Shut(failure) => {
+            let serving = app
+                .serving
+                .and_then(|serving| facts.releases.get(&serving.release));
+            reject(control, operation, Some(release.id), failure, serving)
+        }
+    }
+}
+
+/// Begins the movement: one transaction makes the app's rollout field the operation's.
+fn begin(
+    control: &Control,
+    operation: &Operation,
+    app: &App,
+    release: ReleaseId,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    if app.rollout.is_some() {
+        return Ok(());
+    }
+    operations::log_line(control, operation.id, "==> starting instances");
+    control.write(|tx| {
+        let mut found = tx.need::<App>(&app.id.to_string())?;
+        if found.row.rollout.is_some() || found.row.deleting {
+            return Ok(());
+        }
+        let epoch = tx.next_number(&format!("epoch:{}", app.id))?;
+        found.row.rollout = Some(Rollout {
+            operation: operation.id,
+            to: Serving { release, epoch },
+            started_at: now,
+            deadline: operation.deadline,
+            failed: BTreeSet::new(),
+        });
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        let mut found = tx.need::<Operation>(&operation.id.to_string())?;
+        found.row.state = OperationState::Running;
+        "starting instances".clone_into(&mut found.row.step);
+        tx.update_status(&found.row, Expect::Any)?;
+        Ok(())
+    })
+}
+
+/// The rollout arrived: the release serves, and the operation is done. One transaction.
+pub(super) fn promote(control: &Control, app: &App, release: &Release) -> Result<(), ControlError> {
+    let urls = crate::apps::urls(control, &app.name, release);
+    let outcome = match urls.first() {
+        Some(url) => format!("v{} serves at {url}", release.number),
+        None => format!("v{} runs", release.number),
+    };
+    if let Some(rollout) = &app.rollout {
+        operations::log_line(control, rollout.operation, &format!("==> {outcome}"));
+    }
+    settle(control, app, |tx, app, operation, now| {
+        if let Some(rollout) = app.rollout.take() {
+            app.serving = Some(rollout.to);
+            let mut release = tx.need::<Release>(&rollout.to.release.to_string())?;
+            release.row.state = ReleaseState::Proven;
+            tx.update_status(&release.row, Expect::Any)?;
+        }
+        operation.state = OperationState::Succeeded { at: now };
+        "done".clone_into(&mut operation.step);
+        operation.outcome = Some(outcome.clone());
+        Ok(())
+    })
+}
+
+/// The rollout goes back: the old release serves on, the new one never did, and the operation failed. One transaction.
+pub(super) fn come_back(control: &Control, app: &App, failure: &Failure) -> Result<(), ControlError> {
+    if let Some(rollout) = &app.rollout {
+        operations::log_line(
+            control,
+            rollout.operation,
+            &format!("failed: {}", failure.message),
+        );
+    }
+    settle(control, app, |tx, app, operation, now| {
+        if let Some(rollout) = app.rollout.take() {
+            let mut release = tx.need::<Release>(&rollout.to.release.to_string())?;
+            if release.row.state == ReleaseState::Pending {
+                release.row.state = ReleaseState::Rejected {
+                    why: failure.message.clone(),
+                };
+                tx.update_status(&release.row, Expect::Any)?;
+            }
+        }
+        operation.state = match operation.cancel {
+            true => OperationState::Canceled { at: now },
+            false => OperationState::Failed {
+                at: now,
+                failure: failure.clone(),
+            },
+        };
+        Ok(())
+    })
+}
+
+fn settle(
+    control: &Control,
+    app: &App,
+    change: impl FnOnce(&WriteTx, &mut App, &mut Operation, Timestamp) -> Result<(), ControlError>,
+) -> Result<(), ControlError> {
+    control.write(|tx| {
+        let mut found = tx.need::<App>(&app.id.to_string())?;
+        let Some(rollout) = found.row.rollout.clone() else {
+            return Ok(());
+        };
+        if app.rollout.as_ref().map(|known| known.to) != Some(rollout.to) {
+            return Ok(());
+        }
+        let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
+        change(tx, &mut found.row, &mut operation.row, control.now_of(tx))?;
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        tx.update_status(&operation.row, Expect::Any)?;
+        Ok(())
+    })
+}
+
+/// Settles an operation whose release is not fit, before any rollout began.
+pub(super) fn reject(
+    control: &Control,
+    operation: &Operation,
+    release: Option<ReleaseId>,
+    mut failure: Failure,
+    serving: Option<&Release>,
+) -> Result<(), ControlError> {
+    if let Some(serving) = serving {
+        failure.message = format!("{}; v{} still serves", failure.message, serving.number);
+    }
+    operations::log_line(control, operation.id, &format!("failed: {}", failure.message));
+    control.write(|tx| {
+        if let Some(release) = release {
+            let mut found = tx.need::<Release>(&release.to_string())?;
+            if found.row.state == ReleaseState::Pending {
+                found.row.state = ReleaseState::Rejected {
+                    why: failure.message.clone(),
+                };
+                tx.update_status(&found.row, Expect::Any)?;
+            }
+        }
+        let mut found = tx.need::<Operation>(&operation.id.to_string())?;
+        found.row.state = match found.row.cancel {
+            true => OperationState::Canceled {
+                at: control.now_of(tx),
+            },
+            false => OperationState::Failed {
+                at: control.now_of(tx),
+                failure: failure.clone(),
+            },
+        };
+        tx.update_status(&found.row, Expect::Any)?;
+        Ok(())
+    })
+}
+
+/// Cancelled or out of time: whatever stage it is at, it settles now, and what serves goes on serving.
+fn give_up(
+    control: &Control,
+    facts: &Facts,
+    operation: &Operation,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    let why = if operation.cancel {
+        "given up on request"
+    } else {
+        "it took longer than its deadline"
+    };
+    let app = operations::app_of(&operation.work).and_then(|id| facts.apps.iter().find(|app| app.id == id));
+    let failure = Failure {
+        code: if operation.cancel { "canceled" } else { "deadline" }.to_owned(),
+        message: format!("{why}, at the step: {}", operation.step),
+        next_step: "see what runs: stoa ps; then try again".to_owned(),
+        log_tail: operations::log_tail(control, operation.id, 20),
+    };
+    for instance in orphans::live(&facts.instances) {
+        if let Purpose::Job { operation: of, .. } = &instance.purpose
+            && *of == operation.id
+        {
+            jobs::stop(control, instance, now)?;
+        }
+    }
+    match app {
+        Some(app)
+            if app
+                .rollout
+                .as_ref()
+                .is_some_and(|rollout| rollout.operation == operation.id) =>
+        {
+            come_back(control, app, &failure)
+        }
+        Some(_) | None => {
+            let serving = app
+                .and_then(|app| app.serving)
+                .and_then(|serving| facts.releases.get(&serving.release));
+            reject(control, operation, operation.release, failure, serving)
+        }
+    }
+}
+
+fn vanish(control: &Control, operation: &Operation) -> Result<(), ControlError> {
+    let failure = Failure {
+        code: "not_found".to_owned(),
+        message: "what it was to work on is gone".to_owned(),
+        next_step: "see what is there: stoa status".to_owned(),
+        log_tail: Vec::new(),
+    };
+    operations::fail(control, operation.id, &failure)
+}
+
+/// Done when each service has its number of ready instances.
+fn scaled(control: &Control, facts: &Facts, operation: &Operation, app: &App) -> Result<(), ControlError> {
+    let Some(release) = app
+        .serving
+        .and_then(|serving| facts.releases.get(&serving.release))
+    else {
+        return vanish(control, operation);
+    };
+    for (name, service) in &release.services {
+        let wanted = usize::from(*app.scale.get(name).unwrap_or(&service.count));
+        let mine = facts.instances.iter().filter(|instance| match &instance.purpose {
+            Purpose::Service { app: of, service, .. } => *of == app.id && service == name,
+            Purpose::Job { .. } | Purpose::Database { .. } => false,
+        });
+        let (mut ready, mut live) = (0, 0);
+        for instance in mine {
+            live += usize::from(instance.condition.is_live());
+            ready += usize::from(matches!(instance.condition, model::Condition::Ready { .. }));
+        }
+        if ready != wanted || live != wanted {
+            return operations::set_state(control, operation.id, |operation, _| {
+                operation.state = OperationState::Running;
+                operation.step = format!("{name}: {ready} of {wanted} ready, {live} there");
+            });
+        }
+    }
+    operations::succeed(control, operation.id, "scaled")
+}
+
+/// Done when nothing of the app lives any more; then its rows go, in the transaction that settles the operation.
+fn delete_app(
+    control: &Control,
+    facts: &Facts,
+    operation: &Operation,
+    id: AppId,
+) -> Result<(), ControlError> {
+    let Some(app) = facts.apps.iter().find(|app| app.id == id) else {
+        return operations::succeed(control, operation.id, "deleted");
+    };
+    if let Some(rollout) = &app.rollout {
+        if rollout.operation != operation.id {
+            let failure = Failure {
+                code: "canceled".to_owned(),
+                message: "the app is being deleted".to_owned(),
+                next_step: "none: it will be gone".to_owned(),
+                log_tail: Vec::new(),
+            };
+            come_back(control, app, &failure)?;
+        }
+        return Ok(());
+    }
+    if orphans::live(&facts.instances).any(|instance| instance.purpose.app() == Some(id)) {
+        return operations::step(control, operation.id, "ending instances").map(drop);
+    }
+    control.write(|tx| {
+        for other in crate::operations::unsettled_of(tx, app)? {
+            let mut other = tx.need::<Operation>(&other.id.to_string())?;
+            let now = control.now_of(tx);
+            if other.row.id == operation.id {
+                other.row.state = OperationState::Succeeded { at: now };
+                other.row.outcome = Some("deleted".to_owned());
+            } else {
+                crate::apps::settle_for_deletion(&mut other.row, now);
+            }
+            tx.update_status(&other.row, Expect::Any)?;
+        }
+        crate::apps::forget(tx, app)
+    })
+}

@@ -1,0 +1,169 @@
+//! Secrets of apps: names are configuration, values are sealed and never shown.
+
+use model::{Action, Actor, App, EnvKey, SecretId, Timestamp};
+use store::ReadTx;
+use store::rows::SecretVersion;
+use store::secret::Secret;
+
+use crate::apps::{ENV_VALUE_MAX, follow_configuration, refuse_deleting};
+use crate::authorize::{self, EnvPath, Scope};
+use crate::operations::Accepted;
+use crate::{Control, ControlError};
+
+/// What may be told about a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretView {
+    /// Its name.
+    pub key: EnvKey,
+    /// Its newest version.
+    pub version: u64,
+    /// When that was set.
+    pub updated_at: Timestamp,
+}
+
+/// The newest versions of an app's secrets, by name; never values.
+///
+/// # Errors
+/// As the gate's.
+pub fn list(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+) -> Result<Vec<SecretView>, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let app = scope.app(tx, app)?;
+        let newest = newest(tx, &app.row)?;
+        Ok(newest
+            .into_iter()
+            .filter(|secret| !secret.sealed.is_empty())
+            .map(|secret| SecretView {
+                key: secret.key,
+                version: secret.version,
+                updated_at: secret.created_at,
+            })
+            .collect())
+    })
+}
+
+/// The newest version of each secret, removed ones (without content) included.
+pub(crate) fn newest(tx: &ReadTx, app: &App) -> Result<Vec<SecretVersion>, ControlError> {
+    let mut newest: std::collections::BTreeMap<EnvKey, SecretVersion> = std::collections::BTreeMap::new();
+    for found in tx.list::<SecretVersion>(&app.id.to_string())? {
+        match newest.get(&found.row.key) {
+            Some(known) if known.version > found.row.version => {}
+            Some(_) | None => drop(newest.insert(found.row.key.clone(), found.row)),
+        }
+    }
+    Ok(newest.into_values().collect())
+}
+
+/// Sets a secret: a new version; older ones stay for rollbacks. A release with it follows when one serves.
+///
+/// # Errors
+/// As the gate's; `Invalid` for a value that no environment can hold.
+pub fn set(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+    value: &Secret,
+) -> Result<(SecretView, Option<Accepted>), ControlError> {
+    let bytes = value.expose();
+    if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
+        let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");
+        return Err(ControlError::invalid("/value", message));
+    }
+    write_version(control, actor, path, app, key, "secret.set", |tenant, version| {
+        let sealed = control.sealer.seal(tenant, key.as_str(), version, value);
+        Ok(sealed.map_err(store::StoreError::from)?.0)
+    })
+}
+
+/// Removes a secret: a version without content, so that a rollback to an earlier release still has its own.
+///
+/// # Errors
+/// As the gate's; `NotFound` when there is none.
+pub fn unset(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+) -> Result<Option<Accepted>, ControlError> {
+    let known = list(control, actor, path, app)?;
+    if !known.iter().any(|secret| secret.key == *key) {
+        return Err(authorize::missing("secret", key.as_str()));
+    }
+    Ok(
+        write_version(control, actor, path, app, key, "secret.unset", |_, _| {
+            Ok(Vec::new())
+        })?
+        .1,
+    )
+}
+
+fn write_version(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+    what: &'static str,
+    seal: impl Fn(&str, u64) -> Result<Vec<u8>, ControlError> + Send + Sync,
+) -> Result<(SecretView, Option<Accepted>), ControlError> {
+    control.mutate(actor, what, &format!("{app}/{key}"), |tx| {
+        let scope: Scope = authorize::environment(tx, actor, Action::Configure, path)?;
+        let app = scope.app(tx, app)?.row;
+        refuse_deleting(&app)?;
+        let tenant = app.id.to_string();
+        let version = tx.next_number(&format!("secret:{tenant}:{key}"))?;
+        let at = control.now_of(tx);
+        let sealed = seal(&tenant, version)?;
+        let row = SecretVersion {
+            id: SecretId::fresh(),
+            app: app.id,
+            key: key.clone(),
+            version,
+            sealed,
+            created_at: at,
+        };
+        tx.insert(&row)?;
+        let accepted = follow_configuration(control, tx, actor, &scope, &app)?;
+        Ok((
+            SecretView {
+                key: key.clone(),
+                version,
+                updated_at: at,
+            },
+            accepted,
+        ))
+    })
+}
+
+/// Opens one version of a secret for delivery to an instance. `None`: that version was a removal.
+pub(crate) fn open(
+    control: &Control,
+    tx: &ReadTx,
+    app: &App,
+    key: &EnvKey,
+    version: u64,
+) -> Result<Option<Secret>, ControlError> {
+    let tenant = app.id.to_string();
+    let name = store::rows::secret_name(key.as_str(), version);
+    let Some(found) = tx.find::<SecretVersion>(&tenant, &name)? else {
+        return Err(authorize::missing("secret", key.as_str()));
+    };
+    if found.row.sealed.is_empty() {
+        return Ok(None);
+    }
+    let sealed = store::secret::Sealed(found.row.sealed);
+    Ok(Some(
+        control
+            .sealer
+            .open(&tenant, key.as_str(), version, &sealed)
+            .map_err(store::StoreError::from)?,
+    ))
+}

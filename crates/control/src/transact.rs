@@ -1,0 +1,97 @@
+//! How use cases touch the store: a snapshot to read, one audited transaction to change.
+
+use model::{Actor, Timestamp};
+use store::{AuditEntry, Now, ReadTx, Versioned, WriteTx};
+
+use crate::{Control, ControlError};
+
+impl Control {
+    /// Reads from one consistent snapshot.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&ReadTx) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        self.store.read(work)
+    }
+
+    /// Changes something on behalf of a reconciler. Wakes the reconcilers.
+    pub(crate) fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTx) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let done = self.store.write(now(), work)?;
+        self.bell.ring();
+        Ok(done)
+    }
+
+    /// Changes something on behalf of an actor: the change and its audit record commit together.
+    /// A refusal is recorded by itself.
+    pub(crate) fn mutate<T>(
+        &self,
+        actor: &Actor,
+        action: &str,
+        object: &str,
+        work: impl FnOnce(&WriteTx) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let entry = |decision: &str| AuditEntry {
+            actor: actor.describe(),
+            action: action.to_owned(),
+            object: object.to_owned(),
+            decision: decision.to_owned(),
+            detail: serde_json::Value::Null,
+        };
+        let result = self.write(|tx| {
+            let done = work(tx)?;
+            let record = tx.audit_begin(&entry("allowed"))?;
+            tx.audit_complete(record, "committed")?;
+            Ok(done)
+        });
+        if let Err(refused) = &result {
+            let outcome = refused.code();
+            let recorded: Result<(), ControlError> = self.store.write(now(), |tx| {
+                let record = tx.audit_begin(&entry("refused"))?;
+                tx.audit_complete(record, outcome)?;
+                Ok(())
+            });
+            if let Err(cause) = recorded {
+                tracing::error!(action, object, %cause, "a refusal could not be recorded");
+            }
+        }
+        result
+    }
+
+    /// The moment of a transaction.
+    #[allow(clippy::unused_self, reason = "reads as the clock of this installation")]
+    pub(crate) fn now_of(&self, tx: &WriteTx) -> Timestamp {
+        Timestamp::from_ms(tx.now().wall_ms)
+    }
+}
+
+/// Both clocks, read once for a transaction.
+pub(crate) fn now() -> Now {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let start = START.get_or_init(std::time::Instant::now);
+    let mono = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Now {
+        wall_ms: Timestamp::now().as_ms(),
+        mono_ms: mono,
+    }
+}
+
+/// The caller's idea of what it changes, checked.
+pub(crate) trait Current: Sized {
+    /// Itself, if the caller has read this generation or did not say.
+    fn current(self, expected: Option<u64>) -> Result<Self, ControlError>;
+}
+
+impl<R> Current for Versioned<R> {
+    fn current(self, expected: Option<u64>) -> Result<Self, ControlError> {
+        match expected {
+            Some(expected) if expected != self.generation => Err(ControlError::Stale {
+                expected,
+                found: self.generation,
+            }),
+            Some(_) | None => Ok(self),
+        }
+    }
+}
