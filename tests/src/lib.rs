@@ -18,6 +18,6 @@ mod websocket;
 pub use answer::Answer;
 pub use api::{Api, ENVIRONMENT, Reply};
 pub use application::{Application, repository};
-pub use stoa::Stoa;
+pub use stoa::{Listeners, Stoa};
 pub use wait::{PATIENCE, holds, until};
 pub use websocket::WebSocket;

@@ -100,7 +100,7 @@ impl Stoa {
             .args(["up", "--data-dir"])
             .arg(self.data_dir())
             .args(["--domain", "localhost"])
-            .args(["--api", &self.listeners.api.to_string()])
+            .args(["--api-listen", &self.listeners.api.to_string()])
             .args(["--http", &self.listeners.http.to_string()])
             .args(["--https", &self.listeners.https.to_string()])
             .args(&self.extra)
@@ -117,10 +117,10 @@ impl Stoa {
             if let Some(status) = self.up.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 bail!("stoa up ended with {status}:\n{}", self.log());
             }
-            let Ok(text) = fs::read_to_string(self.listeners_file()) else {
+            if !self.listeners_file().exists() {
                 return Ok(None);
-            };
-            let listeners = Listeners::read(&serde_json::from_str(&text)?)?;
+            }
+            let listeners = Listeners::of(&self.data_dir())?;
             let ready = http::get(listeners.api, "localhost", "/readyz")?;
             Ok((ready.status == 200).then_some(listeners))
         })
@@ -344,7 +344,7 @@ impl Stoa {
             return Ok(());
         }
         let data_dir = self.data_dir();
-        self.cli(&["down", "--yes", "--data-dir", &data_dir.to_string_lossy()])?
+        self.cli(&["down", "--data-dir", &data_dir.to_string_lossy()])?
             .ok()?;
         self.wait_end()
     }
@@ -372,6 +372,16 @@ impl Stoa {
 }
 
 impl Listeners {
+    /// What `stoa up` wrote down for a data directory.
+    ///
+    /// # Errors
+    /// When it has not, yet.
+    pub fn of(data_dir: &Path) -> Result<Self> {
+        let path = data_dir.join("run/listeners.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+        Self::read(&serde_json::from_str(&text)?)
+    }
+
     fn read(value: &Value) -> Result<Self> {
         let address = |key: &str| -> Result<SocketAddr> {
             let value = &value[key];
