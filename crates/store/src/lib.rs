@@ -14,7 +14,9 @@ mod idempotency;
 mod lease;
 mod log;
 mod mac;
+mod mutate;
 mod object;
+mod reserve;
 pub mod rows;
 mod schema;
 pub mod secret;
@@ -82,27 +84,13 @@ impl Store {
             });
         }
         let lock = lock(path)?;
-        if !path.exists() {
-            schema::create_private(path)?;
-        }
-        let keys = Arc::new(Keys::new(master));
-        let mut conn = open_writer(path)?;
-        // First of all: whatever a crash left in the WAL is brought home and synced, so that nothing later builds
-        // on frames whose sync once failed.
-        run_checkpoint(&conn, "TRUNCATE")?;
-        schema::migrate(&mut conn, path, schema::MIGRATIONS)?;
-        let mut tx = WriteTx::new(
-            ReadTx {
-                conn,
-                keys: Arc::clone(&keys),
-                epoch: 0,
-            },
-            now,
-        );
-        check_key(&tx, path)?;
-        quick_check(&tx.conn)?;
-        let (epoch, rev) = begin_epoch(&tx)?;
-        tx.begin_epoch(epoch);
+        let opened = match Opened::new(path, master, now) {
+            Err(StoreError::Full { .. }) if reserve::release(path) => Opened::new(path, master, now)?,
+            opened => opened?,
+        };
+        reserve::keep(path);
+        let Opened { tx, rev } = opened;
+        let (keys, epoch) = (Arc::clone(&tx.keys), tx.epoch);
         let readers = Readers::open(path, Arc::clone(&keys), epoch)?;
         let notify = Arc::new(Notify::default());
         notify.publish(rev);
@@ -154,6 +142,12 @@ impl Store {
         self.notify.subscribe(Arc::new(hook))
     }
 
+    /// Gives up the space kept back, so that deleting can be recorded on a full disk. Call it when starting to make
+    /// room, not before: it is kept again when there is plenty. True when there was any left.
+    pub fn release_reserve(&self) -> bool {
+        reserve::release(&self.path)
+    }
+
     /// A sealer with this store's keys.
     pub fn sealer(&self) -> &Sealer {
         &self.keys.sealer
@@ -166,6 +160,38 @@ impl Store {
         let conn = connect::open_reader(&self.path)?;
         conn.execute_batch("PRAGMA query_only = OFF").map_err(fail)?;
         schema::copy_into(&conn, to)
+    }
+}
+
+/// A checked and migrated store with its new epoch.
+struct Opened {
+    tx: WriteTx,
+    rev: u64,
+}
+
+impl Opened {
+    fn new(path: &Path, master: &MasterKey, now: Now) -> Result<Self, StoreError> {
+        if !path.exists() {
+            schema::create_private(path)?;
+        }
+        let mut conn = open_writer(path)?;
+        // First of all: whatever a crash left in the WAL is brought home and synced, so that nothing later builds
+        // on frames whose sync once failed.
+        run_checkpoint(&conn, "TRUNCATE")?;
+        schema::migrate(&mut conn, path, schema::MIGRATIONS)?;
+        let mut tx = WriteTx::new(
+            ReadTx {
+                conn,
+                keys: Arc::new(Keys::new(master)),
+                epoch: 0,
+            },
+            now,
+        );
+        check_key(&tx, path)?;
+        quick_check(&tx.conn)?;
+        let (epoch, rev) = begin_epoch(&tx)?;
+        tx.begin_epoch(epoch);
+        Ok(Self { tx, rev })
     }
 }
 

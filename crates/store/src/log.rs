@@ -140,28 +140,26 @@ impl ReadTx {
             .unwrap_or(0))
     }
 
-    /// The changes after a revision, oldest first. Ask again from the last one's revision.
+    /// The changes after a revision, oldest first. Ask again from the last one's revision. `Compacted` when they
+    /// are no longer (or, after a restore, not yet) there.
     pub fn changes_since(&self, rev: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
-        let oldest = self.meta_number("compacted")?;
-        if rev < oldest {
+        let (oldest, end) = (self.meta_number("compacted")?, self.rev()?);
+        // A revision of the future comes from a store that was set back since: only a new list helps.
+        if rev < oldest || rev > end {
             return Err(StoreError::Compacted { asked: rev, oldest });
         }
-        let limit = i64::try_from(limit.min(MAX_CHANGES)).unwrap_or(i64::MAX);
+        let wanted = (end - rev).min(limit.min(MAX_CHANGES) as u64);
         let sql = format!("{LOG_COLUMNS} WHERE rev > ?1 ORDER BY rev LIMIT ?2");
-        let found = self.all(&sql, params![to_db(rev), limit], read_change, || {
-            "reading changes".into()
-        })?;
-        let mut changes = Vec::with_capacity(found.len());
-        for (found, expected) in found.into_iter().zip(rev + 1..) {
-            let change = self.checked_change(found)?;
-            if change.rev != expected {
-                return Err(corrupt("log", &expected.to_string(), "the revision is missing"));
-            }
-            changes.push(change);
-        }
-        if (changes.len() as i64) < limit && rev + changes.len() as u64 != self.rev()? && rev <= self.rev()? {
-            let missing = rev + changes.len() as u64 + 1;
-            return Err(corrupt("log", &missing.to_string(), "the revision is missing"));
+        let doing = || "reading changes".to_owned();
+        let mut found = self
+            .all(&sql, [to_db(rev), to_db(wanted)], read_change, doing)?
+            .into_iter();
+        let mut changes = Vec::new();
+        for expected in rev + 1..=rev + wanted {
+            let change = found.next().map(|found| self.checked_change(found)).transpose()?;
+            let fits = change.filter(|change| change.rev == expected);
+            let missing = || corrupt("log", &expected.to_string(), "the revision is missing");
+            changes.push(fits.ok_or_else(missing)?);
         }
         Ok(changes)
     }

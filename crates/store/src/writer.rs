@@ -154,6 +154,9 @@ impl Writer {
             Some(tx) => tx.renew_for(now),
             None => {
                 let conn = open_writer(&self.path)?;
+                // The last one failed, perhaps for want of space. Copied home, the WAL's own blocks are free to be
+                // written again without a new one: deleting works on a full disk. If not, the next write says so.
+                let _room = run_checkpoint(&conn, "RESTART");
                 let read = ReadTx {
                     conn,
                     keys: Arc::clone(&self.keys),
@@ -229,18 +232,22 @@ impl Writer {
         state.group = None;
         self.notify.publish(state.rev);
         group.finish(Ok(()));
-        let Some(conn) = state.tx.as_ref().map(|tx| &tx.conn) else {
-            return;
-        };
-        let checkpointed = run_checkpoint(conn, "NOOP").and_then(|pages| match pages {
-            pages if pages >= RESET_PAGES => run_checkpoint(conn, "RESTART"),
-            pages if pages >= CHECKPOINT_PAGES => run_checkpoint(conn, "PASSIVE"),
-            pages => Ok(pages),
-        });
         // The commits are safe in the WAL. A failed copy is repeated, but not on a connection that saw it fail.
-        if checkpointed.is_err() {
+        if state.tx.as_ref().is_some_and(|tx| self.tidy(&tx.conn).is_err()) {
             state.tx = None;
         }
+    }
+
+    /// Copies the WAL into the database when it is long.
+    fn tidy(&self, conn: &Connection) -> Result<(), StoreError> {
+        let mode = match run_checkpoint(conn, "NOOP")? {
+            RESET_PAGES.. => "RESTART",
+            CHECKPOINT_PAGES.. => "PASSIVE",
+            _ => return Ok(()),
+        };
+        run_checkpoint(conn, mode)?;
+        crate::reserve::keep(&self.path);
+        Ok(())
     }
 
     /// Ends a group without acknowledging any of it.

@@ -16,12 +16,19 @@ impl Mount {
         self.dir.path().join("disk")
     }
 
-    fn tmpfs() -> Option<Self> {
+    fn tmpfs(size: &str) -> Option<Self> {
         let mount = Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
         };
         std::fs::create_dir(mount.point()).expect("a mount point");
-        mount.run(&["mount", "-t", "tmpfs", "-o", "size=3m", "stoa-store-test"])
+        mount.run(&[
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={size}"),
+            "stoa-store-test",
+        ])
     }
 
     fn ext4() -> Option<Self> {
@@ -77,31 +84,33 @@ fn fill(path: &Path, leave: u64) {
     std::fs::write(path, vec![0u8; bytes as usize]).unwrap();
 }
 
+/// Writes rows until the disk refuses; reads go on meanwhile and show what was acknowledged and nothing else.
+fn write_until_refused(store: &Store, name: &str, acked: &mut Vec<String>) {
+    for n in 0..10_000 {
+        let id = format!("{name}-{n}");
+        match insert(store, &id) {
+            Ok(()) => acked.push(id),
+            Err(failure) => {
+                assert!(matches!(failure, StoreError::Full { .. }), "{failure:?}");
+                assert!(failure.next().contains("free space"));
+                let rows = store.read(|tx| tx.list::<App>("p")).unwrap();
+                assert_eq!(rows.len(), acked.len());
+                // Again on the connection opened after the failure.
+                assert!(matches!(insert(store, &id), Err(StoreError::Full { .. })));
+                return;
+            }
+        }
+    }
+    panic!("the disk never became full");
+}
+
 fn survives_a_full_disk(mount: &Mount) {
     let (db, filler) = (mount.point().join("stoa.db"), mount.point().join("filler"));
     let mut store = Store::open(&db, &key(), at(1)).unwrap();
     let mut acked = Vec::new();
     for round in 0..3 {
         fill(&filler, 200_000);
-        let mut refusals = 0;
-        for n in 0.. {
-            let id = format!("{round}-{n}");
-            match insert(&store, &id) {
-                Ok(()) => acked.push(id),
-                Err(failure) => {
-                    assert!(matches!(failure, StoreError::Full { .. }), "{failure:?}");
-                    assert!(failure.next().contains("free space"));
-                    refusals += 1;
-                }
-            }
-            // Reads go on, and show what was acknowledged and nothing else.
-            if refusals > 0 {
-                assert_eq!(store.read(|tx| tx.list::<App>("p")).unwrap().len(), acked.len());
-            }
-            if refusals == 5 {
-                break;
-            }
-        }
+        write_until_refused(&store, &format!("{round}"), &mut acked);
         std::fs::remove_file(&filler).unwrap();
         insert(&store, &format!("{round}-after")).expect("recovers alone");
         acked.push(format!("{round}-after"));
@@ -122,7 +131,7 @@ fn survives_a_full_disk(mount: &Mount) {
 
 #[test]
 fn a_full_tmpfs() {
-    match Mount::tmpfs() {
+    match Mount::tmpfs("3m") {
         Some(mount) => survives_a_full_disk(&mount),
         None => println!("SKIPPED: no right to mount a tmpfs"),
     }
@@ -134,4 +143,55 @@ fn a_full_ext4() {
         Some(mount) => survives_a_full_disk(&mount),
         None => println!("SKIPPED: no right or tool to make an ext4 on a loop device"),
     }
+}
+
+#[test]
+fn the_store_opens_and_deletes_on_a_full_disk() {
+    let Some(mount) = Mount::tmpfs("96m") else {
+        println!("SKIPPED: no right to mount a tmpfs");
+        return;
+    };
+    let (db, filler) = (mount.point().join("stoa.db"), mount.point().join("filler"));
+    let reserve = mount.point().join("stoa.db.reserve");
+    let mut store = Store::open(&db, &key(), at(1)).unwrap();
+    let delete = |store: &Store, id: &str| store.write(at(1), |tx| tx.delete::<App>(id, None));
+    let mut acked = Vec::new();
+    for round in 0..4 {
+        fill(&filler, 0);
+        write_until_refused(&store, &format!("{round}"), &mut acked);
+        if round % 2 == 0 {
+            assert!(store.release_reserve());
+        } else {
+            let epoch = store.epoch();
+            drop(store);
+            // Closing emptied the WAL: that room goes too.
+            fill(&mount.point().join("closed"), 0);
+            store = Store::open(&db, &key(), at(1)).expect("opens on its reserve");
+            assert_eq!(store.epoch(), epoch + 1);
+        }
+        assert!(!reserve.exists());
+        for gone in acked.drain(..) {
+            delete(&store, &gone).expect("deletes on the reserve");
+        }
+        // The control: with the reserve spent, it cannot open.
+        drop(store);
+        fill(&mount.point().join("more"), 0);
+        assert!(matches!(
+            Store::open(&db, &key(), at(1)),
+            Err(StoreError::Full { .. })
+        ));
+        for name in ["filler", "closed", "more"] {
+            std::fs::remove_file(mount.point().join(name))
+                .or_else(|cause| match cause.kind() {
+                    std::io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(cause),
+                })
+                .unwrap();
+        }
+        store = Store::open(&db, &key(), at(1)).expect("opens");
+        assert!(reserve.exists(), "the reserve is kept again");
+        insert(&store, &format!("{round}-kept")).expect("recovers");
+        acked.push(format!("{round}-kept"));
+    }
+    assert!(store.read(ReadTx::verify).unwrap().bad.is_empty());
 }

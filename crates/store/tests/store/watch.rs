@@ -100,6 +100,8 @@ fn compaction_keeps_what_proves_the_living() {
         "{refused}"
     );
     assert_eq!(store.read(|tx| tx.changes_since(rev, 10)).unwrap(), []);
+    let future = store.read(|tx| tx.changes_since(rev + 1, 10)).unwrap_err();
+    assert!(matches!(future, StoreError::Compacted { .. }), "{future}");
     let health = store.read(ReadTx::verify).unwrap();
     assert_eq!((health.bad.len(), health.objects, health.changes), (0, 2, 2));
     drop(store);
