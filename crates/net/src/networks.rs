@@ -130,7 +130,7 @@ pub struct Networks {
     firewall: Mutex<Option<Generation>>,
     busy: Busy,
     reaper: Option<Reaper>,
-    _lock: File,
+    _lock: Lock,
 }
 
 #[derive(Debug)]
@@ -525,7 +525,18 @@ fn unknown(key: &str) -> NetError {
     NetError::UnknownNetwork { key: key.into() }
 }
 
-fn lock(dir: &Path) -> Result<File, NetError> {
+/// Held while the networks are open.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process being forked at this moment holds a copy until its exec.
+        let _closed_anyway = self.0.unlock();
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock, NetError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|cause| NetError::File {
         what: "make",
@@ -533,7 +544,7 @@ fn lock(dir: &Path) -> Result<File, NetError> {
         cause,
     })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(_) => Err(NetError::Locked { dir: dir.into() }),
     }
 }
