@@ -1,1 +1,102 @@
-//! Commands and their output
+//! The commands of `stoa` and what people see of them.
+//!
+//! Lives here: arguments, output, exit codes, the deploy archive. Does not live here: how a call is made (`client`), and
+//! what runs a server (`up`, `down`, `doctor`: only their arguments are here, so that there is one help).
+//! Invariant: data goes to stdout, talk to stderr; no prompt without a terminal; every error says the next step.
+
+mod apps;
+mod archive;
+mod args;
+mod context;
+mod databases;
+mod deploy;
+mod exec;
+mod failure;
+mod follow;
+mod images;
+mod init;
+mod logs;
+mod output;
+mod people;
+mod project;
+mod releases;
+mod secrets;
+mod session;
+mod settings;
+mod status;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, UpArgs};
+pub use failure::{Code, Failure};
+
+/// Reads the arguments. Prints help or a usage error and gives the exit code when there is nothing to do.
+///
+/// # Errors
+/// The exit code, when help was asked for or the arguments make no sense.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    Cli::try_parse_from(arguments).map_err(|error| {
+        // Printing fails only when nobody reads; there is nobody to tell either.
+        let _ = error.print();
+        if error.use_stderr() {
+            Code::Usage.into()
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+/// Does a command that asks a server, and says how it went.
+#[must_use]
+pub fn run(globals: &Globals, command: &Remote) -> ExitCode {
+    match perform(globals, command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.report(globals.json);
+            failure.code.into()
+        }
+    }
+}
+
+/// The code is 0 but for programs run elsewhere, whose own exit code is ours.
+fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
+    use session::Session;
+    let open = || Session::open(globals);
+    match command {
+        Remote::Login(args) => people::login(globals, args),
+        Remote::Logout => people::logout(globals),
+        Remote::Whoami => people::whoami(&open()?),
+        Remote::Tokens { command } => people::tokens(&open()?, command),
+        Remote::Status => status::status(&open()?),
+        Remote::Init(args) => init::init(args),
+        Remote::Deploy(args) => deploy::deploy(&open()?, args),
+        Remote::Releases(args) => releases::list(&open()?, args),
+        Remote::Rollback(args) => releases::rollback(&open()?, args),
+        Remote::Open(args) => apps::open(&open()?, args),
+        Remote::Apps { command } => apps::apps(&open()?, command),
+        Remote::Ps(args) => apps::ps(&open()?, args),
+        Remote::Scale(args) => apps::scale(&open()?, args),
+        Remote::Restart(args) => apps::restart(&open()?, args),
+        Remote::Exec(args) => exec::exec(&open()?, args),
+        Remote::Run(args) => apps::run(&open()?, args),
+        Remote::Logs(args) => logs::logs(&open()?, args),
+        Remote::Env { command } => settings::env(&open()?, command),
+        Remote::Secrets { command } => secrets::secrets(&open()?, command),
+        Remote::Db { command } => databases::databases(&open()?, command),
+        Remote::Image { command } => images::images(&open()?, command),
+        Remote::Op { command } => follow::operations(&open()?, command),
+        Remote::Environments { command } => status::environments(&open()?, command),
+        Remote::Api(args) => status::api(&open()?, args),
+        Remote::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "stoa", &mut std::io::stdout());
+            Ok(0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! `stoa deploy`: check, pack, send, follow.
+
+use api::{CreateApp, CreateRelease, ReleaseSource};
+
+use crate::archive;
+use crate::args::DeployArgs;
+use crate::failure::{Code, Failure};
+use crate::follow;
+use crate::output::{self, say};
+use crate::project;
+use crate::session::Session;
+
+pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<u8, Failure> {
+    let manifest = project::manifest(&args.dir)?;
+    let declared = manifest.as_ref().map(|(_, manifest)| manifest.app.clone());
+    let app = match (&args.of.app, declared, &args.image) {
+        (Some(app), _, _) => name(app)?,
+        (None, Some(app), _) => app,
+        (None, None, Some(_)) => return Err(nameless()),
+        (None, None, None) => {
+            let app = project::name_of(&args.dir).ok_or_else(nameless)?;
+            say(&format!(
+                "no stoa.toml: the app is called {app} after its directory (stoa init writes one)"
+            ));
+            app
+        }
+    };
+    let source = match &args.image {
+        Some(image) => {
+            ensure_app(session, &app)?;
+            ReleaseSource::Image { image: image.clone() }
+        }
+        None => {
+            let archive = archive::pack(&args.dir)?;
+            ensure_app(session, &app)?;
+            say(&format!(
+                "sending {} files, {}",
+                archive.entries,
+                output::size(archive.bytes)
+            ));
+            let upload = session
+                .client
+                .upload(&session.place, archive::MEDIA_TYPE, archive.file)?;
+            ReleaseSource::Upload { upload: upload.id }
+        }
+    };
+    let body = CreateRelease {
+        source,
+        manifest: manifest.map(|(text, _)| text),
+    };
+    let operation = session
+        .client
+        .release_create(&session.place, app.as_str(), &body)?;
+    let operation = follow::follow(session, &operation, &args.patience)?;
+    if session.json || !operation.state.is_settled() {
+        return follow::finish(session, &operation);
+    }
+    if let Some(outcome) = &operation.outcome {
+        say(outcome);
+    }
+    for url in session.client.app(&session.place, app.as_str())?.urls {
+        output::data(&format!("{url}\n"))?;
+    }
+    Ok(0)
+}
+
+fn name(text: &str) -> Result<model::Name, Failure> {
+    text.parse()
+        .map_err(|why: model::NameError| Failure::new(Code::Usage, why.to_string(), "stoa deploy --app NAME"))
+}
+
+fn nameless() -> Failure {
+    Failure::new(
+        Code::Usage,
+        "which app? there is no stoa.toml, and the directory's name does not make a name",
+        "name it: stoa deploy --app NAME; or write a stoa.toml: stoa init",
+    )
+}
+
+/// The app, made when it is missing.
+fn ensure_app(session: &Session, app: &model::Name) -> Result<(), Failure> {
+    match session.client.app(&session.place, app.as_str()) {
+        Ok(_) => Ok(()),
+        Err(error) if error.problem().is_some_and(|p| p.code == "not_found") => {
+            let made = session.client.app_create(
+                &session.place,
+                &CreateApp {
+                    name: app.to_string(),
+                },
+            );
+            match made {
+                Ok(_) => say(&format!("made the app {app}")),
+                // Somebody else made it in the meantime: that is all we wanted.
+                Err(error) if error.problem().is_some_and(|p| p.status == 409) => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `stoa exec` and `stoa db connect`: a program elsewhere with our terminal.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use api::{Exec, Instance, TerminalSize};
+use client::{Input, Output};
+
+use crate::args::ExecArgs;
+use crate::failure::{Code, Failure};
+use crate::project;
+use crate::session::Session;
+use crate::terminal::{self, Modes};
+
+/// How often the terminal's size is looked at while a program runs.
+const SIZE_GLANCE: Duration = Duration::from_millis(500);
+
+pub(crate) fn exec(session: &Session, args: &ExecArgs) -> Result<u8, Failure> {
+    let app = project::app(&args.of)?;
+    let instance = match &args.instance {
+        Some(instance) => instance.clone(),
+        None => choose(
+            &session.client.instances(&session.place, &app)?,
+            args.service.as_deref(),
+        )?
+        .id
+        .clone(),
+    };
+    let request = request(&args.command, args.no_terminal);
+    let started = session
+        .client
+        .instance_exec(&session.place, &app, &instance, &request)?;
+    carry(started, request.terminal.is_some())
+}
+
+pub(crate) fn psql(
+    session: &Session,
+    name: &str,
+    arguments: &[String],
+    no_terminal: bool,
+) -> Result<u8, Failure> {
+    let request = request(arguments, no_terminal);
+    let started = session.client.database_exec(&session.place, name, &request)?;
+    carry(started, request.terminal.is_some())
+}
+
+/// The instance to enter: ready ones first.
+fn choose<'i>(all: &'i [Instance], service: Option<&str>) -> Result<&'i Instance, Failure> {
+    let fits = |i: &&Instance| i.purpose == "service" && service.is_none_or(|service| i.name == service);
+    let by = |condition: &str| all.iter().filter(fits).find(|i| i.condition == condition);
+    by("ready")
+        .or_else(|| by("unready"))
+        .or_else(|| by("starting"))
+        .ok_or_else(|| {
+            let what = service.map_or_else(
+                || "no instance".to_owned(),
+                |service| format!("no instance of {service}"),
+            );
+            Failure::new(Code::NotFound, format!("{what} runs"), "see what runs: stoa ps")
+        })
+}
+
+fn request(command: &[String], no_terminal: bool) -> Exec {
+    let wants = !no_terminal && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let terminal = wants
+        .then(terminal::size)
+        .flatten()
+        .map(|(rows, columns)| TerminalSize { rows, columns });
+    Exec {
+        command: command.to_vec(),
+        terminal,
+    }
+}
+
+fn carry(session: client::Session<'_>, has_terminal: bool) -> Result<u8, Failure> {
+    let raw = has_terminal.then(Modes::raw);
+    let (sender, receiver) = mpsc::channel();
+    let keys = sender.clone();
+    // Both threads end with the process: a blocking read of a terminal can not be called back.
+    std::thread::spawn(move || read_input(&keys));
+    if has_terminal {
+        std::thread::spawn(move || watch_size(&sender));
+    } else {
+        drop(sender);
+    }
+    let result = session.carry(receiver, |output| match output {
+        Output::Stdout(bytes) => write(&mut std::io::stdout(), bytes),
+        Output::Stderr(bytes) => write(&mut std::io::stderr(), bytes),
+    });
+    drop(raw);
+    // Codes are 0 to 255 on every Unix.
+    Ok(u8::try_from(result?).unwrap_or(1))
+}
+
+fn write(to: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+fn read_input(sender: &mpsc::Sender<Input>) {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let next = match std::io::stdin().read(&mut buffer) {
+            Ok(0) => Input::End,
+            Ok(count) => Input::Bytes(buffer[..count].to_vec()),
+            Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => Input::End,
+        };
+        let is_end = matches!(next, Input::End);
+        if sender.send(next).is_err() || is_end {
+            return;
+        }
+    }
+}
+
+fn watch_size(sender: &mpsc::Sender<Input>) {
+    let mut known = terminal::size();
+    loop {
+        std::thread::sleep(SIZE_GLANCE);
+        let now = terminal::size();
+        if now != known
+            && let Some((rows, columns)) = now
+            && sender.send(Input::Resize { rows, columns }).is_err()
+        {
+            return;
+        }
+        known = now;
+    }
+}

@@ -1,0 +1,180 @@
+//! `stoa secrets`: values come from standard input or a hidden prompt, never from the command line.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+
+use api::PutSecret;
+
+use crate::args::SecretsCommand;
+use crate::failure::{Code, Failure};
+use crate::output::{self, say};
+use crate::project;
+use crate::session::Session;
+use crate::settings::follow_change;
+use crate::terminal;
+
+/// More than the server takes for all variables together; it bounds what we read.
+const INPUT_MAX: u64 = 4 << 20;
+
+pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8, Failure> {
+    match command {
+        SecretsCommand::Set { key, of, patience } => {
+            let app = project::app(of)?;
+            let value = value(key)?;
+            let change = session
+                .client
+                .secret_put(&session.place, &app, key, &PutSecret { value })?;
+            follow_change(session, change.operation.as_deref(), patience)?;
+        }
+        SecretsCommand::Unset { key, of, patience } => {
+            let app = project::app(of)?;
+            let change = session.client.secret_delete(&session.place, &app, key)?;
+            follow_change(session, change.operation.as_deref(), patience)?;
+        }
+        SecretsCommand::Ls(of) => {
+            let secrets = session.client.secrets(&session.place, &project::app(of)?)?;
+            if session.json {
+                output::json(&secrets)?;
+            } else if secrets.is_empty() {
+                say("no secrets; set one: stoa secrets set KEY");
+            } else {
+                let rows: Vec<Vec<String>> = secrets
+                    .iter()
+                    .map(|s| vec![s.key.clone(), s.version.to_string(), output::ago(s.updated_at)])
+                    .collect();
+                output::data(&output::table(&["SECRET", "VERSION", "SET"], &rows))?;
+            }
+        }
+        SecretsCommand::Import { file, of, patience } => {
+            let app = project::app(of)?;
+            let pairs = parse(&read(file.as_deref())?)?;
+            let mut last = None;
+            for (key, value) in &pairs {
+                let body = PutSecret { value: value.clone() };
+                last = session
+                    .client
+                    .secret_put(&session.place, &app, key, &body)?
+                    .operation;
+            }
+            say(&format!("set {} secrets", pairs.len()));
+            // Each change asks for a release; the last one has them all.
+            follow_change(session, last.as_deref(), patience)?;
+        }
+    }
+    Ok(0)
+}
+
+fn value(key: &str) -> Result<String, Failure> {
+    if std::io::stdin().is_terminal() {
+        return terminal::ask_hidden(&format!("Value of {key} (not shown): "));
+    }
+    let text = read(None)?;
+    // `echo value | stoa secrets set KEY` ends with a line end that nobody means.
+    Ok(text
+        .strip_suffix('\n')
+        .map(|t| t.strip_suffix('\r').unwrap_or(t))
+        .unwrap_or(&text)
+        .to_owned())
+}
+
+fn read(file: Option<&Path>) -> Result<String, Failure> {
+    let mut text = String::new();
+    let done = match file.filter(|path| *path != Path::new("-")) {
+        Some(path) => {
+            std::fs::File::open(path).and_then(|file| file.take(INPUT_MAX).read_to_string(&mut text))
+        }
+        None => std::io::stdin().take(INPUT_MAX).read_to_string(&mut text),
+    };
+    done.map_err(|cause| Failure::local("could not read the values", &cause))?;
+    Ok(text)
+}
+
+/// Lines `KEY=VALUE`, with `#` comments, `export` and quotes as `.env` files have them. No line is half understood.
+fn parse(text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let mut pairs = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = |what: &str| {
+            Failure::new(
+                Code::Failed,
+                format!("line {}: {what}", index + 1),
+                "write lines KEY=VALUE; nothing was set",
+            )
+        };
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let (key, value) = line.split_once('=').ok_or_else(|| wrong("there is no ="))?;
+        let key: model::EnvKey = key
+            .trim()
+            .parse()
+            .map_err(|_| wrong("what stands before = is no variable name"))?;
+        let value = unquote(value.trim()).ok_or_else(|| wrong("a quote is not closed"))?;
+        pairs.push((key.to_string(), value));
+    }
+    if pairs.is_empty() {
+        return Err(Failure::new(
+            Code::Failed,
+            "there is nothing to set",
+            "write lines KEY=VALUE",
+        ));
+    }
+    Ok(pairs)
+}
+
+fn unquote(text: &str) -> Option<String> {
+    if let Some(inner) = text.strip_prefix('\'') {
+        return inner.strip_suffix('\'').map(str::to_owned);
+    }
+    let Some(inner) = text.strip_prefix('"') else {
+        return Some(text.to_owned());
+    };
+    let mut value = String::new();
+    let mut letters = inner.chars();
+    loop {
+        match letters.next()? {
+            '"' => return letters.as_str().trim().is_empty().then_some(value),
+            '\\' => match letters.next()? {
+                'n' => value.push('\n'),
+                't' => value.push('\t'),
+                other => value.push(other),
+            },
+            other => value.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dotenv_files_are_read() {
+        let text = "# comment\n\nA=1\nexport B = two words \nC=\"a\\nb \\\"c\\\"\"\nD='x#y'\nE=\n";
+        let pairs = parse(text).expect("pairs");
+        let expected = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "a\nb \"c\""),
+            ("D", "x#y"),
+            ("E", ""),
+        ];
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn rubbish_is_refused_by_line() {
+        for (text, line) in [
+            ("A=1\nnonsense", "line 2"),
+            ("1A=x", "line 1"),
+            ("A=\"open", "line 1"),
+            ("", "nothing"),
+        ] {
+            assert!(
+                parse(text).is_err_and(|failure| failure.message.contains(line)),
+                "{text}"
+            );
+        }
+    }
+}

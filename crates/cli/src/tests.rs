@@ -1,0 +1,174 @@
+//! Help and error texts are kept as reviewed snapshots: `STOA_WRITE_SNAPSHOTS=1 cargo test -p stoa-cli` writes them.
+
+use std::path::Path;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::Cli;
+use crate::failure::{Code, Failure};
+
+/// Compares with the committed text, or writes it.
+fn check(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name);
+    if std::env::var_os("STOA_WRITE_SNAPSHOTS").is_some() {
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+        std::fs::write(&path, text).expect("written");
+    }
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        known,
+        text,
+        "{}: review, then STOA_WRITE_SNAPSHOTS=1",
+        path.display()
+    );
+}
+
+fn help_of(command: &mut clap::Command, path: &str, text: &mut String) {
+    text.push_str(&format!(
+        "##### {path}\n{}\n",
+        command.clone().term_width(100).render_long_help()
+    ));
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|c| c.get_name().to_owned())
+        .collect();
+    for name in names {
+        if let Some(below) = command.find_subcommand_mut(&name) {
+            help_of(below, &format!("{path} {name}"), text);
+        }
+    }
+}
+
+#[test]
+fn help() {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = String::new();
+    help_of(&mut command, "stoa", &mut text);
+    check("help.txt", &text);
+}
+
+#[test]
+fn the_arguments_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn up_has_its_own_api_option() {
+    let of = |line: &str| Cli::try_parse_from(line.split(' ')).expect(line).command;
+    let crate::Command::Up(up) = of("stoa up") else {
+        panic!("up")
+    };
+    assert_eq!(up.api_listen().to_string(), "127.0.0.1:7070");
+    let crate::Command::Up(up) = of("stoa up --api 127.0.0.1:0 --http 127.0.0.1:8080") else {
+        panic!("up")
+    };
+    assert_eq!(up.api_listen().port(), 0);
+    assert!(Cli::try_parse_from(["stoa", "up", "--api", "http://x"]).is_err());
+    let status = Cli::try_parse_from(["stoa", "status", "--api", "http://x"]).expect("status");
+    assert_eq!(status.globals.api.as_deref(), Some("http://x"));
+}
+
+#[test]
+fn usage_errors() {
+    let mut text = String::new();
+    for line in [
+        "deplyo",
+        "secrets set",
+        "secrets set KEY value",
+        "scale web",
+        "scale web=many",
+        "db destory main",
+        "db create Main",
+        "logs --tail 99999999",
+        "login",
+        "login --local --token",
+        "deploy --timeout soon",
+        "tokens create ci --role god",
+        "deploy --detatch",
+    ] {
+        let arguments = std::iter::once("stoa").chain(line.split(' '));
+        let error = Cli::try_parse_from(arguments).expect_err(line);
+        text.push_str(&format!("##### stoa {line}\n{error}\n"));
+    }
+    check("usage.txt", &text);
+}
+
+#[test]
+fn failures() {
+    let problem = |status, code: &str, detail: &str, next: &str| {
+        client::Error::Problem(Box::new(api::Problem {
+            kind: "about:blank".to_owned(),
+            title: String::new(),
+            status,
+            detail: detail.to_owned(),
+            code: code.to_owned(),
+            request_id: "req_1".to_owned(),
+            errors: Vec::new(),
+            next_step: next.to_owned(),
+        }))
+    };
+    let mut invalid = problem(
+        422,
+        "invalid",
+        "the request has 2 mistakes",
+        "mend the values named above",
+    );
+    if let client::Error::Problem(problem) = &mut invalid {
+        problem.errors = [("/name", "must be a text"), ("", "must be an object")]
+            .map(|(pointer, message)| api::FieldError {
+                pointer: pointer.to_owned(),
+                message: message.to_owned(),
+            })
+            .to_vec();
+    }
+    let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let all: [(client::Error, Code); 7] = [
+        (
+            problem(
+                404,
+                "not_found",
+                "there is no app \"shop\"",
+                "see what is there: stoa status",
+            ),
+            Code::NotFound,
+        ),
+        (
+            problem(401, "sign_in", "sign in first", "stoa login --local"),
+            Code::SignIn,
+        ),
+        (
+            problem(403, "denied", "this needs the right administer", "ask an admin"),
+            Code::Denied,
+        ),
+        (
+            problem(412, "stale", "it was changed meanwhile", "read it again"),
+            Code::Conflict,
+        ),
+        (
+            problem(
+                500,
+                "internal",
+                "something broke inside Stoa",
+                "look for the request in the log",
+            ),
+            Code::Failed,
+        ),
+        (invalid, Code::Failed),
+        (
+            client::Error::Connect {
+                address: "http://127.0.0.1:7070".to_owned(),
+                cause: refused,
+            },
+            Code::Failed,
+        ),
+    ];
+    let mut text = String::new();
+    for (error, code) in all {
+        let failure = Failure::from(error);
+        assert_eq!(failure.code, code, "{}", failure.message);
+        text.push_str(&failure.text());
+        text.push('\n');
+    }
+    check("failures.txt", &text);
+}
