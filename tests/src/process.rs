@@ -42,6 +42,12 @@ impl Process {
         Self::of(self.pid).is_some_and(|now| now.started == self.started)
     }
 
+    /// Paths of its cgroups, one line for each hierarchy.
+    #[must_use]
+    pub fn cgroups(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap_or_default()
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

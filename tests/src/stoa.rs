@@ -279,6 +279,17 @@ impl Stoa {
         found
     }
 
+    /// Processes inside its instances whose command line contains a text.
+    #[must_use]
+    pub fn members(&self, text: &str) -> Vec<Process> {
+        let marks = self.marks();
+        let mut found = process::all();
+        found.retain(|process| {
+            process.line.contains(text) && marks.iter().any(|mark| process.cgroups().contains(mark))
+        });
+        found
+    }
+
     /// Ends `stoa up` as Ctrl-C does; workloads stay.
     ///
     /// # Errors
@@ -440,6 +451,14 @@ fn unmount_below(root: &Path) {
 }
 
 static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+impl Stoa {
+    /// The program under test.
+    #[must_use]
+    pub fn binary() -> PathBuf {
+        binary()
+    }
+}
 
 /// The program under test: chosen by the caller, else `STOA_BIN`, else what cargo built beside this test.
 fn binary() -> PathBuf {

@@ -1,0 +1,263 @@
+//! Wrong input at each verb gives a message with the next step and leaves nothing behind.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use journeys::{Answer, Application, Stoa};
+
+/// Runs something wrong; what is on the host must be the same afterwards.
+fn wrong(stoa: &Stoa, code: i32, says: &str, run: impl FnOnce() -> Result<Answer>) -> Result<()> {
+    let before = stoa.census();
+    run()?.exits(code)?.says(says)?.has_next_step()?;
+    let after = stoa.census();
+    let new: Vec<_> = after.difference(&before).collect();
+    ensure!(new.is_empty(), "left behind: {new:#?}");
+    Ok(())
+}
+
+#[test]
+fn manifests() -> Result<()> {
+    let stoa = Stoa::start("wrong-manifest")?;
+    let app = Application::copy("probe", stoa.root())?;
+    let good = fs::read_to_string(app.folder().join("stoa.toml"))?;
+    for (old, new, says) in [
+        ("health =", "helth =", "did you mean health"),
+        ("schema = 1", "schema = 7", "schema"),
+        ("port = 8080", "port = 80800", "port"),
+        ("app = \"probe\"", "app = \"No Such Name!\"", "name"),
+        (
+            "command = \"python3 server.py\"",
+            "command = \"python3 server.py | tee log\"",
+            "without a shell",
+        ),
+        ("port = 8080", "port = 8080\nuses = [\"nowhere\"]", "nowhere"),
+        ("[env]", "[env", "stoa.toml"),
+    ] {
+        app.write("stoa.toml", &good.replace(old, new))?;
+        wrong(&stoa, 2, says, || stoa.deploy(&app)).map_err(|error| error.context(format!("{new:?}")))?;
+    }
+    let apps = stoa.cli(&["apps", "ls", "--json"])?.ok()?.json()?;
+    ensure!(
+        apps["items"].as_array().is_some_and(Vec::is_empty),
+        "an app was made of a wrong manifest: {apps}"
+    );
+    stoa.finish()
+}
+
+#[test]
+fn things_that_are_not_there() -> Result<()> {
+    let stoa = Stoa::start("wrong-names")?;
+    let empty = stoa.root().join("empty");
+    fs::create_dir_all(&empty)?;
+    let missing: [&[&str]; 10] = [
+        &["releases", "--app", "nowhere"],
+        &["rollback", "--app", "nowhere"],
+        &["logs", "--app", "nowhere"],
+        &["ps", "--app", "nowhere"],
+        &["scale", "--app", "nowhere", "web=2"],
+        &["restart", "--app", "nowhere"],
+        &["env", "ls", "--app", "nowhere"],
+        &["secrets", "ls", "--app", "nowhere"],
+        &["db", "info", "nowhere"],
+        &["image", "inspect", "nowhere"],
+    ];
+    for arguments in missing {
+        wrong(&stoa, 3, "nowhere", || stoa.cli(arguments))?;
+    }
+    wrong(&stoa, 2, "stoa.toml", || stoa.cli_in(&empty, &["deploy"], b""))?;
+    stoa.cli(&["deplyo"])?.exits(2)?.says("deploy")?;
+    stoa.cli(&["scale", "--app", "x", "web=many"])?
+        .exits(2)?
+        .says("web=3")?;
+    stoa.finish()
+}
+
+#[test]
+fn nobody_comes_in_without_a_token() -> Result<()> {
+    let mut stoa = Stoa::prepare("wrong-token")?;
+    stoa.up()?;
+    stoa.cli(&["status"])?.exits(4)?.has_next_step()?;
+    stoa.cli(&["login", "--claim", "stoa_claim_nonsense"])?
+        .exits(4)?
+        .has_next_step()?;
+    let claim = stoa.claim_token()?;
+    stoa.cli(&["login", "--claim", &claim])?.ok()?;
+    stoa.cli(&["whoami"])?.ok()?.says("owner")?;
+    // It works once.
+    stoa.cli(&["login", "--claim", &claim])?
+        .exits(4)?
+        .has_next_step()?;
+    stoa.cli(&["logout"])?.ok()?;
+    stoa.cli(&["whoami"])?.exits(4)?.has_next_step()?;
+    let data_dir = stoa.data_dir();
+    stoa.cli(&["login", "--local", "--data-dir", &data_dir.to_string_lossy()])?
+        .ok()?;
+    stoa.cli(&["whoami"])?.ok()?;
+    stoa.finish()
+}
+
+#[test]
+fn a_missing_secret() -> Result<()> {
+    let stoa = Stoa::start("wrong-secret")?;
+    let app = Application::copy("probe", stoa.root())?;
+    app.replace(
+        "stoa.toml",
+        "port = 8080",
+        "port = 8080\nsecrets = [\"STRIPE_KEY\"]",
+    )?;
+    let answer = stoa.deploy(&app)?;
+    ensure!(answer.code != 0, "it was deployed without its secret");
+    answer.says("STRIPE_KEY")?.says("stoa secrets set STRIPE_KEY")?;
+    stoa.cli_in(app.folder(), &["secrets", "set", "STRIPE_KEY"], b"sk-journey")?
+        .ok()?;
+    stoa.deploy(&app)?.ok()?;
+    let environment = stoa.get(&app.host(), "/environment")?.text();
+    ensure!(
+        environment.contains("\"STRIPE_KEY\": \"sk-journey\""),
+        "the secret was not delivered"
+    );
+    let seen = stoa
+        .cli(&["secrets", "ls", "--app", "probe", "--json"])?
+        .ok()?
+        .stdout
+        + &stoa.log();
+    ensure!(!seen.contains("sk-journey"), "the secret is shown");
+    stoa.finish()
+}
+
+#[test]
+fn images_that_cannot_be_had() -> Result<()> {
+    let stoa = Stoa::start("wrong-image")?;
+    // A port that nobody has: taken and given back.
+    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let reference = format!("127.0.0.1:{port}/nobody/nothing:1");
+    wrong(&stoa, 1, &reference, || {
+        stoa.cli(&["image", "pull", &reference, "--insecure"])
+    })?;
+    let garbage = stoa.root().join("garbage.tar");
+    fs::write(&garbage, b"this is no archive")?;
+    let garbage = garbage.to_string_lossy().into_owned();
+    wrong(&stoa, 1, "archive", || {
+        stoa.cli(&["image", "import", &garbage, "--name", "garbage"])
+    })?;
+    wrong(&stoa, 1, "no-such-package-anywhere", || {
+        stoa.cli(&[
+            "image",
+            "base",
+            "create",
+            "debian:12",
+            "--packages",
+            "no-such-package-anywhere",
+        ])
+    })?;
+    let images = stoa.cli(&["image", "ls", "--json"])?.ok()?.json()?;
+    ensure!(
+        images["items"].as_array().is_some_and(Vec::is_empty),
+        "an image was made of nothing: {images}"
+    );
+    stoa.finish()
+}
+
+#[test]
+fn a_port_in_use_names_its_holder() -> Result<()> {
+    let taken = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = taken.local_addr()?.to_string();
+    let stoa = Stoa::prepare("wrong-port")?;
+    let data_dir = stoa.data_dir();
+    let ports = [
+        "--api-listen",
+        address.as_str(),
+        "--http",
+        "127.0.0.1:0",
+        "--https",
+        "127.0.0.1:0",
+    ];
+    let mut arguments = vec!["up", "--data-dir", data_dir.to_str().unwrap_or_default()];
+    arguments.extend(ports);
+    let answer = stoa.cli(&arguments)?;
+    ensure!(answer.code != 0, "it started on a port that is taken");
+    answer
+        .says(&address)?
+        .says(&std::process::id().to_string())?
+        .has_next_step()?;
+    ensure!(stoa.census().is_empty(), "left behind: {:#?}", stoa.census());
+    stoa.finish()
+}
+
+/// Without root, and on a disk without room: `stoa up` says what it lacks.
+#[test]
+fn no_root_and_no_room() -> Result<()> {
+    let stoa = Stoa::prepare("wrong-host")?;
+    let binary = stoa.root().join("stoa");
+    fs::copy(Stoa::binary(), &binary)?;
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&binary)
+        .args([
+            "up",
+            "--api-listen",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--https",
+            "127.0.0.1:0",
+        ])
+        .arg("--data-dir")
+        .arg(stoa.root().join("nobody"))
+        .current_dir("/")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        !output.status.success() && said.contains("root") && said.contains("next:"),
+        "said: {said}"
+    );
+
+    let small = SmallDisk::mount(&stoa)?;
+    let output = Command::new(Stoa::binary())
+        .args([
+            "up",
+            "--api-listen",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--https",
+            "127.0.0.1:0",
+        ])
+        .arg("--data-dir")
+        .arg(small.0.join("data"))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("next:"), "said: {said}");
+    ensure!(
+        said.to_lowercase().contains("space") || said.contains("room"),
+        "said: {said}"
+    );
+    drop(small);
+    stoa.finish()
+}
+
+/// A file system with hardly any room.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(stoa: &Stoa) -> Result<Self> {
+        let place = stoa.root().join("small");
+        fs::create_dir_all(&place)?;
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k,mode=0711", "none"])
+            .arg(&place)
+            .status()?;
+        ensure!(status.success(), "could not mount a small file system");
+        Ok(Self(place))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
