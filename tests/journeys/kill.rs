@@ -6,16 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::http::{self, Connection};
-use journeys::process::{self, Process};
+use journeys::process::Process;
 use journeys::{Application, PATIENCE, Stoa, holds, until};
-
-/// The workload processes of the probe, as pid and start time.
-fn workloads() -> BTreeSet<Process> {
-    process::all()
-        .into_iter()
-        .filter(|process| process.line.contains("python3 server.py"))
-        .collect()
-}
 
 struct World {
     stoa: Stoa,
@@ -23,25 +15,20 @@ struct World {
     workloads: BTreeSet<Process>,
 }
 
-/// A Stoa with two instances of the probe. Only its own workloads count: journeys run beside each other.
+/// A Stoa with two instances of the probe.
 fn world(name: &str) -> Result<World> {
     let stoa = Stoa::start(name)?;
     let app = Application::copy("probe", stoa.root())?;
     app.replace("stoa.toml", "port = 8080", "port = 8080\nscale = 2")?;
-    let marker = format!("MARKER = \"{name}-{}\"", std::process::id());
-    app.replace("stoa.toml", "[env]", &format!("[env]\n{marker}"))?;
     stoa.deploy(&app)?.ok()?;
-    let ours = format!("MARKER={name}-{}", std::process::id());
-    let bearing: BTreeSet<i32> = process::bearing(&ours)
-        .into_iter()
-        .map(|process| process.pid)
-        .collect();
-    let workloads: BTreeSet<Process> = workloads()
-        .into_iter()
-        .filter(|p| bearing.contains(&p.pid))
-        .collect();
+    let workloads = workloads(&stoa);
     ensure!(workloads.len() == 2, "expected two workloads: {workloads:?}");
     Ok(World { stoa, app, workloads })
+}
+
+/// The processes of its instances.
+fn workloads(stoa: &Stoa) -> BTreeSet<Process> {
+    stoa.members("python3 server.py").into_iter().collect()
 }
 
 impl World {
@@ -162,11 +149,7 @@ fn after_the_warden_stoa_up_finds_everything() -> Result<()> {
         .ok()?;
     let before: BTreeSet<String> = releases(&world.stoa)?;
     // `env set` made a release, hence other processes.
-    let ours = format!("MARKER=kill-warden-{}", std::process::id());
-    world.workloads = process::bearing(&ours)
-        .into_iter()
-        .filter(|process| process.line.contains("python3 server.py"))
-        .collect();
+    world.workloads = workloads(&world.stoa);
     for order in [
         ["control", "edge", "warden"],
         ["warden", "edge", "control"],
