@@ -1,0 +1,301 @@
+//! The reading end of a log: segments in, records out, merged by time.
+//!
+//! Lives here: cursors over the segments of each label, following, since and tail.
+//! Does not live here: who may read what.
+//! Invariant: a reader goes by segment number and offset, so rotation never makes it lose or repeat a record; what the
+//! ring deleted before it was read is told as a gap.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use super::{Kind, Position, Record, decode, segment_path, segments};
+
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Only these labels; empty for all in the directory.
+    pub labels: Vec<String>,
+    /// Only records at or after this time.
+    pub since_us: u64,
+    /// Begin with the last N records.
+    pub tail: Option<usize>,
+    /// Go on after these places (from [`Record::after`]).
+    pub after: BTreeMap<String, Position>,
+}
+
+/// Reads the segments of a directory. Call [`Reader::read`] until it returns nothing, [`Reader::wait`], and again.
+#[derive(Debug)]
+pub struct Reader {
+    dir: PathBuf,
+    query: Query,
+    cursors: BTreeMap<String, Cursor>,
+    watch: Option<OwnedFd>,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    label: Arc<str>,
+    segment: u64,
+    file: Option<File>,
+    /// Offset in the segment of the first byte of `raw`.
+    offset: u64,
+    raw: Vec<u8>,
+    ready: VecDeque<Record>,
+}
+
+impl Reader {
+    /// Opens a directory, which may be empty or absent yet.
+    pub fn open(dir: &Path, query: Query) -> io::Result<Reader> {
+        let mut reader = Reader {
+            dir: dir.to_owned(),
+            query,
+            cursors: BTreeMap::new(),
+            watch: None,
+        };
+        reader.discover()?;
+        if let Some(tail) = reader.query.tail {
+            reader.skip_to_tail(tail)?;
+        }
+        Ok(reader)
+    }
+
+    /// The next records, at most about `limit`, merged by time over all labels. Empty: nothing new for now.
+    pub fn read(&mut self, limit: usize) -> io::Result<Vec<Record>> {
+        self.discover()?;
+        let mut out = Vec::new();
+        while out.len() < limit {
+            for cursor in self.cursors.values_mut() {
+                if cursor.ready.is_empty() {
+                    cursor.fill(&self.dir)?;
+                }
+            }
+            let first = self.cursors.values_mut().filter(|c| !c.ready.is_empty());
+            let Some(cursor) = first.min_by_key(|c| c.ready.front().map(|r| r.time_us)) else {
+                break;
+            };
+            if let Some(record) = cursor.ready.pop_front()
+                && record.time_us >= self.query.since_us
+            {
+                out.push(record);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Waits until something may have been written, at most `within`.
+    pub fn wait(&mut self, within: Duration) -> io::Result<()> {
+        if self.watch.is_none() {
+            // From now on nothing is missed; what came before the watch is found by the next read.
+            self.watch = self.start_watch();
+            if self.watch.is_some() {
+                return Ok(());
+            }
+        }
+        let Some(watch) = &self.watch else {
+            std::thread::sleep(within.min(Duration::from_millis(50)));
+            return Ok(());
+        };
+        let timeout = Timespec {
+            tv_sec: within.as_secs().cast_signed(),
+            tv_nsec: within.subsec_nanos().into(),
+        };
+        let ready = match rustix::event::poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => ready,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if ready > 0 {
+            let mut events = [0u8; 4096];
+            while rustix::io::read(watch, &mut events[..]).is_ok_and(|n| n == events.len()) {}
+        }
+        Ok(())
+    }
+
+    fn start_watch(&self) -> Option<OwnedFd> {
+        let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+        inotify::add_watch(&watch, &self.dir, WatchFlags::MODIFY | WatchFlags::CREATE).ok()?;
+        Some(watch)
+    }
+
+    fn discover(&mut self) -> io::Result<()> {
+        let wanted = |label: &String| self.query.labels.is_empty() || self.query.labels.contains(label);
+        for (label, number, _) in segments(&self.dir)?
+            .into_iter()
+            .filter(|(label, _, _)| wanted(label))
+        {
+            if self.cursors.contains_key(&label) {
+                continue;
+            }
+            let after = self.query.after.get(&label).copied();
+            let at = after.unwrap_or(Position {
+                segment: number,
+                offset: 0,
+            });
+            self.cursors.insert(label.clone(), Cursor::new(&label, at));
+        }
+        Ok(())
+    }
+
+    fn skip_to_tail(&mut self, tail: usize) -> io::Result<()> {
+        let mut kept: VecDeque<Record> = VecDeque::new();
+        loop {
+            let batch = self.read(4096)?;
+            if batch.is_empty() {
+                break;
+            }
+            kept.extend(batch);
+            let surplus = kept.len().saturating_sub(tail);
+            kept.drain(..surplus);
+        }
+        // Hand them back to their cursors, which stand at the end now.
+        for record in kept.into_iter().rev() {
+            if let Some(cursor) = self.cursors.get_mut(record.label.as_ref()) {
+                cursor.ready.push_front(record);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Cursor {
+    fn new(label: &str, at: Position) -> Cursor {
+        let label = Arc::from(label);
+        Cursor {
+            label,
+            segment: at.segment,
+            file: None,
+            offset: at.offset,
+            raw: Vec::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Parses more records into `ready`, over segment ends, until there is one or the end is reached.
+    fn fill(&mut self, dir: &Path) -> io::Result<()> {
+        loop {
+            if self.file.is_none() && !self.open(dir)? {
+                return Ok(());
+            }
+            if self.read_chunk()? > 0 {
+                self.parse();
+                if !self.ready.is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            // At the end. A later segment exists only after the writer was done with this one, so look for it first and
+            // read once more before moving on.
+            let Some(next) = self.later(dir)? else {
+                return Ok(());
+            };
+            if self.read_chunk()? > 0 {
+                self.parse();
+                if !self.ready.is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            if next > self.segment + 1 {
+                self.tell_gap(next);
+            }
+            self.go_to(next);
+        }
+    }
+
+    fn go_to(&mut self, segment: u64) {
+        self.segment = segment;
+        self.offset = 0;
+        self.raw.clear();
+        self.file = None;
+    }
+
+    fn tell_gap(&mut self, next: u64) {
+        let after = Position {
+            segment: next,
+            offset: 0,
+        };
+        let text = b"deleted before it was read".to_vec();
+        let kind = Kind::Gap { lines: 0, bytes: 0 };
+        self.ready.push_back(Record {
+            label: self.label.clone(),
+            time_us: u64::MAX,
+            sequence: 0,
+            kind,
+            text,
+            after,
+        });
+    }
+
+    fn later(&self, dir: &Path) -> io::Result<Option<u64>> {
+        let ours = segments(dir)?
+            .into_iter()
+            .filter(|(label, _, _)| **label == *self.label);
+        Ok(ours
+            .map(|(_, number, _)| number)
+            .find(|number| *number > self.segment))
+    }
+
+    fn open(&mut self, dir: &Path) -> io::Result<bool> {
+        match File::open(segment_path(dir, &self.label, self.segment)) {
+            Ok(mut file) => {
+                file.seek(SeekFrom::Start(self.offset))?;
+                self.file = Some(file);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.later(dir)? {
+                Some(next) => {
+                    self.tell_gap(next);
+                    self.go_to(next);
+                    self.open(dir)
+                }
+                None => Ok(false),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read_chunk(&mut self) -> io::Result<usize> {
+        let Some(file) = &mut self.file else { return Ok(0) };
+        let begin = self.raw.len();
+        self.raw.resize(begin + CHUNK_BYTES, 0);
+        let count = file.read(&mut self.raw[begin..]);
+        self.raw.truncate(begin + count.as_ref().copied().unwrap_or(0));
+        count
+    }
+
+    fn parse(&mut self) {
+        let mut begin = 0;
+        while let Some(length) = self.raw[begin..].iter().position(|b| *b == b'\n') {
+            let line = &self.raw[begin..begin + length];
+            begin += length + 1;
+            let after = Position {
+                segment: self.segment,
+                offset: self.offset + begin as u64,
+            };
+            // Neither the header nor a torn line is a record.
+            if let Some((time_us, sequence, kind, text)) = decode(line) {
+                let (label, text) = (self.label.clone(), text.to_vec());
+                self.ready.push_back(Record {
+                    label,
+                    time_us,
+                    sequence,
+                    kind,
+                    text,
+                    after,
+                });
+            }
+        }
+        self.raw.drain(..begin);
+        self.offset += begin as u64;
+    }
+}

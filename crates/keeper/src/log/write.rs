@@ -1,0 +1,333 @@
+//! The writing end of a log: lines in, segments out.
+//!
+//! Lives here: splitting into lines, numbering, the ring of segments, what is dropped and how that is told.
+//! Does not live here: where bytes come from and what time it is (arguments).
+//! Invariant: nothing here fails the caller. What cannot be kept (full disk, slow disk, over the rate) is counted and
+//! told by a gap record as soon as writing works again.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::{Kind, MAX_LINE_BYTES, Stream, encode, header, segment_path, segments};
+
+/// A write that takes longer marks the disk as slow; output is dropped for as long again, so that programs go on.
+const SLOW_WRITE: Duration = Duration::from_millis(200);
+/// After a failed write, the next try; a full disk is not asked thousands of times a second.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Where and how much.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory of the segments; made when missing.
+    pub dir: PathBuf,
+    /// Part of the segments' names.
+    pub label: String,
+    /// A segment is closed at this size.
+    pub segment_bytes: u64,
+    /// The oldest are deleted beyond this sum.
+    pub max_bytes: u64,
+    /// More per second is dropped; 0 for no cap.
+    pub rate_bytes_per_s: u64,
+}
+
+/// Appends to the segments of one label.
+#[derive(Debug)]
+pub struct Writer {
+    settings: Settings,
+    file: Option<File>,
+    /// Number and size of our segments, the current one last.
+    ring: VecDeque<(u64, u64)>,
+    next_segment: u64,
+    sequence: u64,
+    last_time_us: u64,
+    partial: [Vec<u8>; 2],
+    pending: Vec<u8>,
+    pending_lines: u64,
+    lost: Lost,
+    lost_in_all: u64,
+    quiet_until: Option<Instant>,
+    quiet_reason: &'static str,
+    budget: u64,
+    budget_at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    lines: u64,
+    bytes: u64,
+    reason: &'static str,
+}
+
+impl Writer {
+    /// Goes on after the newest segment of this label. A directory that cannot be used shows as gaps, not as an error.
+    pub fn open(settings: Settings) -> Writer {
+        let _ = fs::create_dir_all(&settings.dir);
+        let ring: VecDeque<(u64, u64)> = segments(&settings.dir)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(label, _, _)| *label == settings.label)
+            .map(|(_, number, size)| (number, size))
+            .collect();
+        Writer {
+            next_segment: ring.back().map_or(1, |(number, _)| number + 1),
+            ring,
+            file: None,
+            sequence: 0,
+            last_time_us: 0,
+            partial: [Vec::new(), Vec::new()],
+            pending: Vec::new(),
+            pending_lines: 0,
+            lost: Lost::default(),
+            lost_in_all: 0,
+            quiet_until: None,
+            quiet_reason: "",
+            budget: settings.rate_bytes_per_s.saturating_mul(2),
+            budget_at: Instant::now(),
+            settings,
+        }
+    }
+
+    /// Takes output as it was read. Call [`Writer::flush`] after a batch.
+    pub fn push(&mut self, stream: Stream, bytes: &[u8], time_us: u64) {
+        if let Some(reason) = self.refuses(bytes.len() as u64) {
+            self.drop_bytes(bytes, reason);
+            return;
+        }
+        let time_us = time_us.max(self.last_time_us);
+        self.last_time_us = time_us;
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            self.end_line(stream, &rest[..end], time_us);
+            rest = &rest[end + 1..];
+        }
+        self.hold(stream, rest, time_us);
+    }
+
+    /// Whether an unfinished line is held back; see [`Writer::release`].
+    pub fn holds_back(&self) -> bool {
+        self.partial.iter().any(|partial| !partial.is_empty())
+    }
+
+    /// Writes unfinished lines as pieces: a prompt without a line break should be seen.
+    pub fn release(&mut self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let held = std::mem::take(self.held(stream));
+            if !held.is_empty() {
+                self.record(self.last_time_us, &Kind::Piece(stream), &held);
+            }
+        }
+        self.flush();
+    }
+
+    /// Writes what has gathered.
+    pub fn flush(&mut self) {
+        let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
+        if self.pending.is_empty() && (self.lost.bytes == 0 || quiet) {
+            return;
+        }
+        if quiet {
+            self.drop_pending(self.quiet_reason);
+            return;
+        }
+        self.quiet_until = None;
+        let begun = Instant::now();
+        match self.write_out() {
+            Ok(()) => {
+                let took = begun.elapsed();
+                if took > SLOW_WRITE {
+                    self.quiet("slow disk", took);
+                }
+            }
+            Err(error) => {
+                let reason = if error.kind() == io::ErrorKind::StorageFull {
+                    "disk full"
+                } else {
+                    "write failed"
+                };
+                self.drop_pending(reason);
+                self.quiet(reason, RETRY_AFTER);
+            }
+        }
+    }
+
+    /// The program has ended: unfinished lines count as lines. Returns how many bytes were lost over its life.
+    pub fn finish(&mut self) -> u64 {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let held = std::mem::take(self.held(stream));
+            if !held.is_empty() {
+                self.record(self.last_time_us, &Kind::Line(stream), &held);
+            }
+        }
+        // One last honest try, whatever happened before.
+        self.quiet_until = None;
+        self.flush();
+        if let Some(file) = &self.file {
+            let _ = file.sync_data();
+        }
+        self.lost_in_all
+    }
+
+    fn held(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.partial[0],
+            Stream::Stderr => &mut self.partial[1],
+        }
+    }
+
+    fn end_line(&mut self, stream: Stream, tail: &[u8], time_us: u64) {
+        if self.held(stream).is_empty() && tail.len() <= MAX_LINE_BYTES {
+            self.record(time_us, &Kind::Line(stream), tail);
+            return;
+        }
+        self.hold(stream, tail, time_us);
+        let line = std::mem::take(self.held(stream));
+        self.record(time_us, &Kind::Line(stream), &line);
+    }
+
+    fn hold(&mut self, stream: Stream, bytes: &[u8], time_us: u64) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let held = self.held(stream);
+            if held.len() == MAX_LINE_BYTES {
+                let piece = std::mem::take(held);
+                self.record(time_us, &Kind::Piece(stream), &piece);
+                continue;
+            }
+            let take = rest.len().min(MAX_LINE_BYTES - held.len());
+            held.extend_from_slice(&rest[..take]);
+            rest = &rest[take..];
+        }
+    }
+
+    fn record(&mut self, time_us: u64, kind: &Kind, text: &[u8]) {
+        self.sequence += 1;
+        self.pending_lines += 1;
+        encode(&mut self.pending, time_us, self.sequence, kind, text);
+    }
+
+    fn refuses(&mut self, bytes: u64) -> Option<&'static str> {
+        if self.quiet_until.is_some_and(|until| Instant::now() < until) {
+            return Some(self.quiet_reason);
+        }
+        let rate = self.settings.rate_bytes_per_s;
+        if rate == 0 {
+            return None;
+        }
+        let earned = u64::try_from(self.budget_at.elapsed().as_micros())
+            .unwrap_or(u64::MAX)
+            .saturating_mul(rate)
+            / 1_000_000;
+        if earned > 0 {
+            self.budget = self.budget.saturating_add(earned).min(rate.saturating_mul(2));
+            self.budget_at = Instant::now();
+        }
+        if self.budget < bytes {
+            return Some("over the rate limit");
+        }
+        self.budget -= bytes;
+        None
+    }
+
+    fn quiet(&mut self, reason: &'static str, span: Duration) {
+        self.quiet_until = Some(Instant::now() + span);
+        self.quiet_reason = reason;
+    }
+
+    fn drop_bytes(&mut self, bytes: &[u8], reason: &'static str) {
+        self.lost.lines += bytes.iter().filter(|b| **b == b'\n').count() as u64;
+        self.lost.bytes += bytes.len() as u64;
+        self.lost_in_all += bytes.len() as u64;
+        self.lost.reason = reason;
+    }
+
+    fn drop_pending(&mut self, reason: &'static str) {
+        self.lost.lines += self.pending_lines;
+        self.lost.bytes += self.pending.len() as u64;
+        self.lost_in_all += self.pending.len() as u64;
+        self.lost.reason = reason;
+        self.pending.clear();
+        self.pending_lines = 0;
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        if self.file.is_none()
+            || self
+                .ring
+                .back()
+                .is_some_and(|(_, size)| *size >= self.settings.segment_bytes)
+        {
+            self.rotate()?;
+        }
+        if self.lost.bytes > 0 {
+            let mut with_gap = Vec::with_capacity(self.pending.len() + 64);
+            let gap = Kind::Gap {
+                lines: self.lost.lines,
+                bytes: self.lost.bytes,
+            };
+            self.sequence += 1;
+            encode(
+                &mut with_gap,
+                self.last_time_us,
+                self.sequence,
+                &gap,
+                self.lost.reason.as_bytes(),
+            );
+            self.append(&with_gap)?;
+            self.lost = Lost::default();
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let written = self.append(&pending);
+        self.pending = pending;
+        written?;
+        self.pending.clear();
+        // A flood must not leave its largest buffer behind for ever.
+        self.pending.shrink_to(MAX_LINE_BYTES);
+        self.pending_lines = 0;
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (Some(file), Some((_, size))) = (self.file.as_mut(), self.ring.back_mut()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        if let Err(error) = file.write_all(bytes) {
+            // Half a batch may have arrived: cut back to the last whole record.
+            let _ = file.set_len(*size);
+            return Err(error);
+        }
+        *size += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        if let Some(file) = self.file.take() {
+            let _ = file.sync_data();
+        }
+        let path = segment_path(&self.settings.dir, &self.settings.label, self.next_segment);
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)?;
+        let header = header(&self.settings.label);
+        if let Err(error) = file.write_all(header.as_bytes()) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        self.ring.push_back((self.next_segment, header.len() as u64));
+        self.next_segment += 1;
+        self.file = Some(file);
+        while self.ring.len() > 1
+            && self.ring.iter().map(|(_, size)| size).sum::<u64>() > self.settings.max_bytes
+        {
+            if let Some((oldest, _)) = self.ring.pop_front() {
+                let _ = fs::remove_file(segment_path(&self.settings.dir, &self.settings.label, oldest));
+            }
+        }
+        Ok(())
+    }
+}
