@@ -1,0 +1,201 @@
+//! The movement of one app in one environment: what to start, route, drain and end now.
+//!
+//! Lives here: the facts a decision needs, what it may answer, and the order of the reasoning.
+//! Does not live here: places and their lives (`census`), holding a release (`keep`), moving to one (`rollout`),
+//! ending instances (`retire`), doing any of it (`control`).
+//! Invariant: progress and verdict are stored before the steps are acted on; every step may be acted on twice.
+//!
+//! ```text
+//!            deleting -> end everything -> Gone
+//! no rollout: keep(serving)             ___ Promote: keep(to)
+//!    rollout: advance(serving -> to) __/
+//!                                      \___ Return:  keep(serving)
+//! ```
+
+mod census;
+mod keep;
+mod retire;
+mod rollout;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+mod view;
+mod why;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{App, Instance, InstanceId, Millis, Name, Release, ReleaseId, Timestamp};
+
+pub use why::Why;
+
+use crate::surge::Surge;
+use view::View;
+
+/// What is known about an app.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The app as stored.
+    pub app: &'a App,
+    /// Its releases; at least the one that serves and the one a rollout moves to.
+    pub releases: &'a BTreeMap<ReleaseId, Release>,
+    /// Its instances, ended ones included. A service without a port is `Ready` as soon as its process runs.
+    pub instances: &'a [Instance],
+    /// Draining instances that every thread of the edge has let go of, with nothing in flight.
+    pub idle: &'a BTreeSet<InstanceId>,
+    /// Instances that were ended because they were not needed ([`Cause::NotNeeded`]): their end is no failure.
+    pub excused: &'a BTreeSet<InstanceId>,
+    /// How patient to be.
+    pub policy: &'a Policy,
+}
+
+/// How patient a movement is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Bounds of a rollout; none means [`Surge::usual`].
+    pub surge: Option<Surge>,
+    /// New instances that may fail before the rollout returns.
+    pub failures_allowed: usize,
+    /// How long an instance may take to finish what it has before it is told to end.
+    pub drain_limit: Millis,
+    /// How long an instance may stay unready before it is replaced.
+    pub unready_limit: Millis,
+}
+
+impl Default for Policy {
+    /// The first failure returns: a release that needs luck is not one to serve with. Requests get 30 s to finish, which
+    /// is what clients and proxies usually wait. An unready instance gets a minute: a restart helps no sooner when what
+    /// it lacks is its database.
+    fn default() -> Self {
+        Self {
+            surge: None,
+            failures_allowed: 0,
+            drain_limit: Millis::seconds(30),
+            unready_limit: Millis::seconds(60),
+        }
+    }
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Failed instances of the rollout, to be stored in it before anything else is done.
+    pub failed: BTreeSet<InstanceId>,
+    /// What becomes of the rollout, or of an app that is to be gone. To be stored together with `failed`; the steps are
+    /// already those that follow from it.
+    pub verdict: Option<Verdict>,
+    /// What the edge should know.
+    pub routes: Routes,
+    /// What to do, in this order. Starts come first; a route change is published before an instance is drained.
+    pub steps: Vec<Step>,
+    /// When to look again if no fact changes.
+    pub next_look: Option<Timestamp>,
+    /// For people.
+    pub why: Vec<Why>,
+}
+
+/// The end of a movement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// `rollout.to` serves now.
+    Promote,
+    /// What served before goes on serving; the release is rejected.
+    Return {
+        /// The reason, for people and for the release.
+        why: Why,
+    },
+    /// Nothing of a deleted app runs any more.
+    Gone,
+}
+
+/// Which instances the edge may send requests to. Publishing it replaces what was there for the app.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The release whose hosts and paths are in force.
+    pub release: Option<ReleaseId>,
+    /// Fit instances of each service with a port; a service that is missing has none.
+    pub instances: BTreeMap<Name, BTreeSet<InstanceId>>,
+}
+
+/// One idempotent step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make a new instance (its id is the caller's) and see that it runs.
+    Start(Start),
+    /// See that an instance that is `Starting` really is: its row may be older than a crash of ours.
+    Run {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Mark as draining: no new requests.
+    Drain {
+        /// Which.
+        instance: InstanceId,
+        /// To be remembered: see [`Facts::excused`].
+        cause: Cause,
+    },
+    /// Mark as stopping and end it politely, then hard. Repeated until it has ended.
+    Stop {
+        /// Which.
+        instance: InstanceId,
+        /// To be remembered: see [`Facts::excused`].
+        cause: Cause,
+    },
+    /// Forget an ended instance.
+    Remove {
+        /// Which.
+        instance: InstanceId,
+    },
+}
+
+/// A place that gets a new life.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    /// Process type.
+    pub service: Name,
+    /// Which of its copies.
+    pub index: u16,
+    /// Its release.
+    pub release: ReleaseId,
+    /// Number of the rollout it belongs to.
+    pub epoch: u64,
+    /// Lives before it that did not stay well.
+    pub attempt: u32,
+}
+
+/// Why an instance is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Surplus, replaced or unowned. It has done nothing wrong.
+    NotNeeded,
+    /// It did not get ready, or not again.
+    Unfit,
+    /// It was told already.
+    Repeated,
+}
+
+/// What the app needs now. Calling it twice on the same facts gives the same answer.
+#[must_use]
+pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
+    View::new(facts, now).decide()
+}
+
+impl View<'_> {
+    fn decide(mut self) -> Decision {
+        if self.facts.app.deleting {
+            return self.end_everything();
+        }
+        let Some(rollout) = &self.facts.app.rollout else {
+            self.keep(self.facts.app.serving);
+            return self.finish(None);
+        };
+        self.failed.clone_from(&rollout.failed);
+        let verdict = self.judge(rollout);
+        match &verdict {
+            None => self.advance(rollout.to),
+            Some(Verdict::Promote) => self.keep(Some(rollout.to)),
+            Some(Verdict::Return { .. } | Verdict::Gone) => self.keep(self.facts.app.serving),
+        }
+        self.finish(verdict)
+    }
+}

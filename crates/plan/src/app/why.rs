@@ -1,0 +1,116 @@
+//! Reasons, for people.
+
+use std::fmt;
+
+use model::{Exit, Millis, Name};
+use serde::{Deserialize, Serialize};
+
+/// Why a decision is what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum Why {
+    /// A new instance did not get ready in time.
+    NeverReady {
+        /// Its process type.
+        service: Name,
+        /// How long it had.
+        limit: Millis,
+    },
+    /// A new instance ended by itself.
+    Exited {
+        /// Its process type.
+        service: Name,
+        /// How.
+        exit: Exit,
+    },
+    /// A new instance got ready, then failed its check for too long.
+    BecameUnready {
+        /// Its process type.
+        service: Name,
+        /// What the check said.
+        check: String,
+    },
+    /// More instances failed than are allowed; what is known about them is gone already.
+    TooManyFailures {
+        /// How many.
+        failed: usize,
+    },
+    /// The rollout was not done in time.
+    DeadlinePassed {
+        /// How long it had.
+        limit: Millis,
+    },
+    /// A release that should run is not known any more.
+    ReleaseUnknown,
+    /// Waits for instances to get ready.
+    Waiting {
+        /// Their process type.
+        service: Name,
+        /// Ready ones.
+        ready: usize,
+        /// Wanted ones.
+        wanted: usize,
+    },
+    /// A place is started again after its last life ended.
+    Restarting {
+        /// Its process type.
+        service: Name,
+        /// Which of its copies.
+        index: u16,
+        /// Lives before it that did not stay well.
+        attempt: u32,
+        /// The wait before it; zero when it starts now.
+        wait: Millis,
+    },
+    /// Instances that are not needed stay until others can stand in for them.
+    HoldingBack {
+        /// Their process type.
+        service: Name,
+        /// How many.
+        instances: usize,
+    },
+    /// The app is to be gone.
+    Deleting,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverReady { service, limit } => write!(f, "{service} did not get ready within {limit}"),
+            Self::Exited { service, exit } => write!(f, "{service} {}", exit.describe()),
+            Self::BecameUnready { service, check } => {
+                write!(f, "{service} got ready, then failed its check: {check}")
+            }
+            Self::TooManyFailures { failed } => write!(f, "{failed} instances failed"),
+            Self::DeadlinePassed { limit } => write!(f, "not done within {limit}"),
+            Self::ReleaseUnknown => f.write_str("the release is not known any more"),
+            Self::Waiting {
+                service,
+                ready,
+                wanted,
+            } => {
+                write!(f, "{service}: {ready} of {wanted} ready")
+            }
+            Self::Restarting {
+                service,
+                index,
+                attempt,
+                wait,
+            } if wait.as_ms() == 0 => {
+                write!(f, "{service}.{index} starts again (attempt {attempt})")
+            }
+            Self::Restarting {
+                service,
+                index,
+                attempt,
+                wait,
+            } => {
+                write!(f, "{service}.{index} starts again in {wait} (attempt {attempt})")
+            }
+            Self::HoldingBack { service, instances } => {
+                write!(f, "{service}: {instances} stay until others are ready")
+            }
+            Self::Deleting => f.write_str("the app is to be gone"),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Which releases of an app may lose their images and logs.
+//!
+//! Invariant: what serves, what a rollout moves to and what is not decided yet always stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{App, ImageDigest, Release, ReleaseId, ReleaseState};
+
+/// Releases kept of each kind: enough to go back a week of daily deploys and some.
+pub const KEEP: usize = 10;
+
+/// What becomes of a release's image and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They stay.
+    Keep(KeepWhy),
+    /// They may go: so many newer ones of its kind are kept.
+    Go {
+        /// How many.
+        newer: usize,
+    },
+}
+
+/// Why a release keeps what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepWhy {
+    /// It serves.
+    Serving,
+    /// A rollout moves to it.
+    Arriving,
+    /// Nobody knows yet what becomes of it.
+    Undecided,
+    /// One of the last that served: a rollback may want it.
+    RollbackTarget,
+    /// One of the last that were rejected: people want to see why.
+    Evidence,
+}
+
+/// The fate of each release of the app. Rejected ones are counted apart, so that a row of broken deploys pushes out no
+/// release that worked.
+#[must_use]
+pub fn releases(
+    app: &App,
+    releases: &BTreeMap<ReleaseId, Release>,
+    keep: usize,
+) -> BTreeMap<ReleaseId, Fate> {
+    let mut newest_first: Vec<&Release> = releases
+        .values()
+        .filter(|release| release.app == app.id)
+        .collect();
+    newest_first.sort_by_key(|release| std::cmp::Reverse((release.number, release.id)));
+    let (mut proven, mut rejected) = (0, 0);
+    let windowed = |count: &mut usize, why: KeepWhy| {
+        *count += 1;
+        if *count <= keep {
+            Fate::Keep(why)
+        } else {
+            Fate::Go { newer: *count - 1 }
+        }
+    };
+    let mut fates = BTreeMap::new();
+    for release in newest_first {
+        let in_window = match release.state {
+            ReleaseState::Pending => Fate::Keep(KeepWhy::Undecided),
+            ReleaseState::Proven => windowed(&mut proven, KeepWhy::RollbackTarget),
+            ReleaseState::Rejected { .. } => windowed(&mut rejected, KeepWhy::Evidence),
+        };
+        let fate = if app.serving.is_some_and(|serving| serving.release == release.id) {
+            Fate::Keep(KeepWhy::Serving)
+        } else if app
+            .rollout
+            .as_ref()
+            .is_some_and(|rollout| rollout.to.release == release.id)
+        {
+            Fate::Keep(KeepWhy::Arriving)
+        } else {
+            in_window
+        };
+        fates.insert(release.id, fate);
+    }
+    fates
+}
+
+/// The images that releases with a reason to stay need. What no app needs may be collected.
+#[must_use]
+pub fn needed_images(
+    releases: &BTreeMap<ReleaseId, Release>,
+    fates: &BTreeMap<ReleaseId, Fate>,
+) -> BTreeSet<ImageDigest> {
+    let stays = |id: &ReleaseId| !matches!(fates.get(id), Some(Fate::Go { .. }));
+    let images = |release: &Release| {
+        let own = release.images.values().cloned();
+        own.chain([release.image.clone()]).collect::<Vec<_>>()
+    };
+    releases
+        .iter()
+        .filter(|(id, _)| stays(id))
+        .flat_map(|(_, release)| images(release))
+        .collect()
+}
