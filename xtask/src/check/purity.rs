@@ -5,7 +5,7 @@
 use anyhow::Result;
 use toml::Table;
 
-use super::source::product_lines;
+use super::source::{is_test, product_lines};
 use super::{Finding, Verdict};
 use crate::repository::Repository;
 
@@ -60,7 +60,7 @@ pub fn check(repository: &Repository) -> Result<Verdict> {
                 }
             }
         }
-        if !path.ends_with(".rs") || path.contains("/tests/") {
+        if !path.ends_with(".rs") || is_test(repository, path)? {
             continue;
         }
         files += 1;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::source::test_modules;
+use super::source::{is_test, test_modules};
 use super::{Finding, Verdict};
 use crate::repository::Repository;
 
-/// Lines of product code; tests at the end of the file are apart.
+/// Lines of product code; tests are apart.
 const LIMIT: usize = 600;
 const EXCEPTIONS: &str = "xtask/oversize.txt";
 
@@ -32,6 +32,9 @@ pub fn check(repository: &Repository) -> Result<Verdict> {
     }
     let mut longest = 0;
     for path in repository.sources() {
+        if is_test(repository, path)? {
+            continue;
+        }
         let lines = test_modules(&repository.read(path)?);
         longest = longest.max(lines);
         let message = match allowed.remove(path) {
