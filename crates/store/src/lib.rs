@@ -12,6 +12,7 @@ mod connect;
 mod error;
 mod idempotency;
 mod lease;
+mod lock;
 mod log;
 mod mac;
 mod mutate;
@@ -25,8 +26,6 @@ mod verify;
 mod watch;
 mod writer;
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -46,6 +45,7 @@ pub use verify::{Health, Repair};
 pub use watch::Subscription;
 
 use connect::{Readers, open_writer};
+use lock::Lock;
 use tx::Keys;
 use watch::Notify;
 use writer::{Writer, run_checkpoint};
@@ -64,7 +64,7 @@ pub struct Store {
     writer: Writer,
     readers: Readers,
     notify: Arc<Notify>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Store {
@@ -83,7 +83,7 @@ impl Store {
                 least: LEAST_SQLITE.1,
             });
         }
-        let lock = lock(path)?;
+        let lock = Lock::take(path)?;
         let opened = match Opened::new(path, master, now) {
             Err(StoreError::Full { .. }) if reserve::release(path) => Opened::new(path, master, now)?,
             opened => opened?,
@@ -200,38 +200,6 @@ impl Drop for Store {
         // A courtesy to the next start; whatever fails here is in the WAL and is done then.
         let _later = self.writer.checkpoint();
     }
-}
-
-fn lock(path: &Path) -> Result<File, StoreError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let name = schema::beside(path, ".lock");
-    let fail = |cause| StoreError::io(format!("locking {}", name.display()), cause);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&name)
-        .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Who holds it is only for the message.
-            let _unknown = (&mut file).take(20).read_to_string(&mut pid);
-            return Err(StoreError::InUse {
-                path: path.into(),
-                pid: pid.trim().into(),
-            });
-        }
-        Err(std::fs::TryLockError::Error(cause)) => return Err(fail(cause)),
-    }
-    // The pid too is only for the message: a full disk must not keep the store from opening.
-    let _unknown = file
-        .set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
-    Ok(file)
 }
 
 /// A key that does not belong to the store would make every row look corrupt: told apart here.

@@ -206,3 +206,106 @@ fn a_failed_sync_is_not_acknowledged_and_the_next_write_works() {
         check(&place, &mut acks, refusals.len() as u64);
     }
 }
+
+/// An ext4 of our own on a loop device, so that its power can be cut.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let disk = Self {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+        };
+        std::fs::create_dir(disk.dir.path().join("disk")).expect("a mount point");
+        let image = disk.dir.path().join("image");
+        std::fs::File::create(&image)
+            .and_then(|file| file.set_len(64 << 20))
+            .expect("an image");
+        let image = image.to_str().expect("a plain name").to_owned();
+        let able = run(&["mkfs.ext4", "-q", &image]) && run(&["xfs_io", "-V"]) && disk.mount();
+        able.then_some(disk)
+    }
+
+    fn point(&self) -> String {
+        self.dir
+            .path()
+            .join("disk")
+            .to_str()
+            .expect("a plain name")
+            .to_owned()
+    }
+
+    fn mount(&self) -> bool {
+        let image = self.dir.path().join("image");
+        run(&[
+            "mount",
+            "-o",
+            "loop",
+            image.to_str().expect("a plain name"),
+            &self.point(),
+        ])
+    }
+
+    /// Whatever was not synced is gone: the journal is not flushed.
+    fn cut_power(&self) -> bool {
+        run(&["xfs_io", "-x", "-c", "shutdown", &self.point()])
+    }
+
+    fn unmount(&self) -> bool {
+        run(&["umount", &self.point()])
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+fn run(words: &[&str]) -> bool {
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn every_acknowledged_write_survives_a_power_cut() {
+    let Some(disk) = Disk::new() else {
+        println!("SKIPPED: needs root, loop devices, mkfs.ext4 and xfs_io");
+        return;
+    };
+    let place = Place::at(disk.point().into());
+    let mut dice = Dice(u64::from(std::process::id()));
+    let mut acks = BTreeSet::new();
+    for trial in 0..8 {
+        let mut child = spawn(&place, &[], u64::MAX);
+        let pid = i32::try_from(child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a pid");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        for _ in 0..1 + dice.below(200) {
+            let line = lines.next().expect("the child goes on").expect("text");
+            acks.extend(line.strip_prefix("ack ").map(str::to_owned));
+        }
+        // Stopped first, and seen to be: a sync under way while the file system goes away would report success.
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("the child is there");
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED).expect("it stops");
+        assert!(disk.cut_power(), "the power is cut");
+        child.kill().expect("the child is there to be killed");
+        child.wait().expect("the child ends");
+        acks.extend(
+            lines
+                .map_while(Result::ok)
+                .filter_map(|line| line.strip_prefix("ack ").map(str::to_owned)),
+        );
+        assert!(disk.unmount() && disk.mount(), "the power comes back");
+        println!("trial {trial}: {} acknowledged", acks.len());
+        check(&place, &mut acks, (trial + 1) * WRITERS);
+    }
+}

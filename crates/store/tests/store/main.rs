@@ -72,18 +72,26 @@ pub(crate) fn app(id: &str, project: &str, name: &str) -> App {
 
 /// A directory with a store in it.
 pub(crate) struct Place {
-    dir: tempfile::TempDir,
+    path: PathBuf,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         Self {
-            dir: tempfile::tempdir().expect("a temporary directory"),
+            path: dir.path().into(),
+            _dir: Some(dir),
         }
     }
 
+    /// A directory that somebody else removes.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path, _dir: None }
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.path.join(name)
     }
 
     pub(crate) fn db(&self) -> PathBuf {

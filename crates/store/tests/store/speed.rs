@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use crate::{App, Place, app, write};
-use store::{ReadTx, Store};
+use store::{ReadTx, Store, StoreError};
 
 const THREADS: usize = 8;
 const EACH: usize = 500;
@@ -87,4 +87,37 @@ fn eight_writers_lose_nothing() {
     let store = place.open();
     println!("open: {:?}", begun.elapsed());
     assert_eq!(store.rev(), all);
+}
+
+#[test]
+fn a_refusal_takes_nothing_of_its_group_with_it() {
+    let place = Place::new();
+    let store = place.open();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..100 {
+                    let id = format!("{thread}-{n}");
+                    let result = store.write(crate::at(1), |tx| -> Result<(), StoreError> {
+                        tx.insert(&app(&id, "p", &id))?;
+                        // Every second writer changes its mind after writing.
+                        if n % 2 == 1 {
+                            tx.need::<App>("never there")?;
+                        }
+                        Ok(())
+                    });
+                    assert_eq!(result.is_ok(), n % 2 == 0);
+                    // What was acknowledged is seen by a reader at once.
+                    assert_eq!(store.read(|tx| tx.get::<App>(&id)).unwrap().is_some(), n % 2 == 0);
+                }
+            });
+        }
+    });
+    assert_eq!(
+        store.read(|tx| tx.count::<App>("p")).unwrap(),
+        THREADS as u64 * 50
+    );
+    assert_eq!(store.rev(), THREADS as u64 * 50);
+    assert!(store.read(ReadTx::verify).unwrap().bad.is_empty());
 }
