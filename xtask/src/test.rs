@@ -12,6 +12,8 @@ use anyhow::{Result, bail};
 use crate::step::{Done, Step};
 use crate::{check, packages, repository};
 
+/// Bounds of a single test.
+const NEXTEST: &str = "xtask/nextest.toml";
 /// A journey works with whole Stoas; more than two at once on two cores only wait for each other.
 const JOURNEYS_AT_ONCE: &str = "2";
 const TESTS_LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -117,6 +119,8 @@ fn workspace_tests() -> Result<(Done, bool)> {
         step.args([
             "nextest",
             "run",
+            "--config-file",
+            NEXTEST,
             "--no-fail-fast",
             "--status-level",
             "fail",
@@ -135,6 +139,8 @@ fn journeys() -> Result<(Done, bool)> {
         step.args([
             "nextest",
             "run",
+            "--config-file",
+            NEXTEST,
             "--no-fail-fast",
             "--status-level",
             "pass",

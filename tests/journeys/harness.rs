@@ -1,0 +1,131 @@
+//! Controls: the clients, the load and the census see what they are there to see, without any Stoa.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use journeys::http::Connection;
+use journeys::load::Load;
+use journeys::{PATIENCE, WebSocket, census, http, repository, until};
+
+/// The probe application as a plain process of the host.
+struct Probe {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Probe {
+    fn start() -> Result<Self> {
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let child = Command::new("python3")
+            .arg(repository().join("tests/apps/probe/server.py"))
+            .env("PORT", port.to_string())
+            .env("VERSION", "7")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let probe = Self { child, address };
+        until("the probe", PATIENCE, || {
+            Ok(http::get(address, "x", "/healthz").ok())
+        })?;
+        Ok(probe)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+#[test]
+fn the_clients_speak_http_and_websocket() -> Result<()> {
+    let probe = Probe::start()?;
+    let mut connection = Connection::open(probe.address)?;
+    for _ in 0..3 {
+        ensure!(connection.get("probe.localhost", "/")?.text() == "7");
+    }
+    let slow = connection.get("probe.localhost", "/slow?ms=20")?;
+    ensure!(slow.text().ends_with("end\n") && slow.header("transfer-encoding") == Some("chunked"));
+    ensure!(
+        connection
+            .get("probe.localhost", "/headers")?
+            .text()
+            .contains("probe.localhost")
+    );
+    ensure!(connection.get("probe.localhost", "/nowhere")?.status == 404);
+    let mut socket = WebSocket::open(probe.address, "probe.localhost", "/echo")?;
+    socket.echo("one")?;
+    socket.echo("two")?;
+    socket.close()
+}
+
+#[test]
+fn the_load_is_quiet_on_a_sound_server_and_loud_on_a_dead_one() -> Result<()> {
+    let mut probe = Probe::start()?;
+    let load = Load::start(probe.address, "probe.localhost");
+    std::thread::sleep(Duration::from_secs(4));
+    for tally in load.stop() {
+        ensure!(tally.failures.is_empty() && tally.cuts == 0, "{tally:#?}");
+        ensure!(tally.answered > 0, "{} did nothing", tally.client);
+    }
+    let load = Load::start(probe.address, "probe.localhost");
+    std::thread::sleep(Duration::from_secs(1));
+    probe.child.kill()?;
+    probe.child.wait()?;
+    std::thread::sleep(Duration::from_secs(1));
+    for tally in load.stop() {
+        ensure!(!tally.failures.is_empty(), "{} did not notice", tally.client);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_census_sees_what_bears_a_mark_and_nothing_else() -> Result<()> {
+    let mark = format!("j{}", std::process::id() % 10_000);
+    let place = std::env::temp_dir().join(format!("stoa-census-{}", std::process::id()));
+    std::fs::create_dir_all(&place)?;
+    let marks = [mark.clone()];
+    ensure!(
+        census::take(&place, &marks).is_empty(),
+        "{:#?}",
+        census::take(&place, &marks)
+    );
+    let link = format!("st{mark}-1");
+    let table = format!("stoa_{mark}");
+    let run = |program: &str, arguments: &[&str]| -> Result<()> {
+        let status = Command::new(program)
+            .args(arguments)
+            .stderr(Stdio::null())
+            .status()?;
+        ensure!(status.success(), "{program} {arguments:?}");
+        Ok(())
+    };
+    let text = place.to_string_lossy().into_owned();
+    run("ip", &["link", "add", &link, "type", "bridge"])?;
+    run("nft", &["add", "table", "inet", &table])?;
+    run("mount", &["-t", "tmpfs", "none", &text])?;
+    let mut sleeper = Command::new("sleep").arg("600").env("OF", &text).spawn()?;
+    let found = census::take(&place, &marks);
+    sleeper.kill()?;
+    sleeper.wait()?;
+    run("umount", &[&text])?;
+    run("nft", &["delete", "table", "inet", &table])?;
+    run("ip", &["link", "delete", &link])?;
+    for kind in ["link: ", "nftables table: ", "mount: ", "process: "] {
+        ensure!(
+            found.iter().any(|line| line.starts_with(kind)),
+            "no {kind}in {found:#?}"
+        );
+    }
+    ensure!(
+        census::take(&place, &marks).is_empty(),
+        "{:#?}",
+        census::take(&place, &marks)
+    );
+    std::fs::remove_dir_all(&place)?;
+    Ok(())
+}
