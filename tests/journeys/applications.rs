@@ -1,12 +1,9 @@
 //! The life of an application, for three of ours and three published ones that know nothing about Stoa:
 //! init, deploy, change, deploy, a broken release that never gets traffic, rollback, logs of all releases.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context as _, Result, ensure};
 use journeys::http::{self, Connection};
-use journeys::{Application, Stoa, holds, repository};
+use journeys::{Application, Stoa, holds};
 
 /// One application, and what tells its releases apart.
 struct Case {
@@ -27,7 +24,7 @@ fn journey(case: &Case) -> Result<()> {
     let stoa = Stoa::start(&format!("app-{}", case.name))?;
     let app = Application::copy(case.name, stoa.root())?;
     if case.name == "rust-api" {
-        build_rust_api(&app)?;
+        std::fs::copy(journeys::rust_api()?, app.folder().join("rust-api"))?;
     }
     if case.name == "etcd" {
         let packages = [
@@ -126,23 +123,6 @@ fn logs(stoa: &Stoa, case: &Case) -> Result<()> {
             case.reason
         );
     }
-    Ok(())
-}
-
-fn build_rust_api(app: &Application) -> Result<()> {
-    let target = std::env::temp_dir().join("stoa-journeys-rust-api");
-    let manifest = repository().join("examples/rust-api/Cargo.toml");
-    let status = Command::new("cargo")
-        .args([
-            Path::new("build"),
-            Path::new("--release"),
-            Path::new("--manifest-path"),
-            &manifest,
-        ])
-        .env("CARGO_TARGET_DIR", &target)
-        .status()?;
-    ensure!(status.success(), "rust-api does not build");
-    std::fs::copy(target.join("release/rust-api"), app.folder().join("rust-api"))?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -17,6 +18,27 @@ pub struct Application {
 pub fn repository() -> PathBuf {
     let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     tests.parent().map(Path::to_owned).unwrap_or(tests)
+}
+
+/// The program of `examples/rust-api`, built as its README says.
+///
+/// # Errors
+/// When it does not build.
+pub fn rust_api() -> Result<PathBuf> {
+    // A target directory of its own, shared by all journeys: cargo locks it, and it is built once.
+    let target = std::env::temp_dir().join("stoa-journeys-rust-api");
+    let output = Command::new("cargo")
+        .args(["build", "--release", "--manifest-path"])
+        .arg(repository().join("examples/rust-api/Cargo.toml"))
+        .env("CARGO_TARGET_DIR", &target)
+        .output()
+        .context("could not run cargo")?;
+    ensure!(
+        output.status.success(),
+        "rust-api does not build: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(target.join("release/rust-api"))
 }
 
 impl Application {

@@ -17,7 +17,7 @@ mod websocket;
 
 pub use answer::Answer;
 pub use api::{Api, ENVIRONMENT, Reply};
-pub use application::{Application, repository};
+pub use application::{Application, repository, rust_api};
 pub use stoa::{Listeners, Stoa};
 pub use wait::{PATIENCE, holds, until};
 pub use websocket::WebSocket;
