@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use journeys::{PATIENCE, Stoa, http, repository, until};
+use journeys::{PATIENCE, Stoa, http, until};
 use serde_json::{Value, json};
 
 /// An OCI layout with one layer: the API of `examples/rust-api` and its libraries.

@@ -25,8 +25,13 @@ pub fn repository() -> PathBuf {
 /// # Errors
 /// When it does not build.
 pub fn rust_api() -> Result<PathBuf> {
-    // A target directory of its own, shared by all journeys: cargo locks it, and it is built once.
-    let target = std::env::temp_dir().join("stoa-journeys-rust-api");
+    // Below the target directory of the test itself; cargo locks it, and all journeys share what is built.
+    let test = std::env::current_exe()?;
+    let target = test
+        .ancestors()
+        .nth(3)
+        .context("a test lives in a target directory")?
+        .join("examples");
     let output = Command::new("cargo")
         .args(["build", "--release", "--manifest-path"])
         .arg(repository().join("examples/rust-api/Cargo.toml"))
