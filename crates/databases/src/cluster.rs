@@ -23,7 +23,13 @@ pub(crate) fn program(version: &str, name: &str) -> String {
 
 /// The running server of a database.
 #[must_use]
-pub fn workload(database: &Database, version: &str, image: &ImageDigest, instance: &Instance, volume: &str) -> Workload {
+pub fn workload(
+    database: &Database,
+    version: &str,
+    image: &ImageDigest,
+    instance: &Instance,
+    volume: &str,
+) -> Workload {
     let mut command = vec![program(version, "postgres"), "-D".to_owned(), PGDATA.to_owned()];
     for (name, value) in settings(database.resources) {
         command.push("-c".to_owned());
@@ -41,14 +47,21 @@ pub fn workload(database: &Database, version: &str, image: &ImageDigest, instanc
         secrets: Vec::new(),
         resources: database.resources,
         uid_range: instance.uid_range,
-        volumes: vec![VolumeMount { volume: volume.to_owned(), target: VOLUME_TARGET.to_owned() }],
+        volumes: vec![VolumeMount {
+            volume: volume.to_owned(),
+            target: VOLUME_TARGET.to_owned(),
+        }],
         search_domain: "db.internal".to_owned(),
         log_key: database.id.to_string(),
         log_label: format!("postgres-{version}"),
         probe: Some(Probe {
             port: crate::PORT,
             // Crash recovery may take long, and it is progress, not failure.
-            health: Health { grace: Millis::seconds(600), interval: Millis::seconds(5), ..Health::default() },
+            health: Health {
+                grace: Millis::seconds(600),
+                interval: Millis::seconds(5),
+                ..Health::default()
+            },
         }),
         stop_signal: FAST_SHUTDOWN,
     }
@@ -67,7 +80,10 @@ pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
         ("unix_socket_directories", SOCKETS.to_owned()),
         ("shared_buffers", format!("{shared}MB")),
         ("max_connections", connections.to_string()),
-        ("work_mem", format!("{}kB", (mi * 1024 / 4 / connections).clamp(1024, 65_536))),
+        (
+            "work_mem",
+            format!("{}kB", (mi * 1024 / 4 / connections).clamp(1024, 65_536)),
+        ),
         ("maintenance_work_mem", format!("{}MB", (mi / 8).clamp(16, 1024))),
         ("max_wal_size", "512MB".to_owned()),
         ("password_encryption", "scram-sha-256".to_owned()),
@@ -87,9 +103,20 @@ mod tests {
     #[test]
     fn settings_fit_the_memory() {
         for (mi, shared, connections) in [(64, "16MB", "20"), (256, "64MB", "25"), (4096, "1024MB", "200")] {
-            let settings = super::settings(Resources { memory: Bytes::mi(mi), ..Resources::default() });
-            let of = |name| settings.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
-            assert_eq!((of("shared_buffers"), of("max_connections")), (Some(shared), Some(connections)));
+            let settings = super::settings(Resources {
+                memory: Bytes::mi(mi),
+                ..Resources::default()
+            });
+            let of = |name| {
+                settings
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| value.as_str())
+            };
+            assert_eq!(
+                (of("shared_buffers"), of("max_connections")),
+                (Some(shared), Some(connections))
+            );
         }
     }
 }

@@ -16,12 +16,20 @@ const CHECKED: usize = 512;
 /// Gives the cluster below `pgdata` another identifier.
 pub(crate) fn set_identifier(pgdata: &Path, identifier: u64) -> Result<(), DatabaseError> {
     let path = pgdata.join("global/pg_control");
-    let fail = |why: String| DatabaseError::File { file: "global/pg_control".to_owned(), why };
+    let fail = |why: String| DatabaseError::File {
+        file: "global/pg_control".to_owned(),
+        why,
+    };
     let io = |cause: std::io::Error| fail(cause.to_string());
-    let mut file: File = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
+    let mut file: File = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(io)?;
     let mut head = vec![0_u8; CHECKED];
     file.read_exact(&mut head).map_err(io)?;
-    let at = checksum_at(&head).ok_or_else(|| fail("its checksum does not fit; the template is damaged".to_owned()))?;
+    let at = checksum_at(&head)
+        .ok_or_else(|| fail("its checksum does not fit; the template is damaged".to_owned()))?;
     head[..8].copy_from_slice(&identifier.to_le_bytes());
     let sum = crc32c(&head[..at]);
     head[at..at + 4].copy_from_slice(&sum.to_le_bytes());
@@ -44,7 +52,11 @@ fn crc32c(bytes: &[u8]) -> u32 {
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0x82F6_3B78
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -63,7 +75,9 @@ mod tests {
 
     #[test]
     fn the_place_of_the_checksum_is_found_and_damage_is_not_blessed() {
-        let mut head: Vec<u8> = (0..CHECKED).map(|i| u8::try_from(i * 7 % 251).unwrap_or_default()).collect();
+        let mut head: Vec<u8> = (0..CHECKED)
+            .map(|i| u8::try_from(i * 7 % 251).unwrap_or_default())
+            .collect();
         let sum = crc32c(&head[..288]);
         head[288..292].copy_from_slice(&sum.to_le_bytes());
         assert_eq!(checksum_at(&head), Some(288));

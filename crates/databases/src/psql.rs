@@ -31,7 +31,10 @@ pub fn psql(arguments: &[String]) -> Exec {
     argv.extend_from_slice(arguments);
     Exec {
         argv,
-        env: vec![("PGOPTIONS".to_owned(), format!("-c role={OWNER}")), ("HOME".to_owned(), "/tmp".to_owned())],
+        env: vec![
+            ("PGOPTIONS".to_owned(), format!("-c role={OWNER}")),
+            ("HOME".to_owned(), "/tmp".to_owned()),
+        ],
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),
         terminal: None,
@@ -39,7 +42,17 @@ pub fn psql(arguments: &[String]) -> Exec {
 }
 
 fn base(database: &str) -> Vec<String> {
-    ["psql", "--host", SOCKETS, "--username", USER, "--dbname", database].map(str::to_owned).to_vec()
+    [
+        "psql",
+        "--host",
+        SOCKETS,
+        "--username",
+        USER,
+        "--dbname",
+        database,
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 impl Psql<'_> {
@@ -49,7 +62,17 @@ impl Psql<'_> {
     /// When psql or the SQL fails.
     pub fn run(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
         let mut argv = base(database);
-        argv.extend(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set", "ON_ERROR_STOP=1"].map(str::to_owned));
+        argv.extend(
+            [
+                "--no-psqlrc",
+                "--quiet",
+                "--no-align",
+                "--tuples-only",
+                "--set",
+                "ON_ERROR_STOP=1",
+            ]
+            .map(str::to_owned),
+        );
         let exec = Exec {
             argv,
             env: Vec::new(),
@@ -77,7 +100,10 @@ impl Psql<'_> {
             return Ok(printed);
         }
         let output = complaint.lines().last().unwrap_or("no message").to_owned();
-        Err(DatabaseError::Program { program: "psql", output })
+        Err(DatabaseError::Program {
+            program: "psql",
+            output,
+        })
     }
 
     /// Waits until the server answers a query.
@@ -102,7 +128,10 @@ impl Psql<'_> {
 /// When the server refuses.
 pub fn add_login(psql: Psql<'_>, version: u64, password: &str) -> Result<(), DatabaseError> {
     if password.is_empty() || !password.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(DatabaseError::Program { program: "psql", output: "the password is not hexadecimal".to_owned() });
+        return Err(DatabaseError::Program {
+            program: "psql",
+            output: "the password is not hexadecimal".to_owned(),
+        });
     }
     let role = login_role(version);
     let sql = format!(
@@ -118,9 +147,15 @@ pub fn add_login(psql: Psql<'_>, version: u64, password: &str) -> Result<(), Dat
 /// # Errors
 /// When the server refuses.
 pub fn sessions(psql: Psql<'_>, version: u64) -> Result<u64, DatabaseError> {
-    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{}'", login_role(version));
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}'",
+        login_role(version)
+    );
     let printed = psql.run("postgres", &sql)?;
-    printed.trim().parse().map_err(|_| DatabaseError::Program { program: "psql", output: format!("not a number: {printed}") })
+    printed.trim().parse().map_err(|_| DatabaseError::Program {
+        program: "psql",
+        output: format!("not a number: {printed}"),
+    })
 }
 
 /// Ends a login role. One that is not there is fine.
@@ -129,5 +164,6 @@ pub fn sessions(psql: Psql<'_>, version: u64) -> Result<u64, DatabaseError> {
 /// When the server refuses.
 pub fn drop_login(psql: Psql<'_>, version: u64) -> Result<(), DatabaseError> {
     let role = login_role(version);
-    psql.run("postgres", &format!("DROP ROLE IF EXISTS {role};\n")).map(drop)
+    psql.run("postgres", &format!("DROP ROLE IF EXISTS {role};\n"))
+        .map(drop)
 }

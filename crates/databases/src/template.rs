@@ -41,12 +41,28 @@ pub fn ensure_image(
         return Ok((facts.digest, asked.to_owned()));
     }
     if asked != VERSION {
-        return Err(DatabaseError::Version { asked: asked.to_owned(), known: VERSION });
+        return Err(DatabaseError::Version {
+            asked: asked.to_owned(),
+            known: VERSION,
+        });
     }
-    let packages = vec![format!("postgresql-{VERSION}"), format!("postgresql-client-{VERSION}")];
-    let source = ImageSource::Debian { suite: SUITE.to_owned(), packages };
+    let packages = vec![
+        format!("postgresql-{VERSION}"),
+        format!("postgresql-client-{VERSION}"),
+    ];
+    let source = ImageSource::Debian {
+        suite: SUITE.to_owned(),
+        packages,
+    };
     lines("making the PostgreSQL image from Debian packages (once)");
-    let digest = engine.fetch_image(&FetchImage { source: &source, archive: None, name: &name }, lines)?;
+    let digest = engine.fetch_image(
+        &FetchImage {
+            source: &source,
+            archive: None,
+            name: &name,
+        },
+        lines,
+    )?;
     Ok((digest, asked.to_owned()))
 }
 
@@ -112,7 +128,10 @@ fn fill(
     ];
     let workload = temporary(&second, image, volume, &server);
     engine.ensure(&workload)?;
-    let psql = Psql { engine, instance: second.id };
+    let psql = Psql {
+        engine,
+        instance: second.id,
+    };
     let prepared = psql.wait().and_then(|()| {
         psql.run("postgres", &format!("CREATE ROLE {OWNER} NOLOGIN;\nCREATE DATABASE {DATABASE} OWNER {OWNER};\n"))?;
         psql.run(DATABASE, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC;\nALTER SCHEMA public OWNER TO {OWNER};\nCHECKPOINT;\n"))
@@ -124,7 +143,10 @@ fn fill(
     removed?;
     match ended? {
         Exit::Code { code: 0 } => Ok(()),
-        exit => Err(DatabaseError::Program { program: "postgres", output: exit.describe() }),
+        exit => Err(DatabaseError::Program {
+            program: "postgres",
+            output: exit.describe(),
+        }),
     }
 }
 
@@ -136,9 +158,14 @@ fn open_to_the_network(engine: &dyn Engine, volume: &str) -> Result<(), Database
                  local all all scram-sha-256\n\
                  host all postgres 0.0.0.0/0 reject\n\
                  host all all 0.0.0.0/0 scram-sha-256\n";
-    let failed = |cause: std::io::Error| DatabaseError::File { file: "pg_hba.conf".to_owned(), why: cause.to_string() };
+    let failed = |cause: std::io::Error| DatabaseError::File {
+        file: "pg_hba.conf".to_owned(),
+        why: cause.to_string(),
+    };
     std::fs::write(&path, rules).map_err(failed)?;
-    std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(failed)
+    std::fs::File::open(&path)
+        .and_then(|file| file.sync_all())
+        .map_err(failed)
 }
 
 /// Makes a database's volume: a clone of the template with an identifier of its own. Doing it again is fine.
@@ -160,9 +187,14 @@ pub fn create_volume(
     engine.clone_volume(template, &making)?;
     let made = (|| {
         let mut identifier = [0_u8; 8];
-        getrandom::fill(&mut identifier)
-            .map_err(|e| DatabaseError::File { file: "system randomness".to_owned(), why: e.to_string() })?;
-        control_file::set_identifier(&engine.volume_path(&making)?.join("pgdata"), u64::from_le_bytes(identifier))?;
+        getrandom::fill(&mut identifier).map_err(|e| DatabaseError::File {
+            file: "system randomness".to_owned(),
+            why: e.to_string(),
+        })?;
+        control_file::set_identifier(
+            &engine.volume_path(&making)?.join("pgdata"),
+            u64::from_le_bytes(identifier),
+        )?;
         let reset = [&program(version, "pg_resetwal"), "--force", "--pgdata", PGDATA];
         run_once(engine, temporary(place, image, &making, &reset), "pg_resetwal")?;
         engine.rename_volume(&making, volume)?;
@@ -187,7 +219,10 @@ fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str])
         secrets: Vec::new(),
         resources: Resources::default(),
         uid_range: place.uid_range,
-        volumes: vec![VolumeMount { volume: volume.to_owned(), target: VOLUME_TARGET.to_owned() }],
+        volumes: vec![VolumeMount {
+            volume: volume.to_owned(),
+            target: VOLUME_TARGET.to_owned(),
+        }],
         search_domain: String::new(),
         log_key: "templates".to_owned(),
         log_label: "template".to_owned(),
@@ -199,14 +234,22 @@ fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str])
 fn run_once(engine: &dyn Engine, workload: Workload, program: &'static str) -> Result<(), DatabaseError> {
     engine.ensure(&workload)?;
     let ended = wait_end(engine, workload.id, program);
-    let query = LogQuery { key: workload.log_key, instance: Some(workload.id), limit: 5, ..LogQuery::default() };
+    let query = LogQuery {
+        key: workload.log_key,
+        instance: Some(workload.id),
+        limit: 5,
+        ..LogQuery::default()
+    };
     let said = engine.logs(&query).unwrap_or_default();
     engine.remove(workload.id)?;
     match ended? {
         Exit::Code { code: 0 } => Ok(()),
         exit => {
             let said: Vec<String> = said.into_iter().map(|line| line.text).collect();
-            Err(DatabaseError::Program { program, output: format!("{}: {}", exit.describe(), said.join(" / ")) })
+            Err(DatabaseError::Program {
+                program,
+                output: format!("{}: {}", exit.describe(), said.join(" / ")),
+            })
         }
     }
 }
@@ -223,7 +266,10 @@ fn wait_end(engine: &dyn Engine, id: InstanceId, what: &'static str) -> Result<E
         }
         if Instant::now() >= until {
             drop(engine.remove(id));
-            return Err(DatabaseError::Slow { what, limit_s: PROGRAM_LIMIT.as_secs() });
+            return Err(DatabaseError::Slow {
+                what,
+                limit_s: PROGRAM_LIMIT.as_secs(),
+            });
         }
         seen = engine.wait_change(seen, Duration::from_millis(500));
     }

@@ -361,10 +361,7 @@ impl Engine for Simulated {
         Ok(world
             .volumes
             .iter()
-            .map(|name| VolumeFacts {
-                name: name.clone(),
-                bytes: 0,
-            })
+            .map(|name| VolumeFacts { name: name.clone() })
             .collect())
     }
 

@@ -5,6 +5,4 @@
 pub struct VolumeFacts {
     /// Its name.
     pub name: String,
-    /// Bytes it alone holds, or all its bytes where the pool cannot tell.
-    pub bytes: u64,
 }

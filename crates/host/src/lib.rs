@@ -1,1 +1,167 @@
-//! The engine on this machine
+//! The engine on this machine: containers, images, networks and volumes put together.
+//!
+//! Lives here: translating the engine's words into those of the four capabilities below, readiness probes, build steps.
+//! Does not live here: deciding what runs (`control`); how a container, layer, bridge or clone is made.
+//! Invariant: nothing is remembered that cannot be found again on the machine, so opening after a crash is adopting.
+
+mod builds;
+mod error;
+mod images;
+mod instances;
+mod logs;
+mod names;
+mod probe;
+mod users;
+mod volumes;
+mod watch;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::{
+    BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary, LineSink,
+    LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts, Workload,
+};
+use image::Images;
+use model::{ImageDigest, InstanceId};
+use net::{Mark, Networks};
+use runtime::Runtime;
+use volume::Pool;
+
+use crate::error::host;
+use crate::probe::Probes;
+use crate::watch::Watch;
+
+/// How the engine of this machine is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Up to six letters and digits that name this installation on everything it makes.
+    pub mark: String,
+    /// Toolchains outside `/usr` that the `host` image shows: name and directory.
+    pub toolchains: Vec<(String, PathBuf)>,
+    /// Where the names of the private networks are published for the discovery DNS.
+    pub zones: PathBuf,
+}
+
+/// This machine as an engine.
+pub struct Host {
+    options: Options,
+    runtime: Runtime,
+    images: Images,
+    networks: Networks,
+    pool: Pool,
+    probes: Probes,
+    watch: Watch,
+}
+
+impl Host {
+    /// Opens everything below the data directory and adopts what runs.
+    ///
+    /// # Errors
+    /// When the host lacks something; the message says what.
+    pub fn open(options: Options) -> Result<Self, EngineError> {
+        let dir = |name: &str| options.data_dir.join(name);
+        let runtime = Runtime::open(&dir("instances"), &options.mark).map_err(host("open the instances"))?;
+        let images = Images::open(&dir("images")).map_err(host("open the images"))?;
+        let mark: Mark = options.mark.parse().map_err(host("read the mark"))?;
+        let networks =
+            Networks::open(net::Options::new(dir("networks"), mark)).map_err(host("open the networks"))?;
+        networks.reapply().map_err(host("put the networks in order"))?;
+        let pool = volumes::open(&dir("volumes"))?;
+        let watch = Watch::start().map_err(host("watch the instances"))?;
+        let opened = Self { probes: Probes::new(watch.bump()), watch, options, runtime, images, networks, pool };
+        opened.adopt()?;
+        builds::sweep(&opened);
+        Ok(opened)
+    }
+
+    /// Ends and removes everything that bears this installation's mark, but for the data directory's files.
+    ///
+    /// # Errors
+    /// When something could not be removed; calling again goes on.
+    pub fn destroy(self) -> Result<(), EngineError> {
+        for container in self.runtime.list().map_err(host("list the instances"))? {
+            self.runtime.remove(&container.id).map_err(host("remove an instance"))?;
+        }
+        self.runtime.tidy();
+        self.networks.destroy_all().map_err(host("remove the networks"))?;
+        self.networks.settle();
+        self.pool.settle();
+        self.pool.close().map_err(host("close the pool"))
+    }
+}
+
+impl Engine for Host {
+    fn capabilities(&self) -> Capabilities {
+        volumes::capabilities(self)
+    }
+    fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
+        instances::ensure(self, workload)
+    }
+    fn stop(&self, id: InstanceId, grace: Duration) -> Result<(), EngineError> {
+        instances::stop(self, id, grace)
+    }
+    fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        instances::remove(self, id)
+    }
+    fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        instances::observe(self)
+    }
+    fn wait_change(&self, seen: u64, timeout: Duration) -> u64 {
+        self.watch.wait(seen, timeout)
+    }
+    fn usage(&self, id: InstanceId) -> Result<Usage, EngineError> {
+        instances::usage(self, id)
+    }
+    fn exec(&self, id: InstanceId, exec: &Exec) -> Result<ExecStreams, EngineError> {
+        instances::exec(self, id, exec)
+    }
+    fn logs(&self, query: &LogQuery) -> Result<Vec<LogRecord>, EngineError> {
+        logs::query(&self.options.data_dir.join("logs"), query)
+    }
+    fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
+        names::publish(self, names)
+    }
+    fn fetch_image(&self, request: &FetchImage<'_>, lines: LineSink<'_>) -> Result<ImageDigest, EngineError> {
+        images::fetch(self, request, lines)
+    }
+    fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
+        images::find(self, name_or_digest)
+    }
+    fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
+        images::list(self)
+    }
+    fn remove_image(&self, name_or_digest: &str) -> Result<(), EngineError> {
+        self.images.remove(name_or_digest).map_err(error::image(name_or_digest))
+    }
+    fn collect_images(&self, keep: &[ImageDigest]) -> Result<u64, EngineError> {
+        images::collect(self, keep)
+    }
+    fn unpack_source(&self, archive: &Path, into: &Path) -> Result<(), EngineError> {
+        images::unpack_source(archive, into)
+    }
+    fn build_step(&self, step: &BuildStep, lines: LineSink<'_>) -> Result<StepOutput, EngineError> {
+        builds::step(self, step, lines)
+    }
+    fn create_volume(&self, name: &str) -> Result<(), EngineError> {
+        volumes::create(self, name)
+    }
+    fn clone_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        self.pool.clone(from, to).map(drop).map_err(error::volume(to))
+    }
+    fn rename_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        self.pool.rename(from, to).map(drop).map_err(error::volume(from))
+    }
+    fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.pool.remove(name).map_err(error::volume(name))
+    }
+    fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError> {
+        volumes::list(self)
+    }
+    fn volume_path(&self, name: &str) -> Result<PathBuf, EngineError> {
+        self.pool.path(name).map_err(error::volume(name))
+    }
+}

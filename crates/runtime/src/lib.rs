@@ -26,7 +26,7 @@ use keeper::cgroup::Hierarchies;
 
 pub use error::{Error, Result, Stage};
 pub use exec::{ExecExit, ExecSession, Stdio};
-pub use instance::{Container, State};
+pub use instance::{Container, State, keeper_process};
 pub use keeper::cgroup::Usage;
 pub use keeper::log as logs;
 pub use keeper::record::{Exit, Running as Record};

@@ -150,13 +150,13 @@ fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), Co
 pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operation) {
     match operation.work.clone() {
         Work::CreateDatabase { database } => {
-            workers.start(control, operation.id, move |job| create(job, database))
+            workers.start(control, operation.id, move |job| create(job, database));
         }
         Work::RotateDatabase { database } => {
-            workers.start(control, operation.id, move |job| rotate(job, database))
+            workers.start(control, operation.id, move |job| rotate(job, database));
         }
         Work::DestroyDatabase { database } => {
-            workers.start(control, operation.id, move |job| destroy(job, database))
+            workers.start(control, operation.id, move |job| destroy(job, database));
         }
         Work::Deploy { .. }
         | Work::Rollback { .. }
@@ -365,7 +365,7 @@ fn rotate(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     change(control, id, |database| {
         database
             .credentials
-            .retain(|credential| credential.version == newest)
+            .retain(|credential| credential.version == newest);
     })?;
     operations::succeed(
         control,

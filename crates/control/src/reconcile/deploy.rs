@@ -292,7 +292,7 @@ fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), Contro
                 });
             }
             DatabaseState::Creating => {
-                drop(control.store.wait_change(rev, std::time::Duration::from_secs(1)))
+                control.store.wait_change(rev, std::time::Duration::from_secs(1));
             }
             DatabaseState::Failed { why } => {
                 return Err(ControlError::State {

@@ -90,7 +90,7 @@ impl Reconciler {
                 match self.pass(Timestamp::now()) {
                     Ok(()) => {}
                     Err(cause) => {
-                        tracing::error!(%cause, source = ?std::error::Error::source(&cause), "a look at the world failed; it is repeated")
+                        tracing::error!(%cause, source = ?std::error::Error::source(&cause), "a look at the world failed; it is repeated");
                     }
                 }
                 rung = self.control.bell.wait(before.max(rung), LOOK_EVERY);

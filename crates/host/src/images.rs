@@ -1,0 +1,129 @@
+//! Images in the engine's words.
+
+use std::fs::File;
+use std::path::Path;
+
+use engine::{EngineError, FetchImage, ImageFacts, ImageSummary, LineSink};
+use image::{Archive, Budget, DebianBase, ImageError, ImageId, Progress, Quota, Toolchain, Variant};
+use model::operation::ImageSource;
+use model::{ImageDigest, Timestamp};
+
+use crate::{Host, error};
+
+/// What images that nobody asked to keep may take: enough for the step cache of a few apps.
+const UNUSED_BYTES: u64 = 5 << 30;
+/// What one uploaded source may hold: far above any source, far below what hurts a server.
+const SOURCE: Quota = Quota { bytes: 4 << 30, entries: 500_000, name_bytes: 4096, depth: 128 };
+
+pub(crate) fn digest(id: ImageId) -> Result<ImageDigest, EngineError> {
+    id.to_string().parse().map_err(error::host("read an image's digest"))
+}
+
+pub(crate) fn fetch(
+    host: &Host,
+    request: &FetchImage<'_>,
+    lines: LineSink<'_>,
+) -> Result<ImageDigest, EngineError> {
+    let failed = error::image(request.name);
+    let progress = |progress: Progress| match progress {
+        Progress::Step(text) | Progress::Line(text) => lines(&text),
+        Progress::Bytes { what, done, total } if done == total => lines(&format!("{what}: {total} bytes")),
+        Progress::Bytes { .. } => {}
+    };
+    let id = match request.source {
+        ImageSource::Pull { .. } => return Err(EngineError::Unsupported("pull")),
+        ImageSource::Archive { .. } => {
+            let Some(path) = request.archive else {
+                return Err(EngineError::Image {
+                    image: request.name.to_owned(),
+                    why: "its archive is not there any more".to_owned(),
+                    next_step: "import it again: stoa image import FILE".to_owned(),
+                });
+            };
+            host.images.import_archive(Archive::Path(path), request.name, &progress).map_err(&failed)?
+        }
+        ImageSource::Debian { suite, packages } => {
+            let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+            let base = DebianBase::extract(suite, &names);
+            match host.images.create_debian_base(&base, &progress) {
+                Ok(id) => id,
+                // Some packages need their maintainer scripts; that takes longer.
+                Err(ImageError::Tool { .. }) => {
+                    lines("the quick way did not work for these packages; making a full base");
+                    let base = DebianBase { variant: Variant::Minbase, ..base };
+                    host.images.create_debian_base(&base, &progress).map_err(&failed)?
+                }
+                Err(cause) => return Err(failed(cause)),
+            }
+        }
+        ImageSource::Host => host_image(host)?,
+    };
+    host.images.tag(request.name, id).map_err(&failed)?;
+    digest(id)
+}
+
+fn host_image(host: &Host) -> Result<ImageId, EngineError> {
+    let toolchains: Vec<Toolchain> = host
+        .options
+        .toolchains
+        .iter()
+        .map(|(name, path)| Toolchain { name: name.clone(), path: path.clone() })
+        .collect();
+    host.images.host_image(&toolchains).map_err(error::image("host"))
+}
+
+pub(crate) fn find(host: &Host, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
+    let id = match host.images.resolve(name_or_digest) {
+        Ok(id) => id,
+        // The host's own toolchains need no asking for: they are here.
+        Err(ImageError::NotFound { .. }) if name_or_digest == "host" => host_image(host)?,
+        Err(ImageError::NotFound { .. }) => return Ok(None),
+        Err(cause) => return Err(error::image(name_or_digest)(cause)),
+    };
+    let config = host.images.image_config(id).map_err(error::image(name_or_digest))?;
+    let port = |text: &String| match text.split_once('/') {
+        Some((port, "tcp")) => port.parse().ok(),
+        None => text.parse().ok(),
+        Some(_) => None,
+    };
+    let full = |text: String| (!text.is_empty()).then_some(text);
+    Ok(Some(ImageFacts {
+        digest: digest(id)?,
+        command: config.entrypoint.into_iter().chain(config.cmd).collect(),
+        env: config.env.iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        user: full(config.user),
+        workdir: full(config.working_dir),
+        ports: config.exposed_ports.iter().filter_map(port).collect(),
+        labels: config.labels,
+    }))
+}
+
+pub(crate) fn list(host: &Host) -> Result<Vec<ImageSummary>, EngineError> {
+    let summaries = host.images.list().map_err(error::host("list the images"))?;
+    summaries
+        .into_iter()
+        .map(|summary| {
+            Ok(ImageSummary {
+                digest: digest(summary.id)?,
+                names: summary.names.into_iter().collect(),
+                bytes: summary.stored_bytes,
+                created_at: Timestamp::from_ms(0),
+            })
+        })
+        .collect()
+}
+
+pub(crate) fn collect(host: &Host, keep: &[ImageDigest]) -> Result<u64, EngineError> {
+    let keep: Vec<ImageId> = keep.iter().filter_map(|digest| digest.as_str().parse().ok()).collect();
+    let freed = host.images.gc(&keep, Budget { unused_bytes: UNUSED_BYTES });
+    Ok(freed.map_err(error::host("collect the images"))?.bytes)
+}
+
+pub(crate) fn unpack_source(archive: &Path, into: &Path) -> Result<(), EngineError> {
+    let mut file = File::open(archive).map_err(error::host("open the upload"))?;
+    match image::unpack_source(&mut file, into, &SOURCE) {
+        Ok(_) => Ok(()),
+        Err(cause @ ImageError::Io { .. }) => Err(error::host("unpack the upload")(cause)),
+        Err(cause) => Err(EngineError::Source(error::chain(&cause))),
+    }
+}

@@ -1,0 +1,51 @@
+//! Volumes of this machine's pool.
+
+use std::path::Path;
+
+use engine::{Capabilities, EngineError, VolumeFacts};
+use volume::{Backing, Capability, Options, Pool, PoolFile};
+
+use crate::Host;
+use crate::error;
+
+/// Opens the pool on its directory where that can clone, else on a pool file.
+pub(crate) fn open(root: &Path) -> Result<Pool, EngineError> {
+    let pool = Pool::open(root, &Options::default()).map_err(error::host("open the volumes"))?;
+    match pool.capability() {
+        Capability::Reflink | Capability::Snapshot => Ok(pool),
+        // Volumes that are there already stay where they are.
+        Capability::Copy if pool.list().is_ok_and(|volumes| !volumes.is_empty()) => Ok(pool),
+        Capability::Copy => {
+            drop(pool);
+            let file = Options { backing: Backing::File(PoolFile::default()) };
+            Pool::open(root, &file).or_else(|cause| {
+                tracing::warn!(cause = error::chain(&cause), "no pool file could be made; clones will be copies");
+                Pool::open(root, &Options::default()).map_err(error::host("open the volumes"))
+            })
+        }
+    }
+}
+
+pub(crate) fn capabilities(host: &Host) -> Capabilities {
+    Capabilities {
+        engine: "host",
+        clone: host.pool.capability().as_str().to_owned(),
+        pool: host.pool.explain(),
+        limits: "cgroups".to_owned(),
+    }
+}
+
+pub(crate) fn create(host: &Host, name: &str) -> Result<(), EngineError> {
+    if let Err(cause) = host.pool.maintain() {
+        tracing::warn!(cause = error::chain(&cause), "the pool could not grow");
+    }
+    if host.pool.contains(name).map_err(error::volume(name))? {
+        return Ok(());
+    }
+    host.pool.create(name).map(drop).map_err(error::volume(name))
+}
+
+pub(crate) fn list(host: &Host) -> Result<Vec<VolumeFacts>, EngineError> {
+    let names = host.pool.list().map_err(error::host("list the volumes"))?;
+    Ok(names.into_iter().map(|name| VolumeFacts { name }).collect())
+}
