@@ -284,3 +284,66 @@ fn nft(rules: &str) -> Result<(), NetError> {
         .to_owned();
     Err(NetError::Firewall { reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn zone(number: u8, rules: NetworkRules) -> Zone {
+        Zone {
+            bridge: format!("stm-{number}"),
+            subnet: Subnet::containing(Ipv4Addr::new(10, 80, number, 0), 24).unwrap(),
+            gateway: Ipv4Addr::new(10, 80, number, 1),
+            rules,
+        }
+    }
+
+    fn rules(uplink: Option<&str>, zones: &[Zone]) -> String {
+        let (mark, pool) = ("m".parse().unwrap(), "10.80.0.0/12".parse().unwrap());
+        ruleset(&Facts {
+            mark: &mark,
+            pool,
+            uplink,
+            zones,
+        })
+    }
+
+    /// The whole text is reviewed: `tests/firewall.nft`. To accept a change, write what the failure prints there.
+    #[test]
+    fn the_rules_of_two_networks_are_as_reviewed() {
+        let closed = NetworkRules {
+            egress: Egress::Denied,
+            host_ports: BTreeSet::from([HostPort {
+                transport: Transport::Tcp,
+                port: 8080,
+            }]),
+        };
+        let text = rules(Some("eth0"), &[zone(0, NetworkRules::default()), zone(1, closed)]);
+        // The 256 pairs are left out of the snapshot.
+        let octets = text.lines().find(|l| l.contains("255 . 255")).unwrap();
+        let text = text.replace(octets, "    elements = { 0 . 0, ..., 255 . 255 }");
+        assert_eq!(text, include_str!("../tests/firewall.nft"), "{text}");
+    }
+
+    #[test]
+    fn without_networks_no_set_has_an_elements_line() {
+        let text = rules(None, &[]);
+        assert_eq!(text.matches("elements").count(), 1, "only the octets:\n{text}");
+    }
+
+    #[test]
+    fn the_uplink_is_the_outside_whatever_its_name() {
+        assert!(rules(None, &[]).contains("oifname \"br-*\""));
+        assert!(!rules(Some("br-lan"), &[]).contains("oifname \"br-*\""));
+        assert!(rules(Some("br-lan"), &[]).contains("oifname \"docker*\""));
+    }
+
+    #[test]
+    fn attaching_never_changes_the_rules_for_frames() {
+        let mark = "m".parse().unwrap();
+        assert!(rules(None, &[zone(7, NetworkRules::default())]).ends_with(&anti_spoofing(&mark)));
+        assert!(!anti_spoofing(&mark).contains("10.80"));
+    }
+}

@@ -201,7 +201,7 @@ impl Networks {
             (record, is_changed)
         };
         self.protect(is_changed)?;
-        self.world.ensure_bridge(&record)?;
+        self.world.ensure_bridge(&record, self.world.mtu()?)?;
         Ok(self.network(key, &record))
     }
 
@@ -325,11 +325,12 @@ impl Networks {
             repaired.push(Repaired::Firewall);
         }
         let networks = self.tables().networks.clone();
+        let mtu = self.world.mtu()?;
         for (key, record) in &networks.networks {
             if !self.world.is_bridge_present(record)? {
                 repaired.push(Repaired::Bridge { network: key.clone() });
             }
-            self.world.ensure_bridge(record)?;
+            self.world.ensure_bridge(record, mtu)?;
         }
         let instances: Vec<String> = self.tables().attachments.attachments.keys().cloned().collect();
         for instance in instances {

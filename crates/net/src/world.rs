@@ -85,10 +85,9 @@ impl World {
     }
 
     /// Make or repair the network's bridge; its index.
-    pub(crate) fn ensure_bridge(&self, network: &NetworkRecord) -> Result<u32, NetError> {
+    pub(crate) fn ensure_bridge(&self, network: &NetworkRecord, mtu: u32) -> Result<u32, NetError> {
         let mut socket = route_socket()?;
         let name = self.bridge_name(network);
-        let mtu = self.mtu(&mut socket)?;
         let index = links::ensure_bridge(&mut socket, &name, network.gateway(), network.subnet, mtu)?;
         let set = |path: String, value: &str| {
             namespace::set(&path, value).map_err(NetError::kernel(format!("set {path}")))
@@ -120,7 +119,10 @@ impl World {
         let found = links::find(&mut socket, &bridge_name).map_err(NetError::kernel("look for a bridge"))?;
         let (bridge, mtu) = match found {
             Some(link) => (link.index, link.mtu),
-            None => (self.ensure_bridge(home)?, self.mtu(&mut socket)?),
+            None => {
+                let mtu = self.mtu()?;
+                (self.ensure_bridge(home, mtu)?, mtu)
+            }
         };
         let path = self.namespace_path(instance);
         let name = self.port_name(record.number);
@@ -277,9 +279,11 @@ impl World {
         firewall::remove(&self.options.mark)
     }
 
-    /// A link inside a network must not carry more than the way out does.
-    fn mtu(&self, socket: &mut Socket) -> Result<u32, NetError> {
-        Ok(self.uplink(socket)?.map_or(USUAL_MTU, |l| l.mtu.min(USUAL_MTU)))
+    /// The size of packets in all networks: not more than the way out carries.
+    pub(crate) fn mtu(&self) -> Result<u32, NetError> {
+        Ok(self
+            .uplink(&mut route_socket()?)?
+            .map_or(USUAL_MTU, |l| l.mtu.min(USUAL_MTU)))
     }
 
     /// The link of the default route.
