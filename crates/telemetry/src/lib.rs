@@ -1,1 +1,5 @@
-//! Keep and query logs and metrics
+//! Keep and query logs and metrics.
+
+pub mod histogram;
+
+pub use histogram::Histogram;

@@ -1,0 +1,537 @@
+//! Sending a request to an instance and passing on its answer.
+//!
+//! Lives here: reaching an instance (holding the request while there is none), the HTTP/1 exchange, what may be repeated.
+//! Does not live here: which instance (`pick`), connections to them (`upstream`), moving bodies (`relay`).
+//! Invariant: a request is sent again only when no byte of an answer was seen and either it is idempotent or no byte of it
+//! left us; never once part of a streamed body is gone.
+//!
+//! ```text
+//! reach --> send --> answer's head --> body --> record --> keep both connections
+//!   ^         | silence, repeatable |  101 --> tunnel
+//!   '---------'---------------------'
+//! ```
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use crate::admit::too_large;
+use crate::answer::{Answer, Asked};
+use crate::buffer::Buffer;
+use crate::clock::Watch;
+use crate::h1::body::Decoder;
+use crate::inspect::Refusal;
+use crate::pick::{Lease, LocalService};
+use crate::relay::{Broken, Framing, Relay};
+use crate::request::{Connection, Flow, refuse};
+use crate::rewrite::{reply_head, upgrade_head};
+use crate::stream::{Stream, write_all};
+use crate::tunnel;
+use crate::upstream::{self, NoAnswer, Sure, ToHead, Upstream};
+use crate::worker::Worker;
+
+/// While every instance refuses connections, they are asked again this often until the holding time is over.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Repetitions of one request, besides those for stale connections.
+const REPEATS_MAX: u32 = 2;
+
+/// An admitted request.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) service: Rc<LocalService>,
+    pub(crate) asked: Asked,
+    pub(crate) is_idempotent: bool,
+    pub(crate) is_upgrade: bool,
+    pub(crate) expects_continue: bool,
+    /// What is still to be received of the body.
+    pub(crate) body: Decoder,
+    pub(crate) started: Instant,
+}
+
+/// What was tried for one request.
+#[derive(Debug, Default)]
+pub(crate) struct Tries {
+    pub(crate) passed_over: Vec<SocketAddr>,
+    pub(crate) fresh_only: bool,
+    pub(crate) repeats: u32,
+}
+
+/// Waits among those that are held for a service.
+struct Held(Rc<Cell<usize>>);
+
+impl Held {
+    fn new(count: &Rc<Cell<usize>>) -> Held {
+        count.set(count.get() + 1);
+        Held(count.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A connection to an instance, with the request counted on it. Holds the request while no instance can be reached.
+pub(crate) async fn reach(
+    worker: &Worker,
+    watch: &Watch,
+    exchange: &mut Exchange,
+    tries: &mut Tries,
+) -> Result<(Lease, Upstream), Answer> {
+    let mut held = None;
+    loop {
+        while let Some(lease) =
+            exchange
+                .service
+                .pick(worker.clock.now_ms(), &tries.passed_over, &worker.random)
+        {
+            if let Some(upstream) = idle(worker, &lease, exchange, tries) {
+                return Ok((lease, upstream));
+            }
+            watch.arm(worker.timeouts.connect);
+            match upstream::connect(lease.target.addr, watch).await {
+                Ok(upstream) => {
+                    lease.target.accepted();
+                    return Ok((lease, upstream));
+                }
+                Err(cause) if upstream::blames_instance(&cause) => {
+                    lease.target.refused(worker.clock.now_ms());
+                    lease.series.refused();
+                    tries.passed_over.push(lease.target.addr);
+                }
+                Err(cause) => {
+                    tracing::warn!(target = %lease.target.addr, error = %cause, "the edge cannot open connections");
+                    return Err(unavailable("the server is out of connections"));
+                }
+            }
+        }
+        // None is ready, or all were tried: wait for a new table or a new chance, as long as the service allows.
+        let service = exchange.service.clone();
+        let left = Duration::from_millis(service.service.hold_ms).saturating_sub(exchange.started.elapsed());
+        let all_refused = !service.choices.is_empty();
+        if left.is_zero() || service.held.get() >= worker.limits.held {
+            return Err(unavailable(if all_refused {
+                "no instance of this application accepts connections"
+            } else {
+                "no instance of this application is ready"
+            }));
+        }
+        held.get_or_insert_with(|| Held::new(&service.held));
+        let pause = if all_refused { left.min(ASK_AGAIN) } else { left };
+        // Either way the next step is to look again.
+        let _changed_or_not = tokio::time::timeout(pause, worker.changed.notified()).await;
+        tries.passed_over.clear();
+        match worker.service(&service.service.id) {
+            Some(current) => exchange.service = current,
+            None => return Err(unavailable("this application was just removed")),
+        }
+    }
+}
+
+/// An idle connection that is good enough for this request.
+fn idle(worker: &Worker, lease: &Lease, exchange: &Exchange, tries: &Tries) -> Option<Upstream> {
+    // A body that is still arriving cannot be sent twice: never risk a connection that may be closing.
+    if tries.fresh_only || !exchange.body.is_done() {
+        return None;
+    }
+    let sure = if exchange.is_idempotent {
+        Sure::Hearsay
+    } else {
+        Sure::Asking
+    };
+    upstream::take(&lease.target, sure, worker.clock.now_ms())
+}
+
+pub(crate) fn unavailable(what: &'static str) -> Answer {
+    Answer {
+        retry_after_s: Some(2),
+        ..Answer::keep(503, what)
+    }
+}
+
+/// How an exchange with one instance ended.
+enum Outcome {
+    /// The answer went through.
+    Through {
+        status: u16,
+        keep_client: bool,
+        keep_upstream: bool,
+    },
+    /// 101: from here on both sides speak something else.
+    Upgraded,
+    /// There is no answer; `sent` tells whether any byte of the request left us.
+    None { why: NoAnswer, sent: bool },
+    /// The client's request is at fault.
+    Fault(Refusal),
+    /// The answer had begun and broke off, or the client is gone.
+    Cut(Side),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Instance,
+}
+
+/// Forwards one request; its head for the instance is in `out`.
+pub(crate) async fn forward(connection: &mut Connection, mut exchange: Exchange, out: &mut Vec<u8>) -> Flow {
+    absorb(&mut connection.buffer, &mut exchange, out);
+    exchange.service.budget.deposit();
+    let worker = connection.worker.clone();
+    let mut tries = Tries::default();
+    loop {
+        let reached = reach(&worker, &connection.watch, &mut exchange, &mut tries).await;
+        let (lease, mut upstream) = match reached {
+            Ok(reached) => reached,
+            Err(answer) => return give_up(connection, &exchange, answer).await,
+        };
+        let outcome = converse(connection, &mut exchange, &mut upstream, &lease, out).await;
+        match outcome {
+            Outcome::Through {
+                status,
+                keep_client,
+                keep_upstream,
+            } => {
+                record(&lease, status, exchange.started);
+                if keep_upstream {
+                    upstream::keep(
+                        &lease.target,
+                        upstream,
+                        &worker.stock,
+                        worker.clock.now_ms(),
+                        worker.limits.idle_upstreams,
+                    );
+                }
+                return if keep_client { Flow::Next } else { Flow::Linger };
+            }
+            Outcome::Upgraded => {
+                lease.upgrade();
+                record(&lease, 101, exchange.started);
+                tunnel::run(connection, upstream, &lease).await;
+                return Flow::Drop;
+            }
+            Outcome::None { why, sent } => {
+                if may_repeat(&worker, &exchange, &mut tries, upstream.reused, why, sent) {
+                    lease.series.retried();
+                    tries.fresh_only = true;
+                    if !upstream.reused {
+                        tries.passed_over.push(lease.target.addr);
+                    }
+                    continue;
+                }
+                lease.target.failed.set(lease.target.failed.get() + 1);
+                return give_up(connection, &exchange, no_answer(why)).await;
+            }
+            Outcome::Fault(refusal) => return give_up(connection, &exchange, Answer::close(refusal)).await,
+            Outcome::Cut(side) => {
+                lease.series.cut();
+                if side == Side::Instance {
+                    lease.target.failed.set(lease.target.failed.get() + 1);
+                }
+                return Flow::Drop;
+            }
+        }
+    }
+}
+
+fn record(lease: &Lease, status: u16, started: Instant) {
+    if status >= 500 {
+        lease.target.failed.set(lease.target.failed.get() + 1);
+    }
+    lease.series.answered(
+        status,
+        u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+    );
+}
+
+/// A body that is here whole leaves with the head, in one piece, and can be sent again.
+fn absorb(buffer: &mut Buffer, exchange: &mut Exchange, out: &mut Vec<u8>) {
+    let Decoder::Length(length) = exchange.body else {
+        return;
+    };
+    let here = usize::try_from(length)
+        .ok()
+        .filter(|&n| n > 0 && n <= buffer.filled().len());
+    if let Some(n) = here {
+        out.extend_from_slice(&buffer.filled()[..n]);
+        buffer.consume(n);
+        exchange.body = Decoder::nothing();
+        exchange.expects_continue = false;
+        exchange.service.series.moved_in(length);
+    }
+}
+
+pub(crate) fn may_repeat(
+    worker: &Worker,
+    exchange: &Exchange,
+    tries: &mut Tries,
+    reused: bool,
+    why: NoAnswer,
+    sent: bool,
+) -> bool {
+    let harmless = exchange.body.is_done() && (exchange.is_idempotent || !sent);
+    if why != NoAnswer::Silence || !harmless {
+        return false;
+    }
+    if reused {
+        // It was closed while idle: no fault of the instance, and the next connection is a new one.
+        return true;
+    }
+    tries.repeats += 1;
+    tries.repeats <= REPEATS_MAX && exchange.service.budget.withdraw(worker.clock.now_ms())
+}
+
+pub(crate) fn no_answer(why: NoAnswer) -> Answer {
+    match why {
+        NoAnswer::Silence => Answer::keep(502, "the application ended the connection without an answer"),
+        NoAnswer::TooLate => Answer::keep(504, "the application did not answer in time"),
+        NoAnswer::Garbage => Answer::keep(502, "the application's answer is malformed"),
+    }
+}
+
+/// Answers in the instance's stead, and closes when part of the request is unread.
+async fn give_up(connection: &Connection, exchange: &Exchange, answer: Answer) -> Flow {
+    exchange.service.series.answered_by_edge(answer.refusal.status);
+    let answer = match exchange.body.is_done() {
+        true => answer,
+        false => Answer {
+            retry_after_s: answer.retry_after_s,
+            ..Answer::close(answer.refusal)
+        },
+    };
+    refuse(connection, &answer, &exchange.asked).await
+}
+
+/// The exchange with one instance.
+async fn converse(
+    connection: &mut Connection,
+    exchange: &mut Exchange,
+    upstream: &mut Upstream,
+    lease: &Lease,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let service = exchange.service.clone();
+    let limits = &service.service;
+    connection.watch.arm_ms(limits.request_timeout_ms);
+    let io = upstream.io.clone();
+    if let Err(error) = write_all(&io, &connection.watch, out).await {
+        // It may have answered before it stopped reading; but an answer without having read the head is nothing to rely on.
+        let why = if error.cause.kind() == io::ErrorKind::TimedOut {
+            NoAnswer::TooLate
+        } else {
+            NoAnswer::Silence
+        };
+        return Outcome::None {
+            why,
+            sent: error.written > 0,
+        };
+    }
+    let Connection {
+        worker,
+        io: client,
+        buffer,
+        watch,
+        ..
+    } = connection;
+    let begun = Cell::new(false);
+    let answering = Answering {
+        worker,
+        client,
+        watch,
+        exchange_asked: &exchange.asked,
+        lease,
+        begun: &begun,
+    };
+    if exchange.body.is_done() {
+        return answering
+            .run(upstream, exchange.is_upgrade, limits.idle_timeout_ms)
+            .await;
+    }
+    if exchange.expects_continue
+        && buffer.is_empty()
+        && write_all(client, watch, b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await
+            .is_err()
+    {
+        return Outcome::Cut(Side::Client);
+    }
+    out.clear();
+    let framing = if matches!(exchange.body, Decoder::Chunked(_)) {
+        Framing::Chunked
+    } else {
+        Framing::Raw
+    };
+    let mut relay = Relay {
+        watch,
+        stock: &worker.stock,
+        source: client,
+        buffer,
+        decoder: &mut exchange.body,
+        sink: &io,
+        out,
+        framing,
+        idle_ms: limits.idle_timeout_ms,
+        limit: limits.max_body_bytes.unwrap_or(u64::MAX),
+        moved: 0,
+    };
+    let (outcome, sent_whole) = {
+        let sending = async {
+            let sent = relay.run().await;
+            if !begun.get() {
+                watch.arm_ms(limits.request_timeout_ms);
+            }
+            sent
+        };
+        both(
+            sending,
+            answering.run(upstream, false, limits.idle_timeout_ms),
+            &begun,
+        )
+        .await
+    };
+    lease.series.moved_in(relay.moved);
+    match outcome {
+        // An answer before the end of the request: what is left of it cannot be told from the next.
+        Outcome::Through { status, .. } if !sent_whole => Outcome::Through {
+            status,
+            keep_client: false,
+            keep_upstream: false,
+        },
+        other => other,
+    }
+}
+
+/// Runs both directions until the answer is through; true when the request went out whole.
+async fn both(
+    sending: impl Future<Output = Result<(), Broken>>,
+    answering: impl Future<Output = Outcome>,
+    begun: &Cell<bool>,
+) -> (Outcome, bool) {
+    let (mut sending, mut answering) = (pin!(sending), pin!(answering));
+    let mut sent = None;
+    poll_fn(|cx| {
+        if sent.is_none()
+            && let Poll::Ready(result) = sending.as_mut().poll(cx)
+        {
+            match result {
+                Ok(()) => sent = Some(true),
+                // The instance does not want the rest: its answer may be on the way and says why.
+                Err(Broken::Sink) => sent = Some(false),
+                Err(_) if begun.get() => return Poll::Ready((Outcome::Cut(Side::Client), false)),
+                Err(broken) => return Poll::Ready((fault(&broken), false)),
+            }
+        }
+        answering
+            .as_mut()
+            .poll(cx)
+            .map(|outcome| (outcome, sent == Some(true)))
+    })
+    .await
+}
+
+/// What a client's broken body is answered with, when no answer has begun.
+fn fault(broken: &Broken) -> Outcome {
+    match broken {
+        Broken::Framing => Outcome::Fault(Refusal {
+            status: 400,
+            what: "the body's chunks are malformed",
+        }),
+        Broken::TooLarge => Outcome::Fault(too_large().refusal),
+        Broken::Source(cause) if cause.kind() == io::ErrorKind::TimedOut => Outcome::Fault(Refusal {
+            status: 408,
+            what: "the request body did not arrive in time",
+        }),
+        Broken::Source(_) | Broken::Short | Broken::Sink => Outcome::Cut(Side::Client),
+    }
+}
+
+/// The way back.
+struct Answering<'a> {
+    worker: &'a Worker,
+    client: &'a Stream,
+    watch: &'a Watch,
+    exchange_asked: &'a Asked,
+    lease: &'a Lease,
+    begun: &'a Cell<bool>,
+}
+
+impl Answering<'_> {
+    async fn run(&self, upstream: &mut Upstream, is_upgrade: bool, idle_ms: u64) -> Outcome {
+        let mut out = self.worker.stock.text();
+        let outcome = self.pass_on(upstream, is_upgrade, idle_ms, &mut out).await;
+        self.worker.stock.keep_text(out);
+        outcome
+    }
+
+    async fn pass_on(
+        &self,
+        upstream: &mut Upstream,
+        is_upgrade: bool,
+        idle_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
+        let asked = self.exchange_asked;
+        let to_head = if asked.is_head { ToHead::Yes } else { ToHead::No };
+        let may_keep = self.worker.draining.get().is_none();
+        let head = upstream::reply(upstream, self.watch, &self.worker.stock, to_head, |reply| {
+            if reply.status == 101 {
+                upgrade_head(out, reply);
+                return (101, Decoder::nothing(), false, None);
+            }
+            let onward = reply_head(out, reply, asked, may_keep);
+            (reply.status, reply.body.clone(), reply.persistent, Some(onward))
+        });
+        let (status, mut body, persistent, onward) = match head.await {
+            Ok(head) => head,
+            Err(why) => return Outcome::None { why, sent: true },
+        };
+        let Some(onward) = onward else {
+            if !is_upgrade {
+                return Outcome::None {
+                    why: NoAnswer::Garbage,
+                    sent: true,
+                };
+            }
+            self.begun.set(true);
+            return match write_all(self.client, self.watch, out).await {
+                Ok(()) => Outcome::Upgraded,
+                Err(_) => Outcome::Cut(Side::Client),
+            };
+        };
+        self.begun.set(true);
+        let mut relay = Relay {
+            watch: self.watch,
+            stock: &self.worker.stock,
+            source: &upstream.io,
+            buffer: &mut upstream.buffer,
+            decoder: &mut body,
+            sink: self.client,
+            out,
+            framing: onward.framing,
+            idle_ms,
+            limit: u64::MAX,
+            moved: 0,
+        };
+        let passed = relay.run().await;
+        self.lease.series.moved_out(relay.moved);
+        match passed {
+            // After a refused upgrade the client may already have sent bytes of the new protocol: they are not requests.
+            Ok(()) => Outcome::Through {
+                status,
+                keep_client: onward.keep_client && !is_upgrade,
+                keep_upstream: persistent,
+            },
+            Err(Broken::Sink) => Outcome::Cut(Side::Client),
+            Err(Broken::Source(_) | Broken::Short | Broken::Framing | Broken::TooLarge) => {
+                Outcome::Cut(Side::Instance)
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Where the serving threads are spoken to as one.
+//!
+//! Lives here: the handles of all threads, the table in force, draining, the watchdog's counting.
+//! Does not live here: the socket (`control`), signals and exit (`process`).
+//! Invariant: one publication at a time; "published" means that every thread has said so. Locks here are never taken by a
+//! serving thread.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::certs::Given;
+use crate::control::client::Client;
+use crate::control::protocol::{Ack, DrainLimits, Reply, Status};
+use crate::disk;
+use crate::record::Metrics;
+use crate::route::Index;
+use crate::table::{Policy, Problem, RouteTable};
+use crate::tls::{Chosen, Resolver};
+use crate::worker::{Ending, Loads, Message, Open, Published};
+
+/// A thread answers within a tick; this long means that it is stalled, which the watchdog handles.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A serving thread, from outside.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) messages: UnboundedSender<Message>,
+    pub(crate) heartbeat: Arc<AtomicU64>,
+    /// The kernel's number of the thread; 0 before it runs.
+    pub(crate) tid: Arc<AtomicI32>,
+}
+
+/// Not every thread answered.
+#[derive(Debug, thiserror::Error)]
+#[error("a serving thread does not answer")]
+pub(crate) struct Stalled;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    handles: Mutex<Vec<Handle>>,
+    policy: Policy,
+    state_dir: PathBuf,
+    resolver: Arc<Resolver>,
+    sockets: Vec<(String, OwnedFd)>,
+    in_force: Mutex<Arc<Published>>,
+    draining: Mutex<Option<Draining>>,
+    predecessor: Mutex<Option<Client>>,
+    closed: AtomicBool,
+}
+
+/// Since when, and until when.
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    since: Instant,
+    limits: DrainLimits,
+    idle_ended: bool,
+}
+
+/// The table and what follows from it.
+pub(crate) fn prepare(table: RouteTable) -> (Arc<Published>, Chosen, Vec<Problem>) {
+    let index = Arc::new(Index::new(table.table()));
+    let (given, problems) = Given::load(&table.table().certificates);
+    let chosen = Chosen {
+        given,
+        index: index.clone(),
+    };
+    (Arc::new(Published { table, index }), chosen, problems)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks guard is replaced whole, never half changed: a panicked holder leaves nothing broken.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Hub {
+    pub(crate) fn new(
+        handles: Vec<Handle>,
+        policy: Policy,
+        state_dir: PathBuf,
+        resolver: Arc<Resolver>,
+        sockets: Vec<(String, OwnedFd)>,
+        in_force: Arc<Published>,
+    ) -> Hub {
+        Hub {
+            handles: Mutex::new(handles),
+            policy,
+            state_dir,
+            resolver,
+            sockets,
+            in_force: Mutex::new(in_force),
+            draining: Mutex::default(),
+            predecessor: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn sockets(&self) -> &[(String, OwnedFd)] {
+        &self.sockets
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Lets the serving threads end.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        lock(&self.handles).clear();
+    }
+
+    /// The edge this one replaced: its requests count until it is gone.
+    pub(crate) fn follow(&self, predecessor: Client) {
+        *lock(&self.predecessor) = Some(predecessor);
+    }
+
+    /// Asks every thread, and waits for every answer.
+    fn ask<T>(&self, message: impl Fn(Sender<T>) -> Message) -> Result<Vec<T>, Stalled> {
+        let (sender, answers) = channel();
+        let count = {
+            let handles = lock(&self.handles);
+            for handle in handles.iter() {
+                handle
+                    .messages
+                    .send(message(sender.clone()))
+                    .map_err(|_| Stalled)?;
+            }
+            handles.len()
+        };
+        collect(&answers, count)
+    }
+
+    /// Checks a table, keeps it for the next start, has every thread serve it.
+    pub(crate) fn publish(&self, document: &[u8]) -> Reply {
+        let table = match RouteTable::parse(document, &self.policy) {
+            Ok(table) => table,
+            Err(problems) => return Reply::Refused { problems },
+        };
+        let mut in_force = lock(&self.in_force);
+        let (old, new) = (in_force.table.generation(), table.generation());
+        if new < old || (new == old && table != in_force.table) {
+            let what = format!("{new}, but {old} is already served");
+            return Reply::Refused {
+                problems: vec![Problem {
+                    at: "generation".to_owned(),
+                    what,
+                }],
+            };
+        }
+        let (published, chosen, problems) = prepare(table);
+        if !problems.is_empty() {
+            return Reply::Refused { problems };
+        }
+        // Kept first: should we die now, the next edge serves what control has asked for. A full disk must not stop a
+        // failing instance from being taken out of service, so it is only reported.
+        let kept = disk::save_table(&self.state_dir, &published.table);
+        if let Err(cause) = &kept {
+            tracing::warn!(error = %cause, "the route table could not be kept for the next start");
+        }
+        self.resolver.publish(chosen);
+        // Even if a thread stalls, the others serve it already: from here on it is the table in force.
+        *in_force = published.clone();
+        match self.ask(|done| Message::Serve(published.clone(), done)) {
+            Ok(_) => Reply::Published(Ack {
+                generation: new,
+                persisted: kept.is_ok(),
+            }),
+            Err(stalled) => Reply::Failed {
+                what: stalled.to_string(),
+            },
+        }
+    }
+
+    pub(crate) fn in_flight(&self, targets: Vec<String>) -> Result<Loads, Stalled> {
+        let mut sum: Loads = targets.iter().map(|t| (t.clone(), Default::default())).collect();
+        let ids: Arc<HashSet<String>> = Arc::new(targets.into_iter().collect());
+        let mut add = |loads: Loads| {
+            for (id, load) in loads {
+                sum.entry(id).or_default().add(load);
+            }
+        };
+        self.ask(|done| Message::InFlight(ids.clone(), done))?
+            .into_iter()
+            .for_each(&mut add);
+        let mut predecessor = lock(&self.predecessor);
+        if let Some(client) = predecessor.as_mut() {
+            let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+            match client.in_flight(&names) {
+                Ok(loads) => add(loads),
+                // It has exited: nothing is in flight there.
+                Err(_) => *predecessor = None,
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn metrics(&self) -> Result<Metrics, Stalled> {
+        let mut sum = Metrics::default();
+        for metrics in self.ask(Message::Metrics)? {
+            sum.merge(metrics);
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn status(&self) -> Result<Status, Stalled> {
+        let open = self.open()?;
+        let predecessor = {
+            let mut predecessor = lock(&self.predecessor);
+            let status = predecessor.as_mut().map(Client::status);
+            let pid = status.and_then(Result::ok).map(|s| s.pid);
+            if pid.is_none() {
+                *predecessor = None;
+            }
+            pid
+        };
+        Ok(Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: lock(&self.in_force).table.generation(),
+            threads: lock(&self.handles).len(),
+            connections: open.connections,
+            upgrades: open.upgrades,
+            is_draining: lock(&self.draining).is_some(),
+            predecessor,
+        })
+    }
+
+    fn open(&self) -> Result<Open, Stalled> {
+        let all = self.ask(Message::Open)?;
+        Ok(all.into_iter().fold(Open::default(), |sum, open| Open {
+            connections: sum.connections + open.connections,
+            upgrades: sum.upgrades + open.upgrades,
+        }))
+    }
+
+    /// Stops accepting because another edge does; connections end by themselves.
+    pub(crate) fn drain(&self, limits: DrainLimits) {
+        lock(&self.draining).get_or_insert(Draining {
+            since: Instant::now(),
+            limits,
+            idle_ended: false,
+        });
+        self.tell(|| Message::Drain(Ending::AfterNextAnswer));
+    }
+
+    /// Stops accepting because nobody shall any more; idle connections end now.
+    pub(crate) fn stop(&self, limit: Duration) {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let limits = DrainLimits {
+            requests_ms: limit_ms,
+            upgrades_ms: limit_ms,
+        };
+        *lock(&self.draining) = Some(Draining {
+            since: Instant::now(),
+            limits,
+            idle_ended: true,
+        });
+        self.tell(|| Message::Drain(Ending::Now));
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
+        for handle in lock(&self.handles).iter() {
+            // A thread that is gone has nothing left to drain.
+            let _gone = handle.messages.send(message());
+        }
+    }
+
+    /// Whether a draining edge is done, or out of time.
+    pub(crate) fn is_drained(&self) -> bool {
+        let Some(mut state) = *lock(&self.draining) else {
+            return false;
+        };
+        let Ok(open) = self.open() else { return true };
+        let elapsed_ms = u64::try_from(state.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if elapsed_ms >= state.limits.requests_ms && !state.idle_ended {
+            // Idle connections have had their time to ask once more.
+            state.idle_ended = true;
+            *lock(&self.draining) = Some(state);
+            self.tell(|| Message::Drain(Ending::Now));
+            return false;
+        }
+        let limit_ms = if open.upgrades > 0 {
+            state.limits.upgrades_ms
+        } else {
+            state.limits.requests_ms
+        };
+        open.connections == 0 || elapsed_ms > limit_ms.saturating_add(1_000)
+    }
+
+    /// Each thread's number and heartbeat.
+    pub(crate) fn pulses(&self) -> Vec<(i32, u64)> {
+        let pulse = |h: &Handle| (h.tid.load(Ordering::Relaxed), h.heartbeat.load(Ordering::Relaxed));
+        lock(&self.handles).iter().map(pulse).collect()
+    }
+}
+
+fn collect<T>(answers: &Receiver<T>, count: usize) -> Result<Vec<T>, Stalled> {
+    let deadline = Instant::now() + ANSWER;
+    (0..count)
+        .map(|_| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            answers.recv_timeout(left).map_err(|_| Stalled)
+        })
+        .collect()
+}

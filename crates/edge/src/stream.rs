@@ -1,0 +1,142 @@
+//! Reading and writing, plain or under TLS, always under a deadline.
+//!
+//! Lives here: the two kinds of connection as one, and the few ways in which bytes move.
+//! Does not live here: what the bytes mean.
+//! Invariant: no wait without an armed [`Watch`]. A stream is shared by the two directions of one exchange, which run in
+//! one task: a borrow never lasts across a wait.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::buffer::Buffer;
+use crate::clock::Watch;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut read = ReadBuf::new(into);
+        let outcome = match self {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, &mut read),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, &mut read),
+        };
+        outcome.map_ok(|()| read.filled().len())
+    }
+
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
+        }
+    }
+
+    /// Only TLS holds anything back.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Io::Plain(_) => Poll::Ready(Ok(())),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        }
+    }
+
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Ready when a read would not wait. Under TLS that cannot be known without reading.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Io::Plain(stream) => stream.poll_read_ready(cx),
+            Io::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// A connection used by both directions of an exchange.
+pub(crate) type Stream = RefCell<Io>;
+
+/// Waits until there is something to read, without holding a buffer meanwhile.
+pub(crate) async fn readable(stream: &Stream, watch: &Watch) -> io::Result<()> {
+    poll_fn(|cx| {
+        let ready = stream.borrow().poll_readable(cx);
+        if ready.is_pending() {
+            watch.check(cx)?;
+        }
+        ready
+    })
+    .await
+}
+
+/// Reads once into the buffer's free space; 0 is the end.
+pub(crate) async fn read(stream: &Stream, watch: &Watch, buffer: &mut Buffer) -> io::Result<usize> {
+    let n = poll_fn(|cx| {
+        let ready = stream.borrow_mut().poll_read(cx, buffer.space());
+        if ready.is_pending() {
+            watch.check(cx)?;
+        }
+        ready
+    })
+    .await?;
+    buffer.commit(n);
+    Ok(n)
+}
+
+/// How far a write came before it failed.
+#[derive(Debug)]
+pub(crate) struct WriteError {
+    /// Bytes the kernel took.
+    pub(crate) written: usize,
+    pub(crate) cause: io::Error,
+}
+
+/// Writes everything.
+pub(crate) async fn write_all(stream: &Stream, watch: &Watch, bytes: &[u8]) -> Result<(), WriteError> {
+    let mut written = 0;
+    let outcome = poll_fn(|cx| {
+        let mut io = stream.borrow_mut();
+        while written < bytes.len() {
+            match io.poll_write(cx, &bytes[written..]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => written += n,
+                Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
+                Poll::Pending => {
+                    watch.check(cx)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+        let flushed = io.poll_flush(cx);
+        if flushed.is_pending() {
+            watch.check(cx)?;
+        }
+        flushed
+    })
+    .await;
+    outcome.map_err(|cause| WriteError { written, cause })
+}
+
+/// Tells the other side that nothing more comes. Bounded by the watch; failures do not matter any more.
+pub(crate) async fn shutdown(stream: &Stream, watch: &Watch) {
+    let _closed_anyway = poll_fn(|cx| {
+        let ready = stream.borrow_mut().poll_shutdown(cx);
+        if ready.is_pending() {
+            watch.check(cx)?;
+        }
+        ready
+    })
+    .await;
+}
