@@ -24,11 +24,18 @@ pub fn take(data_dir: &Path, marks: &[String]) -> BTreeSet<String> {
                 .map(|item| format!("{kind}: {item}")),
         );
     };
+    let bearing = process::bearing(&path)
+        .into_iter()
+        .map(|process| (process, path.clone()));
+    let inside = process::all()
+        .into_iter()
+        .map(|process| (process.cgroups().replace('\n', " "), process));
+    let inside = inside.map(|(groups, process)| (process, groups));
+    let processes = bearing.chain(inside);
     add(
         "process",
-        process::bearing(&path)
-            .into_iter()
-            .map(|p| format!("{} {} {path}", p.pid, p.line))
+        processes
+            .map(|(process, why)| format!("{} {} [{why}]", process.pid, process.line))
             .collect(),
     );
     add(

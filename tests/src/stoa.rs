@@ -262,7 +262,8 @@ impl Stoa {
     /// When there is none, or are several.
     pub fn part(&self, role: &str) -> Result<Process> {
         let mut found = process::children(self.warden()?.pid);
-        found.retain(|process| process.line.split(' ').any(|word| word == role));
+        let word = format!("__{role}");
+        found.retain(|process| process.line.split(' ').any(|argument| argument == word));
         ensure!(
             found.len() == 1,
             "{} processes are `{role}`: {found:?}",
@@ -274,8 +275,14 @@ impl Stoa {
     /// The keepers of its instances.
     #[must_use]
     pub fn keepers(&self) -> Vec<Process> {
-        let mut found = process::bearing(&self.data_dir().to_string_lossy());
-        found.retain(|process| process.line.contains("keeper"));
+        let marks = self.marks();
+        let mut found = process::all();
+        found.retain(|process| process.line.starts_with("stoa-keeper"));
+        found.retain(|process| {
+            marks
+                .iter()
+                .any(|mark| process.cgroups().contains(&format!("stoa-{mark}/")))
+        });
         found
     }
 
@@ -285,7 +292,10 @@ impl Stoa {
         let marks = self.marks();
         let mut found = process::all();
         found.retain(|process| {
-            process.line.contains(text) && marks.iter().any(|mark| process.cgroups().contains(mark))
+            process.line.contains(text)
+                && marks
+                    .iter()
+                    .any(|mark| process.cgroups().contains(&format!("stoa-{mark}/")))
         });
         found
     }
