@@ -187,72 +187,130 @@ fn a_port_in_use_names_its_holder() -> Result<()> {
     stoa.finish()
 }
 
-/// Without root, and on a disk without room: `stoa up` says what it lacks.
+/// Addresses that nobody else has, for a `stoa up` that must not start.
+const PORTS: [&str; 6] = [
+    "--api-listen",
+    "127.0.0.1:0",
+    "--http",
+    "127.0.0.1:0",
+    "--https",
+    "127.0.0.1:0",
+];
+
+/// Runs something that must be refused with a next step; what it said.
+fn refused(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "it started");
+    ensure!(said.contains("next:"), "no next step: {said}");
+    Ok(said)
+}
+
 #[test]
-fn no_root_and_no_room() -> Result<()> {
-    let stoa = Stoa::prepare("wrong-host")?;
+fn no_root() -> Result<()> {
+    let stoa = Stoa::prepare("wrong-user")?;
     let binary = stoa.root().join("stoa");
     fs::copy(Stoa::binary(), &binary)?;
     fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
-    let output = Command::new("setpriv")
+    let mut command = Command::new("setpriv");
+    command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&binary)
-        .args([
-            "up",
-            "--api-listen",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--https",
-            "127.0.0.1:0",
-        ])
-        .arg("--data-dir")
-        .arg(stoa.root().join("nobody"))
-        .current_dir("/")
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(
-        !output.status.success() && said.contains("root") && said.contains("next:"),
-        "said: {said}"
-    );
-
-    let small = SmallDisk::mount(&stoa)?;
-    let output = Command::new(Stoa::binary())
-        .args([
-            "up",
-            "--api-listen",
-            "127.0.0.1:0",
-            "--http",
-            "127.0.0.1:0",
-            "--https",
-            "127.0.0.1:0",
-        ])
-        .arg("--data-dir")
-        .arg(small.0.join("data"))
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(!output.status.success() && said.contains("next:"), "said: {said}");
-    ensure!(
-        said.to_lowercase().contains("space") || said.contains("room"),
-        "said: {said}"
-    );
-    drop(small);
+        .arg("up")
+        .args(PORTS);
+    let said = refused(
+        command
+            .arg("--data-dir")
+            .arg(stoa.root().join("nobody"))
+            .current_dir("/"),
+    )?;
+    ensure!(said.contains("root"), "{said}");
     stoa.finish()
 }
 
-/// A file system with hardly any room.
+#[test]
+fn a_full_disk() -> Result<()> {
+    let stoa = Stoa::prepare("wrong-disk")?;
+    let small = SmallDisk::mount(&stoa)?;
+    let mut command = Command::new(Stoa::binary());
+    let said = refused(
+        command
+            .arg("up")
+            .args(PORTS)
+            .arg("--data-dir")
+            .arg(small.0.join("data")),
+    )?;
+    ensure!(
+        said.contains("free") || said.contains("space") || said.contains("room"),
+        "{said}"
+    );
+    drop(small);
+    ensure!(stoa.census().is_empty(), "left behind: {:#?}", stoa.census());
+    stoa.finish()
+}
+
+/// Runs a program in a mount namespace where the kernel says that it allows no user namespaces.
+const WITHOUT_USER_NAMESPACES: &str = "\
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def must(result):
+    if result != 0: sys.exit(os.strerror(ctypes.get_errno()))
+must(libc.unshare(0x20000))
+must(libc.mount(None, b'/', None, 0x44000, None))
+must(libc.mount(sys.argv[1].encode(), b'/proc/sys/user/max_user_namespaces', None, 0x1000, None))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn an_unsupported_kernel() -> Result<()> {
+    let stoa = Stoa::prepare("wrong-kernel")?;
+    let zero = stoa.root().join("zero");
+    fs::write(&zero, "0\n")?;
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", WITHOUT_USER_NAMESPACES])
+        .arg(&zero)
+        .arg(Stoa::binary())
+        .arg("up")
+        .args(PORTS);
+    let said = refused(command.arg("--data-dir").arg(stoa.data_dir()))?;
+    ensure!(
+        said.contains("user namespaces") && said.contains("sysctl"),
+        "{said}"
+    );
+    ensure!(stoa.census().is_empty(), "left behind: {:#?}", stoa.census());
+    // The control: nothing but that file stood in the way.
+    let doctor = stoa
+        .cli(&[
+            "doctor",
+            "--json",
+            "--data-dir",
+            &stoa.data_dir().to_string_lossy(),
+        ])?
+        .json()?;
+    let checks = doctor["checks"].as_array().cloned().unwrap_or_default();
+    let good = checks
+        .iter()
+        .find(|check| check["name"] == "user namespaces")
+        .is_some_and(|c| c["verdict"] == "ok");
+    ensure!(good, "{doctor:#}");
+    stoa.finish()
+}
+
+/// A file system without room.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
     fn mount(stoa: &Stoa) -> Result<Self> {
         let place = stoa.root().join("small");
         fs::create_dir_all(&place)?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k,mode=0711", "none"])
-            .arg(&place)
-            .status()?;
+        let options = ["-t", "tmpfs", "-o", "size=64k,mode=0711", "none"];
+        let status = Command::new("mount").args(options).arg(&place).status()?;
         ensure!(status.success(), "could not mount a small file system");
-        Ok(Self(place))
+        let disk = Self(place);
+        let filled = fs::write(disk.0.join("fill"), vec![0; 128 << 10]);
+        ensure!(filled.is_err(), "the small disk is not small");
+        Ok(disk)
     }
 }
 
