@@ -201,7 +201,12 @@ fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
                 "description": "Send the same key again to get the first answer again instead of a second effect; kept 24 hours.",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 200}})
         });
-    key.into_iter()
+    let condition = endpoint.is_conditional.then(|| {
+        json!({"name": "If-Match", "in": "header", "required": false,
+            "description": "The `ETag` you have seen: 412 when it was changed meanwhile.",
+            "schema": {"type": "string", "maxLength": 100}})
+    });
+    key.into_iter().chain(condition)
 }
 
 /// Whether a second sending can be answered by the first answer: an upload's body is too large to compare, an upgraded

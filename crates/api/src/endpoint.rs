@@ -149,6 +149,8 @@ pub struct Endpoint {
     pub body: Body,
     /// How it succeeds.
     pub answers: &'static [Answer],
+    /// Whether it heeds `If-Match`.
+    pub is_conditional: bool,
 }
 
 impl Endpoint {
@@ -170,6 +172,7 @@ impl Endpoint {
             query: &[],
             body: Body::None,
             answers: &[],
+            is_conditional: false,
         }
     }
     pub(crate) const fn about(mut self, summary: &'static str, description: &'static str) -> Self {
@@ -195,6 +198,11 @@ impl Endpoint {
     }
     pub(crate) const fn gives(mut self, answers: &'static [Answer]) -> Self {
         self.answers = answers;
+        self
+    }
+
+    pub(crate) const fn conditional(mut self) -> Self {
+        self.is_conditional = true;
         self
     }
 

@@ -127,12 +127,12 @@ endpoints! {
         "Show an app" "", gives(&[tagged::<crate::App>(200)]);
     APP_DELETE = "app_delete" Delete place!("/apps/{app}"), "apps", Right(Manage);
         "Remove an app" "Its instances are drained and ended, its routes and releases removed. Databases stay.",
-        gives(&[Accepted]);
+        gives(&[Accepted]), conditional();
     APP_ENV_VIEW = "app_env_view" Get place!("/apps/{app}/env"), "apps", Right(Read);
         "Show the configuration set by hand" "", gives(&[json::<crate::AppEnv>(200)]);
     APP_ENV_UPDATE = "app_env_update" Patch place!("/apps/{app}/env"), "apps", Right(Configure);
         "Set and remove variables" "When a release serves, an operation makes a new release with the new configuration; the answer names it.",
-        takes::<crate::PatchEnv>(), gives(&[json::<crate::AppEnv>(200)]);
+        takes::<crate::PatchEnv>(), gives(&[json::<crate::AppEnv>(200)]), conditional();
     SECRET_LIST = "secret_list" Get place!("/apps/{app}/secrets"), "apps", Right(Read);
         "List the names and versions of secrets" "Values are never shown.",
         query(PAGES), gives(&[json::<crate::SecretPage>(200)]);
@@ -143,7 +143,7 @@ endpoints! {
         "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[json::<crate::SecretChange>(200)]);
     APP_SCALE = "app_scale" Put place!("/apps/{app}/scale"), "apps", Right(Deploy);
         "Set how many instances run" "The counts outlive releases.",
-        takes::<crate::PutScale>(), gives(&[Accepted]);
+        takes::<crate::PutScale>(), gives(&[Accepted]), conditional();
     APP_RESTART = "app_restart" Post place!("/apps/{app}/restart"), "apps", Right(Deploy);
         "Replace all instances by fresh ones" "As a rollout of the same release: no request fails.", gives(&[Accepted]);
     APP_RUN = "app_run" Post place!("/apps/{app}/run"), "apps", Right(Deploy);
@@ -178,8 +178,8 @@ endpoints! {
     DATABASE_VIEW = "database_view" Get place!("/databases/{database}"), "databases", Right(Read);
         "Show a database" "", gives(&[tagged::<crate::Database>(200)]);
     DATABASE_DELETE = "database_delete" Delete place!("/databases/{database}"), "databases", Right(Manage);
-        "End a database" "Its volume is kept under another name for a grace period.", gives(&[Accepted]);
-    DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Manage);
+        "End a database" "Its volume is kept under another name for a grace period.", gives(&[Accepted]), conditional();
+    DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Configure);
         "Give a database a new password" "By a second login role: services get the new one with their next release, the old one ends when nobody uses it.",
         gives(&[Accepted]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);

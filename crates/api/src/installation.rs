@@ -39,7 +39,7 @@ pub struct Event {
     pub name: String,
     /// Its generation after the change.
     pub generation: u64,
-    /// What was done: `insert`, `update` or `delete`.
+    /// What was done: `insert`, `update` (what is wanted), `status` (what is seen) or `delete`.
     pub change: String,
 }
 

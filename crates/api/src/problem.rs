@@ -9,7 +9,7 @@ pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// A link to the page about this kind of problem.
+    /// The kind of problem as a URN, `urn:stoa:error:CODE`; its page is `docs/errors/CODE.md`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The kind of problem in a few words.

@@ -1,1 +1,50 @@
-//! Endpoints: decode, authorise, call one use case, encode
+//! The API's door: decode, authorise, call one use case, encode.
+//!
+//! Lives here: listening, the order of a request, HTTP statuses, streams. Does not live here: what the endpoints are
+//! (`api`), what they do (`control`).
+//! Invariant: every endpoint of `api::endpoints::ALL` has exactly one handler, and each request goes through the same
+//! phases in the same order: route, authenticate, authorise, body, act.
+
+mod answer;
+mod apps;
+mod body;
+mod call;
+mod databases;
+mod exec;
+mod foreign;
+mod idempotency;
+mod images;
+mod installation;
+mod listen;
+mod metrics;
+mod operations;
+mod pages;
+mod people;
+mod places;
+mod refusal;
+mod releases;
+mod request;
+mod route;
+mod stream;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use listen::{Running, start};
+
+/// What the door needs to know besides control.
+pub struct About {
+    /// Version of Stoa.
+    pub version: String,
+    /// Addresses by name, for people: `api`, `http`, `https`.
+    pub listeners: BTreeMap<String, String>,
+}
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) control: Arc<control::Control>,
+    pub(crate) about: About,
+    pub(crate) metrics: metrics::Metrics,
+    pub(crate) limits: listen::Limits,
+}

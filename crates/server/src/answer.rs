@@ -1,0 +1,137 @@
+//! What a request is answered with, as bytes.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use serde::Serialize;
+
+use crate::refusal::Refusal;
+use crate::stream::Events;
+
+pub(crate) type Outgoing = UnsyncBoxBody<Bytes, Infallible>;
+
+/// How a request succeeded.
+pub(crate) enum Reply {
+    /// JSON.
+    Json {
+        status: u16,
+        body: Vec<u8>,
+        /// The thing's generation.
+        etag: Option<u64>,
+        /// Where to look next.
+        location: Option<String>,
+    },
+    /// 204.
+    Empty,
+    /// Text, as metrics are.
+    Text(String),
+    /// An event stream.
+    Events(Events),
+}
+
+impl Reply {
+    pub(crate) fn json(status: u16, body: &impl Serialize) -> Result<Self, Refusal> {
+        let body = serde_json::to_vec(body).map_err(|why| Refusal::internal(why.to_string()))?;
+        Ok(Self::Json {
+            status,
+            body,
+            etag: None,
+            location: None,
+        })
+    }
+
+    pub(crate) fn ok(body: &impl Serialize) -> Result<Self, Refusal> {
+        Self::json(200, body)
+    }
+
+    pub(crate) fn tagged(status: u16, body: &impl Serialize, generation: u64) -> Result<Self, Refusal> {
+        let mut reply = Self::json(status, body)?;
+        if let Self::Json { etag, .. } = &mut reply {
+            *etag = Some(generation);
+        }
+        Ok(reply)
+    }
+
+    pub(crate) fn accepted(operation: &model::Operation) -> Result<Self, Refusal> {
+        let mut reply = Self::json(202, &crate::operations::wire(operation))?;
+        if let Self::Json { location, .. } = &mut reply {
+            *location = Some(operation_at(&operation.id.to_string()));
+        }
+        Ok(reply)
+    }
+
+    pub(crate) fn into_response(self) -> Response<Outgoing> {
+        match self {
+            Self::Json {
+                status,
+                body,
+                etag,
+                location,
+            } => {
+                let mut response = whole(status, "application/json", body);
+                if let Some(generation) = etag {
+                    insert(&mut response, ETAG, &format!("\"{generation}\""));
+                }
+                if let Some(location) = location {
+                    insert(&mut response, LOCATION, &location);
+                }
+                response
+            }
+            Self::Empty => {
+                let mut response = Response::new(Full::new(Bytes::new()).boxed_unsync());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                response
+            }
+            Self::Text(text) => whole(200, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes()),
+            Self::Events(events) => {
+                let mut response = Response::new(events.into_body());
+                insert(&mut response, CONTENT_TYPE, "text/event-stream");
+                response
+            }
+        }
+    }
+}
+
+/// The address of an operation.
+pub(crate) fn operation_at(id: &str) -> String {
+    api::endpoints::OPERATION_VIEW.at(&[id])
+}
+
+/// The answer to a request that was not done.
+pub(crate) fn refused(refusal: &Refusal, request_id: &str) -> Response<Outgoing> {
+    let body = serde_json::to_vec(&refusal.problem(request_id)).unwrap_or_default();
+    let mut response = whole(refusal.status(), api::problem::PROBLEM_MEDIA_TYPE, body);
+    if let Some((name, value)) = refusal.header() {
+        insert(&mut response, HeaderName::from_static(name), value);
+    }
+    response
+}
+
+/// What every answer says.
+pub(crate) fn seal(response: &mut Response<Outgoing>, request_id: &str) {
+    insert(response, HeaderName::from_static("x-request-id"), request_id);
+    insert(response, CACHE_CONTROL, "no-store");
+    insert(
+        response,
+        HeaderName::from_static("x-content-type-options"),
+        "nosniff",
+    );
+}
+
+fn whole(status: u16, media_type: &str, body: Vec<u8>) -> Response<Outgoing> {
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    insert(&mut response, CONTENT_TYPE, media_type);
+    response
+}
+
+pub(crate) fn insert(response: &mut Response<Outgoing>, name: HeaderName, value: &str) {
+    // Values are ours: ids, numbers, fixed texts.
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}

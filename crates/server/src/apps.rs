@@ -1,0 +1,398 @@
+//! Apps, their configuration, secrets, instances and logs.
+
+use std::collections::BTreeMap;
+
+use api::{
+    AppEnv, AppPage, CreateApp, InstancePage, LogLine, LogPage, PatchEnv, PutScale, PutSecret, SecretChange,
+    SecretPage, ServiceStatus,
+};
+use control::apps::AppView;
+use control::logs::Wanted;
+use control::operations::Accepted;
+use control::{apps, logs as control_logs, releases, secrets};
+use model::{Condition, EnvKey, Instance, InstanceId, Name, Purpose, ReleaseId, Timestamp};
+
+use crate::answer::Reply;
+use crate::call::{Call, key, moment, name};
+use crate::foreign::{LogRecord, LogStream, Secret};
+use crate::pages;
+use crate::refusal::Refusal;
+use crate::stream::{Events, Seen};
+
+pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
+    let all = apps::list(call.control(), call.actor()?, &call.place()?)?;
+    let (page, next_page) = pages::cut(call, all, |view| view.app.row.id.to_string())?;
+    Reply::ok(&AppPage {
+        items: page.iter().map(wire).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateApp = call.needed_body()?;
+    let name = name(&body.name, "/name")?;
+    let made = apps::create(call.control(), call.actor()?, &call.place()?, &name)?;
+    let generation = made.generation;
+    let view = AppView {
+        app: made,
+        serving: None,
+        urls: Vec::new(),
+        instances: Vec::new(),
+        operation: None,
+    };
+    Reply::tagged(201, &wire(&view), generation)
+}
+
+pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
+    let view = apps::view(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+    )?;
+    Reply::tagged(200, &wire(&view), view.app.generation)
+}
+
+pub(crate) fn delete(call: &Call) -> Result<Reply, Refusal> {
+    let app = call.parameter("app")?;
+    let accepted = apps::delete(call.control(), call.actor()?, &call.place()?, app, call.expected)?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn env_view(call: &Call) -> Result<Reply, Refusal> {
+    let view = apps::view(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+    )?;
+    Reply::ok(&wire_env(&view.app.row, None))
+}
+
+pub(crate) fn env_update(call: &Call) -> Result<Reply, Refusal> {
+    let body: PatchEnv = call.needed_body()?;
+    let mut changes: BTreeMap<EnvKey, Option<String>> = BTreeMap::new();
+    for (index, unset) in body.unset.iter().enumerate() {
+        changes.insert(key(unset, &format!("/unset/{index}"))?, None);
+    }
+    for (set, value) in body.set {
+        if changes
+            .insert(key(&set, &format!("/set/{set}"))?, Some(value))
+            .is_some()
+        {
+            return Err(Refusal::field(
+                format!("/set/{set}"),
+                "can not be set and removed at once",
+            ));
+        }
+    }
+    if changes.is_empty() {
+        return Err(Refusal::field("", "changes nothing: give set or unset"));
+    }
+    let app = call.parameter("app")?;
+    let (app, accepted) = apps::configure(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        app,
+        &changes,
+        call.expected,
+    )?;
+    Reply::ok(&wire_env(&app.row, accepted.as_ref()))
+}
+
+pub(crate) fn secret_list(call: &Call) -> Result<Reply, Refusal> {
+    let all = secrets::list(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+    )?;
+    let (page, next_page) = pages::cut(call, all, |secret| secret.key.to_string())?;
+    let items = page.into_iter().map(|secret| api::Secret {
+        key: secret.key.to_string(),
+        version: secret.version,
+        updated_at: secret.updated_at,
+    });
+    Reply::ok(&SecretPage {
+        items: items.collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn secret_put(call: &Call) -> Result<Reply, Refusal> {
+    let body: PutSecret = call.needed_body()?;
+    let key = key(call.parameter("key")?, "/key")?;
+    let value = Secret::new(body.value.into_bytes());
+    let app = call.parameter("app")?;
+    let (secret, accepted) = secrets::set(call.control(), call.actor()?, &call.place()?, app, &key, &value)?;
+    Reply::ok(&SecretChange {
+        key: secret.key.to_string(),
+        operation: operation_id(accepted.as_ref()),
+    })
+}
+
+pub(crate) fn secret_delete(call: &Call) -> Result<Reply, Refusal> {
+    let key = key(call.parameter("key")?, "/key")?;
+    let accepted = secrets::unset(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+        &key,
+    )?;
+    Reply::ok(&SecretChange {
+        key: key.to_string(),
+        operation: operation_id(accepted.as_ref()),
+    })
+}
+
+pub(crate) fn scale(call: &Call) -> Result<Reply, Refusal> {
+    let body: PutScale = call.needed_body()?;
+    let mut counts: BTreeMap<Name, u16> = BTreeMap::new();
+    for (service, count) in &body.services {
+        counts.insert(name(service, &format!("/services/{service}"))?, *count);
+    }
+    if counts.is_empty() {
+        return Err(Refusal::field("/services", "names no service"));
+    }
+    let app = call.parameter("app")?;
+    let accepted = apps::scale(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        app,
+        &counts,
+        call.expected,
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn instance_list(call: &Call) -> Result<Reply, Refusal> {
+    let (place, app) = (call.place()?, call.parameter("app")?);
+    let (_, all_releases) = releases::list(call.control(), call.actor()?, &place, app)?;
+    let numbers: BTreeMap<ReleaseId, u64> = all_releases.iter().map(|r| (r.row.id, r.row.number)).collect();
+    let all = apps::instances(call.control(), call.actor()?, &place, app)?;
+    let (page, next_page) = pages::cut(call, all, |instance| instance.row.id.to_string())?;
+    let items = page
+        .iter()
+        .map(|instance| wire_instance(&instance.row, &numbers))
+        .collect();
+    Reply::ok(&InstancePage { items, next_page })
+}
+
+/// Lines when nobody says how many.
+const TAIL: u64 = 200;
+/// Lines of one look of a stream.
+const STREAM_STEP: usize = 1000;
+
+pub(crate) fn logs(call: &Call) -> Result<Reply, Refusal> {
+    let mut wanted = wanted(call)?;
+    let (place, app) = (call.place()?, call.parameter("app")?.to_owned());
+    if !call.wants_events {
+        let lines = if wanted.limit == 0 {
+            Vec::new()
+        } else {
+            control_logs::of_app(call.control(), call.actor()?, &place, &app, &wanted)?
+        };
+        let items = lines.iter().map(wire_line).collect();
+        return Reply::ok(&LogPage {
+            items,
+            next_page: String::new(),
+        });
+    }
+    let follows = call.is_set("follow");
+    let (shared, actor) = (std::sync::Arc::clone(&call.shared), call.actor()?.clone());
+    let mut begun = Timestamp::now();
+    let look = Box::new(move || {
+        let mut seen = Seen::default();
+        let lines = if wanted.limit == 0 {
+            Vec::new()
+        } else {
+            control_logs::of_app(&shared.control, &actor, &place, &app, &wanted)?
+        };
+        for line in &lines {
+            seen.frame(&position(line), "line", &wire_line(line));
+        }
+        if let Some(last) = lines.last() {
+            wanted.after = Some((last.at, last.instance, last.sequence));
+        } else if wanted.after.is_none() {
+            // Nothing yet: from here on, only what comes later. A second of overlap for lines still on their way.
+            wanted.since = Some(Timestamp::from_ms(begun.as_ms().saturating_sub(1000)));
+            begun = Timestamp::now();
+        }
+        wanted.limit = STREAM_STEP;
+        seen.is_end = !follows;
+        Ok(seen)
+    });
+    Ok(Reply::Events(Events::open(call, look)?))
+}
+
+fn wanted(call: &Call) -> Result<Wanted, Refusal> {
+    let text = |name| {
+        call.query(name)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned)
+    };
+    let instance = match call.query("instance") {
+        None => None,
+        Some(id) => Some(
+            id.parse::<InstanceId>()
+                .map_err(|why| Refusal::field("?instance", why.to_string()))?,
+        ),
+    };
+    let tail = call.number("tail").unwrap_or(TAIL);
+    let mut wanted = Wanted {
+        service: text("service"),
+        instance,
+        release: text("release"),
+        grep: text("grep"),
+        limit: usize::try_from(tail).unwrap_or(usize::MAX),
+        ..Wanted::default()
+    };
+    if let Some(since) = call.last_event_id.as_deref().or_else(|| call.query("since")) {
+        if let Some(position) = parse_position(since) {
+            wanted.after = Some(position);
+            wanted.limit = STREAM_STEP;
+        } else {
+            let at = moment(since, Timestamp::now()).ok_or_else(|| {
+                Refusal::field(
+                    "?since",
+                    "must be a time (RFC 3339), a span such as 1h, or the id of a frame",
+                )
+            })?;
+            wanted.since = Some(at);
+            if call.query("tail").is_none() {
+                wanted.limit = control_logs::LIMIT;
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Where a line stands: time, instance, sequence. The `id` of its frame.
+fn position(line: &LogRecord) -> String {
+    format!("{}.{}.{}", line.at.as_ms(), line.instance, line.sequence)
+}
+
+fn parse_position(text: &str) -> Option<(Timestamp, InstanceId, u64)> {
+    let mut parts = text.split('.');
+    let at = Timestamp::from_ms(parts.next()?.parse().ok()?);
+    let instance = parts.next()?.parse().ok()?;
+    let sequence = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((at, instance, sequence))
+}
+
+fn wire_line(line: &LogRecord) -> LogLine {
+    let stream = match line.stream {
+        LogStream::Stdout => "stdout",
+        LogStream::Stderr => "stderr",
+        LogStream::Platform => "stoa",
+    };
+    LogLine {
+        at: line.at,
+        stream: stream.to_owned(),
+        source: line
+            .key
+            .split_once('/')
+            .map_or("-", |(_, service)| service)
+            .to_owned(),
+        instance: Some(line.instance.to_string()),
+        release: (!line.label.is_empty()).then(|| line.label.clone()),
+        text: line.text.clone(),
+    }
+}
+
+fn operation_id(accepted: Option<&Accepted>) -> Option<String> {
+    accepted.map(|accepted| accepted.operation.id.to_string())
+}
+
+fn wire_env(app: &model::App, accepted: Option<&Accepted>) -> AppEnv {
+    let env = app
+        .env
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.clone()))
+        .collect();
+    AppEnv {
+        env,
+        operation: operation_id(accepted),
+    }
+}
+
+fn wire(view: &AppView) -> api::App {
+    let app = &view.app.row;
+    let services = view
+        .serving
+        .iter()
+        .flat_map(|release| &release.services)
+        .map(|(name, service)| {
+            let ready = view
+                .instances
+                .iter()
+                .filter(|instance| is_ready(instance, name))
+                .count();
+            ServiceStatus {
+                name: name.to_string(),
+                wanted: app.scale.get(name).copied().unwrap_or(service.count),
+                ready: u16::try_from(ready).unwrap_or(u16::MAX),
+                port: service.port,
+            }
+        });
+    api::App {
+        id: app.id.to_string(),
+        name: app.name.to_string(),
+        serving: view
+            .serving
+            .as_ref()
+            .map(|release| format!("v{}", release.number)),
+        rollout: view.operation.as_ref().map(|operation| operation.id.to_string()),
+        urls: view.urls.clone(),
+        services: services.collect(),
+        deleting: app.deleting,
+        generation: view.app.generation,
+    }
+}
+
+fn is_ready(instance: &Instance, wanted: &Name) -> bool {
+    let serves = match &instance.purpose {
+        Purpose::Service { service, .. } => service == wanted,
+        Purpose::Job { .. } | Purpose::Database { .. } => false,
+    };
+    serves && matches!(instance.condition, Condition::Ready { .. })
+}
+
+fn wire_instance(instance: &Instance, numbers: &BTreeMap<ReleaseId, u64>) -> api::Instance {
+    let (purpose, name, index, release) = match &instance.purpose {
+        Purpose::Service {
+            service,
+            index,
+            release,
+            ..
+        } => ("service", service.to_string(), *index, Some(release)),
+        Purpose::Job { job, release, .. } => ("job", job.to_string(), 0, Some(release)),
+        Purpose::Database { database } => ("database", database.to_string(), 0, None),
+    };
+    let (condition, since, why) = match &instance.condition {
+        Condition::Starting { since } => ("starting", *since, None),
+        Condition::Ready { since } => ("ready", *since, None),
+        Condition::Unready { since, why } => ("unready", *since, Some(why.clone())),
+        Condition::Draining { since } => ("draining", *since, None),
+        Condition::Stopping { since } => ("stopping", *since, None),
+        Condition::Exited { at, exit } => ("exited", *at, Some(exit.describe())),
+    };
+    api::Instance {
+        id: instance.id.to_string(),
+        purpose: purpose.to_owned(),
+        name,
+        index,
+        release: release
+            .and_then(|id| numbers.get(id))
+            .map(|number| format!("v{number}")),
+        condition: condition.to_owned(),
+        since,
+        why,
+        attempt: instance.attempt,
+        address: instance.address.map(|address| address.to_string()),
+        created_at: instance.created_at,
+    }
+}

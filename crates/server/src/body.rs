@@ -1,0 +1,76 @@
+//! Reading a JSON body: bounded in bytes and time.
+
+use std::time::Duration;
+
+use api::{Body, Endpoint};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+
+use crate::refusal::Refusal;
+
+/// A manifest has at most 256 KiB and grows when it is escaped; secrets are smaller.
+const JSON_MAX: usize = 1 << 20;
+/// Long enough for a bad line, short enough that nobody holds us.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The bytes of a JSON body; empty when the endpoint takes none.
+pub(crate) async fn read(
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Vec<u8>, Refusal> {
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<u64>().ok());
+    if announced.is_some_and(|bytes| bytes > JSON_MAX as u64) {
+        return Err(Refusal::too_large(JSON_MAX as u64));
+    }
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, JSON_MAX).collect())
+        .await
+        .map_err(|_| Refusal::too_slow())?
+        .map_err(|why| {
+            if why.is::<LengthLimitError>() {
+                Refusal::too_large(JSON_MAX as u64)
+            } else {
+                Refusal::bad_request("the body broke off")
+            }
+        })?
+        .to_bytes();
+    match endpoint.body {
+        Body::None if bytes.is_empty() => Ok(Vec::new()),
+        Body::None => Err(Refusal::bad_request("this endpoint takes no body")),
+        Body::OptionalJson(_) if bytes.is_empty() => Ok(Vec::new()),
+        Body::Json(_) | Body::OptionalJson(_) => {
+            let media_type = headers
+                .get(CONTENT_TYPE)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default();
+            let media_type = media_type.split(';').next().unwrap_or_default().trim();
+            if media_type.eq_ignore_ascii_case("application/json") {
+                Ok(bytes.to_vec())
+            } else {
+                Err(Refusal::not_json())
+            }
+        }
+        Body::Archive => Ok(Vec::new()),
+    }
+}
+
+/// The body as JSON that fits the endpoint's schema.
+pub(crate) fn check(endpoint: &Endpoint, bytes: &[u8]) -> Result<Value, Refusal> {
+    if bytes.is_empty() && !matches!(endpoint.body, Body::Json(_)) {
+        return Ok(Value::Null);
+    }
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|why| Refusal::bad_request(format!("the body is not JSON: {why}")))?;
+    let errors = api::validate::body(endpoint, &mut value);
+    if errors.is_empty() {
+        Ok(value)
+    } else {
+        Err(Refusal::invalid(errors))
+    }
+}

@@ -1,0 +1,127 @@
+//! Managed databases.
+
+use api::{CreateDatabase, DatabaseCredentials, DatabasePage};
+use control::databases::{self, DatabaseView, Wish};
+use model::{Bytes, Condition, DatabaseState};
+
+use crate::answer::Reply;
+use crate::call::{Call, name};
+use crate::pages;
+use crate::refusal::Refusal;
+
+pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
+    let all = databases::list(call.control(), call.actor()?, &call.place()?)?;
+    let (page, next_page) = pages::cut(call, all, |view| view.database.row.id.to_string())?;
+    Reply::ok(&DatabasePage {
+        items: page.iter().map(wire).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateDatabase = call.needed_body()?;
+    let name = name(&body.name, "/name")?;
+    let wish = Wish {
+        version: body.version,
+        size: body.size_bytes.map(Bytes::new),
+        memory: body.memory_bytes.map(Bytes::new),
+    };
+    let (_, accepted) = databases::create(call.control(), call.actor()?, &call.place()?, &name, &wish)?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
+    let view = databases::view(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+    )?;
+    Reply::tagged(200, &wire(&view), view.database.generation)
+}
+
+pub(crate) fn delete(call: &Call) -> Result<Reply, Refusal> {
+    let database = call.parameter("database")?;
+    let accepted = databases::destroy(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        database,
+        call.expected,
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn rotate(call: &Call) -> Result<Reply, Refusal> {
+    let accepted = databases::rotate(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn credentials(call: &Call) -> Result<Reply, Refusal> {
+    let found = databases::connection(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+    )?;
+    let broken = || Refusal::internal("a password that is no text");
+    let url = found.url().expose_str().ok_or_else(broken)?.to_owned();
+    let password = found.password.expose_str().ok_or_else(broken)?.to_owned();
+    // The same names that a service which uses it gets.
+    let variables = [
+        ("DATABASE_URL", url.clone()),
+        ("DATABASE_URL_DIRECT", url),
+        ("PGHOST", found.host.clone()),
+        ("PGPORT", found.port.to_string()),
+        ("PGUSER", found.user.clone()),
+        ("PGPASSWORD", password),
+        ("PGDATABASE", found.database.clone()),
+    ];
+    Reply::ok(&DatabaseCredentials {
+        variables: variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    })
+}
+
+fn wire(view: &DatabaseView) -> api::Database {
+    let database = &view.database.row;
+    let (state, why, purge_at, volume) = match &database.state {
+        DatabaseState::Creating => ("creating", None, None, None),
+        DatabaseState::Active => ("active", None, None, None),
+        DatabaseState::Failed { why } => ("failed", Some(why.clone()), None, None),
+        DatabaseState::Destroyed { purge_at, volume } => {
+            ("destroyed", None, Some(*purge_at), Some(volume.clone()))
+        }
+    };
+    let is_ready = |condition: &Condition| matches!(condition, Condition::Ready { .. });
+    api::Database {
+        id: database.id.to_string(),
+        name: database.name.to_string(),
+        state: state.to_owned(),
+        why,
+        ready: view
+            .instance
+            .as_ref()
+            .is_some_and(|instance| is_ready(&instance.condition)),
+        host: format!("{}.db.internal", database.name),
+        version: database.version.clone(),
+        size_bytes: database.size.get(),
+        memory_bytes: database.resources.memory.get(),
+        credential_version: database
+            .credentials
+            .last()
+            .map_or(0, |credential| credential.version),
+        used_by: view.used_by.iter().map(ToString::to_string).collect(),
+        generation: view.database.generation,
+        created_at: database.created_at,
+        purge_at,
+        volume,
+    }
+}

@@ -1,0 +1,276 @@
+//! Programs inside instances: the connection becomes their streams.
+//!
+//! ```text
+//! connection --frames--> reader task --(channel)--> thread writing stdin / setting the size
+//! threads reading stdout, stderr, waiting for the end --(channel)--> writer task --frames--> connection
+//! ```
+//! Invariant: the exit code is the last frame; when the connection ends, the program's input ends (and with a terminal,
+//! the terminal hangs up).
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::exec::{Decoder, FRAME_MAX, Frame, PROTOCOL};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, Response, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::Shared;
+use crate::answer::{Outgoing, insert};
+use crate::call::Call;
+use crate::foreign::{Exec, ExecStreams};
+use crate::refusal::Refusal;
+
+/// Frames under way in each direction: a slow reader slows the program down.
+const AHEAD: usize = 8;
+/// How often a reader of a silent program looks whether somebody still listens.
+const GLANCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
+/// After the program's end its children may hold the pipes open; what comes later than this is not waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+pub(crate) fn of_instance(call: &Call) -> Result<ExecStreams, Refusal> {
+    let body: api::Exec = call.needed_body()?;
+    let argv = if body.command.is_empty() {
+        vec!["/bin/sh".to_owned()]
+    } else {
+        body.command
+    };
+    let terminal = body.terminal.map(|size| (size.rows, size.columns));
+    let exec = Exec {
+        argv,
+        env: Vec::new(),
+        user: None,
+        workdir: None,
+        terminal,
+    };
+    let (place, app, instance) = (call.place()?, call.parameter("app")?, call.parameter("instance")?);
+    Ok(control::releases::enter(
+        call.control(),
+        call.actor()?,
+        &place,
+        app,
+        Some(instance),
+        &exec,
+    )?)
+}
+
+pub(crate) fn of_database(call: &Call) -> Result<ExecStreams, Refusal> {
+    let body: api::Exec = call.needed_body()?;
+    let terminal = body.terminal.map(|size| (size.rows, size.columns));
+    let (place, database) = (call.place()?, call.parameter("database")?);
+    Ok(control::databases::enter(
+        call.control(),
+        call.actor()?,
+        &place,
+        database,
+        &body.command,
+        terminal,
+    )?)
+}
+
+/// Whether the request asks for our protocol.
+pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
+    let has = |name: &http::HeaderName, wanted: &str| {
+        let values = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(wanted))
+    };
+    has(&CONNECTION, "upgrade") && has(&UPGRADE, PROTOCOL)
+}
+
+pub(crate) fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(&shared.limits.sessions)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::busy("exec sessions"))
+}
+
+/// Answers 101 and carries frames from then on.
+pub(crate) fn hand_over(
+    streams: ExecStreams,
+    upgrade: OnUpgrade,
+    permit: OwnedSemaphorePermit,
+) -> Response<Outgoing> {
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => carry(streams, connection).await,
+            Err(cause) => tracing::debug!(%cause, "a client asked for exec and left"),
+        }
+        drop(permit);
+    });
+    let mut response = Response::new(Outgoing::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    insert(&mut response, CONNECTION, "upgrade");
+    insert(&mut response, UPGRADE, PROTOCOL);
+    response
+}
+
+async fn carry(streams: ExecStreams, connection: Upgraded) {
+    let (from_peer, to_peer) = tokio::io::split(TokioIo::new(connection));
+    let (input, inputs) = mpsc::channel::<Frame>(AHEAD);
+    let (output, outputs) = mpsc::channel::<Frame>(AHEAD);
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let ExecStreams {
+        stdin,
+        stdout,
+        stderr,
+        wait,
+    } = streams;
+    // Threads, because terminals and pipes are read blockingly; they end with their stream.
+    std::thread::spawn(move || write_input(stdin, inputs));
+    let out = output.clone();
+    std::thread::spawn(move || read_output(stdout, &out, Frame::Stdout));
+    if let Some(stderr) = stderr {
+        std::thread::spawn(move || read_output(stderr, &output, Frame::Stderr));
+    } else {
+        drop(output);
+    }
+    std::thread::spawn(move || {
+        let last = match wait() {
+            Ok(code) => Frame::Exit(code),
+            Err(cause) => Frame::Failed(cause.to_string()),
+        };
+        // Nobody waits any more when the connection has ended.
+        drop(ended.send(last));
+    });
+    // Whoever leaves first ends the session; what is dropped here ends the threads.
+    tokio::select! {
+        () = read_frames(from_peer, input) => {}
+        () = write_frames(to_peer, outputs, end) => {}
+    }
+}
+
+/// From the connection to the program. Ends, and with it the program's input, when the connection does.
+async fn read_frames(mut from_peer: ReadHalf<TokioIo<Upgraded>>, input: mpsc::Sender<Frame>) {
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; FRAME_MAX];
+    loop {
+        match from_peer.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => decoder.push(&buffer[..count]),
+        }
+        loop {
+            match decoder.take() {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    if input.send(frame).await.is_err() {
+                        return;
+                    }
+                }
+                Err(cause) => {
+                    tracing::debug!(%cause, "an exec connection sent rubbish");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// From the program to the connection; the exit code last.
+async fn write_frames(
+    mut to_peer: WriteHalf<TokioIo<Upgraded>>,
+    mut outputs: mpsc::Receiver<Frame>,
+    mut end: tokio::sync::oneshot::Receiver<Frame>,
+) {
+    let mut last: Option<Frame> = None;
+    loop {
+        let frame = match &last {
+            None => tokio::select! {
+                biased;
+                frame = outputs.recv() => frame,
+                ended = &mut end => {
+                    last = Some(ended.unwrap_or_else(|_| Frame::Failed("its end was lost".to_owned())));
+                    continue;
+                }
+            },
+            // It has ended: what is still in the pipes comes quickly or not at all.
+            Some(_) => tokio::time::timeout(LAST_WORDS, outputs.recv())
+                .await
+                .unwrap_or(None),
+        };
+        match frame {
+            Some(frame) => {
+                if to_peer.write_all(&frame.encode()).await.is_err() {
+                    return;
+                }
+            }
+            None => break,
+        }
+    }
+    let last = match last {
+        Some(last) => last,
+        None => end
+            .await
+            .unwrap_or_else(|_| Frame::Failed("its end was lost".to_owned())),
+    };
+    // The peer may be gone: then nobody needs it.
+    drop(to_peer.write_all(&last.encode()).await);
+    drop(to_peer.shutdown().await);
+}
+
+fn write_input(stdin: OwnedFd, mut inputs: mpsc::Receiver<Frame>) {
+    let mut stdin = Some(File::from(stdin));
+    while let Some(frame) = inputs.blocking_recv() {
+        match (frame, &mut stdin) {
+            (Frame::Stdin(bytes), _) if bytes.is_empty() => stdin = None,
+            (Frame::Stdin(bytes), Some(file)) => {
+                if file.write_all(&bytes).is_err() {
+                    stdin = None;
+                }
+            }
+            (Frame::Resize { rows, columns }, Some(file)) => {
+                let size = Winsize {
+                    ws_row: rows,
+                    ws_col: columns,
+                    ws_xpixel: 0,
+                    ws_ypixel: 0,
+                };
+                // Without a terminal there is nothing to resize.
+                let _ = tcsetwinsize(&*file, size);
+            }
+            (Frame::Stdin(_) | Frame::Resize { .. }, None) => {}
+            // Frames of the other direction mean nothing here.
+            (Frame::Stdout(_) | Frame::Stderr(_) | Frame::Exit(_) | Frame::Failed(_), _) => {}
+        }
+    }
+}
+
+fn read_output(from: OwnedFd, output: &mpsc::Sender<Frame>, frame: fn(Vec<u8>) -> Frame) {
+    let mut from = File::from(from);
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        // A silent program must not keep its terminal when nobody is there any more: closing it hangs up.
+        let mut waiting = [PollFd::new(&from, PollFlags::IN)];
+        if matches!(poll(&mut waiting, Some(&GLANCE)), Ok(0)) {
+            if output.is_closed() {
+                return;
+            }
+            continue;
+        }
+        match from.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                if output.blocking_send(frame(buffer[..count].to_vec())).is_err() {
+                    return;
+                }
+            }
+            Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
+            // A terminal whose program ended answers with an error (EIO).
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The installation: what it is, whether it is well, what changes in it.
+
+use std::time::Duration;
+
+use api::{Event, Health, Server};
+use control::{events as control_events, people};
+use model::{Actor, Timestamp};
+
+use crate::answer::Reply;
+use crate::call::Call;
+use crate::refusal::Refusal;
+use crate::stream::{Events, Seen};
+
+pub(crate) fn server(call: &Call) -> Result<Reply, Refusal> {
+    let (about, settings) = (&call.shared.about, &call.control().settings);
+    let engine = call.control().engine.capabilities();
+    let capabilities = [
+        ("engine", engine.engine.to_owned()),
+        ("volume_clone", engine.clone),
+        ("pool", engine.pool),
+        ("limits", engine.limits),
+    ];
+    Reply::ok(&Server {
+        version: about.version.clone(),
+        data_dir: settings.data_dir.display().to_string(),
+        domain: settings.domain.clone(),
+        listeners: about.listeners.clone(),
+        capabilities: capabilities
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    })
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
+pub(crate) fn health(_: &Call) -> Result<Reply, Refusal> {
+    Reply::ok(&Health {
+        status: "ok".to_owned(),
+    })
+}
+
+pub(crate) fn readiness(call: &Call) -> Result<Reply, Refusal> {
+    match people::orgs(call.control(), &Actor::System) {
+        Ok(_) => Reply::ok(&Health {
+            status: "ok".to_owned(),
+        }),
+        Err(cause) => {
+            tracing::error!(%cause, "not ready");
+            Err(Refusal::not_ready())
+        }
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
+pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
+    Ok(Reply::Text(call.shared.metrics.text()))
+}
+
+pub(crate) fn document(_: &Call) -> Result<Reply, Refusal> {
+    Reply::ok(api::document::document())
+}
+
+pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
+    let since = match call.last_event_id.as_deref().or_else(|| call.query("since")) {
+        None => None,
+        Some(text) => Some(
+            text.parse::<u64>()
+                .map_err(|_| Refusal::field("?since", "must be the revision of an event"))?,
+        ),
+    };
+    let (shared, actor) = (std::sync::Arc::clone(&call.shared), call.actor()?.clone());
+    let mut since = since;
+    let look = Box::new(move || {
+        let (changes, next) = control_events::watch(&shared.control, &actor, since, Duration::ZERO)?;
+        since = Some(next);
+        let mut seen = Seen::default();
+        for change in changes {
+            let event = Event {
+                revision: change.rev,
+                at: Timestamp::from_ms(change.at_ms),
+                kind: change.kind,
+                id: change.id,
+                parent: change.parent,
+                name: change.name,
+                generation: change.generation,
+                change: change.op.as_str().to_owned(),
+            };
+            seen.frame(&event.revision.to_string(), "event", &event);
+        }
+        Ok(seen)
+    });
+    Ok(Reply::Events(Events::open(call, look)?))
+}

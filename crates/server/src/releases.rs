@@ -1,0 +1,125 @@
+//! Releases and what moves an app between them.
+
+use api::{CreateRelease, ReleasePage, ReleaseService, ReleaseSource, Rollback, Run};
+use control::releases;
+use model::operation::Source;
+use model::{App, Release, ReleaseState, Service};
+
+use crate::answer::Reply;
+use crate::call::Call;
+use crate::pages;
+use crate::refusal::Refusal;
+
+pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
+    let (app, all) = releases::list(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+    )?;
+    let (page, next_page) = pages::cut(call, all, |release| release.row.id.to_string())?;
+    Reply::ok(&ReleasePage {
+        items: page.iter().map(|release| wire(&app.row, &release.row)).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateRelease = call.needed_body()?;
+    let source = match body.source {
+        ReleaseSource::Upload { upload } => Source::Upload {
+            upload: upload
+                .parse()
+                .map_err(|why: model::id::IdError| Refusal::field("/source/upload", why.to_string()))?,
+        },
+        ReleaseSource::Image { image } => Source::Image { image },
+        ReleaseSource::Configuration {} => Source::Configuration,
+    };
+    let (place, app) = (call.place()?, call.parameter("app")?);
+    let accepted = releases::deploy(
+        call.control(),
+        call.actor()?,
+        &place,
+        app,
+        &source,
+        body.manifest.as_deref(),
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
+    let (place, app, release) = (call.place()?, call.parameter("app")?, call.parameter("release")?);
+    let (app, release) = releases::view(call.control(), call.actor()?, &place, app, release)?;
+    Reply::ok(&wire(&app.row, &release.row))
+}
+
+pub(crate) fn rollback(call: &Call) -> Result<Reply, Refusal> {
+    let body: Rollback = call.body()?;
+    let (place, app) = (call.place()?, call.parameter("app")?);
+    let accepted = releases::rollback(call.control(), call.actor()?, &place, app, body.to.as_deref())?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn restart(call: &Call) -> Result<Reply, Refusal> {
+    let accepted = releases::restart(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("app")?,
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn run(call: &Call) -> Result<Reply, Refusal> {
+    let body: Run = call.needed_body()?;
+    let (place, app) = (call.place()?, call.parameter("app")?);
+    let accepted = releases::run(call.control(), call.actor()?, &place, app, &body.command)?;
+    Reply::accepted(&accepted.operation)
+}
+
+fn wire(app: &App, release: &Release) -> api::Release {
+    let (state, why) = match &release.state {
+        ReleaseState::Pending => ("pending", None),
+        ReleaseState::Proven => ("proven", None),
+        ReleaseState::Rejected { why } => ("rejected", Some(why.clone())),
+    };
+    api::Release {
+        id: release.id.to_string(),
+        name: format!("v{}", release.number),
+        created_at: release.created_at,
+        operation: release.operation.to_string(),
+        note: release.note.clone(),
+        state: state.to_owned(),
+        why,
+        serving: app.serving.is_some_and(|serving| serving.release == release.id),
+        image: release.image.to_string(),
+        services: release
+            .services
+            .iter()
+            .map(|(name, service)| (name.to_string(), wire_service(service)))
+            .collect(),
+        env: release
+            .env
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.clone()))
+            .collect(),
+        secrets: release
+            .secrets
+            .iter()
+            .map(|(key, version)| (key.to_string(), *version))
+            .collect(),
+    }
+}
+
+fn wire_service(service: &Service) -> ReleaseService {
+    ReleaseService {
+        command: service.command.clone(),
+        port: service.port,
+        count: service.count,
+        cpu_millis: service.resources.cpu.get(),
+        memory_bytes: service.resources.memory.get(),
+        health_path: service.health.path.clone(),
+        uses: service.uses.iter().map(ToString::to_string).collect(),
+        secrets: service.secrets.iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,267 @@
+//! One request, from head to answer: route, authenticate, authorise, body, act.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::endpoint::Need;
+use control::authorize;
+use http::header::{ACCEPT, AUTHORIZATION, IF_MATCH};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use model::{Action, Actor, RequestId};
+
+use crate::answer::{self, Outgoing, Reply};
+use crate::call::{Call, check_query};
+use crate::listen::Peer;
+use crate::refusal::Refusal;
+use crate::route::{self, Found, Handler};
+use crate::{Shared, body, exec, idempotency, upload};
+
+/// Answers one request, whatever happens.
+pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Outgoing> {
+    let id = RequestId::fresh().to_string();
+    let began = Instant::now();
+    let method = request.method().clone();
+    let mut name = "none";
+    let mut response = match phases(&shared, peer, request, &mut name).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            if let Some(inner) = refusal.inner() {
+                tracing::error!(request = %id, endpoint = name, cause = inner, "a request failed inside");
+            }
+            answer::refused(&refusal, &id)
+        }
+    };
+    answer::seal(&mut response, &id);
+    let status = response.status().as_u16();
+    shared.metrics.count(name, status);
+    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Never the query or the body: they may hold what is nobody's business.
+    tracing::debug!(request = %id, %method, endpoint = name, status, ms, "answered");
+    response
+}
+
+async fn phases(
+    shared: &Arc<Shared>,
+    peer: Peer,
+    mut request: Request<Incoming>,
+    name: &mut &'static str,
+) -> Result<Response<Outgoing>, Refusal> {
+    let found = route::find(request.method(), request.uri().path())?;
+    *name = found.endpoint.id;
+    let upgrade = match found.handler {
+        Handler::Exec(_) => Some(hyper::upgrade::on(&mut request)),
+        Handler::Act(_) | Handler::Upload => None,
+    };
+    let (head, incoming) = request.into_parts();
+    let handler = found.handler;
+    let mut call = {
+        let (shared, headers) = (Arc::clone(shared), head.headers.clone());
+        let query = head.uri.query().unwrap_or_default().to_owned();
+        blocking(&Arc::clone(&shared), move || {
+            admit(shared, peer, found, &headers, &query)
+        })
+        .await?
+    };
+    if let Handler::Upload = handler {
+        refuse_bad_query(&call)?;
+        return Ok(upload::receive(call, &head.headers, incoming)
+            .await?
+            .into_response());
+    }
+    let bytes = body::read(call.endpoint, &head.headers, incoming).await?;
+    match (handler, upgrade) {
+        (Handler::Act(act), _) => {
+            let key = idempotency::key(call.endpoint, &head.headers)?;
+            let reply = blocking(shared, move || {
+                check(&mut call, &bytes)?;
+                idempotency::once(&call, key.as_deref(), &bytes, act)
+            });
+            Ok(reply.await?.into_response())
+        }
+        (Handler::Exec(begin), Some(upgrade)) => {
+            if !exec::is_asked_for(&head.headers) {
+                return Err(Refusal::no_upgrade());
+            }
+            let permit = exec::permit(shared)?;
+            let streams = blocking(shared, move || {
+                check(&mut call, &bytes)?;
+                begin(&call)
+            });
+            Ok(exec::hand_over(streams.await?, upgrade, permit))
+        }
+        (Handler::Exec(_), None) | (Handler::Upload, _) => {
+            Err(Refusal::internal("a handler without its connection"))
+        }
+    }
+}
+
+/// Runs what blocks on a thread that may. A panic there costs this request only.
+pub(crate) async fn blocking<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(cause) => {
+            shared.metrics.count_panic();
+            Err(Refusal::internal(format!("a panic: {cause}")))
+        }
+    }
+}
+
+/// Authenticates, then authorises for what the path names, before anything of the request's content counts.
+fn admit(
+    shared: Arc<Shared>,
+    peer: Peer,
+    found: Found,
+    headers: &HeaderMap,
+    query: &str,
+) -> Result<Call, Refusal> {
+    let token = bearer(headers)?;
+    let actor = match found.endpoint.need {
+        Need::Nothing => None,
+        Need::Credential | Need::Right(_) => Some(authenticate(&shared, peer, token.as_deref())?),
+    };
+    let call = Call {
+        shared,
+        endpoint: found.endpoint,
+        actor,
+        token,
+        parameters: found.parameters,
+        query: parse_query(query)?,
+        body: serde_json::Value::Null,
+        wants_events: header(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")),
+        last_event_id: headers
+            .get("last-event-id")
+            .and_then(|v| v.to_str().ok())
+            .map(str::to_owned),
+        expected: None,
+    };
+    gate(&call)?;
+    let expected = if call.endpoint.is_conditional {
+        if_match(headers)?
+    } else {
+        None
+    };
+    Ok(Call { expected, ..call })
+}
+
+fn check(call: &mut Call, bytes: &[u8]) -> Result<(), Refusal> {
+    refuse_bad_query(call)?;
+    call.body = body::check(call.endpoint, bytes)?;
+    Ok(())
+}
+
+fn refuse_bad_query(call: &Call) -> Result<(), Refusal> {
+    let errors = check_query(call.endpoint, &call.query);
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::invalid(errors))
+    }
+}
+
+/// Who asks. A token that is shown counts, even from root: whoever sends one wants to act as its bearer.
+pub(crate) fn authenticate(shared: &Shared, peer: Peer, token: Option<&str>) -> Result<Actor, Refusal> {
+    match (token, peer) {
+        (Some(token), _) => Ok(control::people::authenticate(&shared.control, token)?),
+        (None, Peer::Root { pid }) => Ok(Actor::HostRoot { pid }),
+        (None, Peer::Anybody | Peer::LocalUser) => Err(Refusal::sign_in()),
+    }
+}
+
+/// The right the endpoint needs, for the place its path names. The use case asks again, for the thing itself.
+fn gate(call: &Call) -> Result<(), Refusal> {
+    let Need::Right(action) = call.endpoint.need else {
+        return Ok(());
+    };
+    let actor = call.actor()?;
+    let has = |name| call.endpoint.parameters().any(|known| known == name);
+    if has("environment") {
+        let place = call.place()?;
+        let read = |action| {
+            call.control().store.read(|tx| {
+                let scope = authorize::environment(tx, actor, action, &place)?;
+                if has("app") {
+                    scope.app(tx, call.parameter("app").unwrap_or_default())?;
+                }
+                if has("database") {
+                    scope.database(tx, call.parameter("database").unwrap_or_default())?;
+                }
+                Ok::<_, control::ControlError>(())
+            })
+        };
+        // First whether it may be known of at all: absent and foreign are told apart from forbidden, never from each other.
+        read(Action::Read)?;
+        return Ok(read(action)?);
+    }
+    if has("org") {
+        let org = call.parameter("org")?;
+        let read = |action| {
+            call.control()
+                .store
+                .read(|tx| authorize::org(tx, actor, action, org).map(drop))
+        };
+        read(Action::Read)?;
+        return Ok(read(action)?);
+    }
+    match actor {
+        Actor::HostRoot { .. } | Actor::System => Ok(()),
+        Actor::Token { role, .. } if role.allows(action) => Ok(()),
+        Actor::Token { .. } => Err(control::ControlError::Denied { action }.into()),
+    }
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let text = value.to_str().map_err(|_| Refusal::sign_in())?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+            Ok(Some(token.trim().to_owned()))
+        }
+        _ => Err(Refusal::sign_in()),
+    }
+}
+
+/// The generation of a strong `ETag`; `*` demands only that the thing is there, which is so anyway.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get(IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .and_then(|n| n.parse().ok());
+    number
+        .map(Some)
+        .ok_or_else(|| Refusal::bad_request("If-Match must be an ETag as it was given, for example \"7\""))
+}
+
+fn parse_query(query: &str) -> Result<Vec<(String, String)>, Refusal> {
+    let decode = |text: &str| {
+        route::decode(&text.replace('+', " "))
+            .ok_or_else(|| Refusal::bad_request("the query is not escaped well"))
+    };
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        })
+        .collect()
+}
+
+/// What does an endpoint, for [`idempotency`].
+pub(crate) type Act = fn(&Call) -> Result<Reply, Refusal>;

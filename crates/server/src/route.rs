@@ -1,0 +1,196 @@
+//! From a method and a path to an endpoint and what does it.
+//!
+//! Invariant: a path is matched segment by segment, exactly: no case folding, no trailing or double slash, and an
+//! escaped slash stays inside its segment. What matches nothing is 404, with a known path 405.
+
+use api::{Endpoint, endpoints as e};
+
+use crate::answer::Reply;
+use crate::call::Call;
+use crate::foreign::ExecStreams;
+use crate::refusal::Refusal;
+use crate::{apps, databases, exec, images, installation, operations, people, places, releases};
+
+/// How an endpoint is done.
+#[derive(Clone, Copy)]
+pub(crate) enum Handler {
+    /// One call into control.
+    Act(fn(&Call) -> Result<Reply, Refusal>),
+    /// Takes an archive.
+    Upload,
+    /// Starts a program and hands the connection over to it.
+    Exec(fn(&Call) -> Result<ExecStreams, Refusal>),
+}
+
+/// Every endpoint with what does it.
+pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
+    (&e::CLAIM, Handler::Act(people::claim)),
+    (&e::WHOAMI, Handler::Act(people::whoami)),
+    (&e::TOKEN_LIST, Handler::Act(people::token_list)),
+    (&e::TOKEN_CREATE, Handler::Act(people::token_create)),
+    (&e::TOKEN_DELETE, Handler::Act(people::token_delete)),
+    (&e::AUDIT_LIST, Handler::Act(people::audit_list)),
+    (&e::ORG_LIST, Handler::Act(places::org_list)),
+    (&e::ORG_VIEW, Handler::Act(places::org_view)),
+    (&e::PROJECT_LIST, Handler::Act(places::project_list)),
+    (&e::PROJECT_VIEW, Handler::Act(places::project_view)),
+    (&e::ENVIRONMENT_LIST, Handler::Act(places::environment_list)),
+    (&e::ENVIRONMENT_CREATE, Handler::Act(places::environment_create)),
+    (&e::ENVIRONMENT_VIEW, Handler::Act(places::environment_view)),
+    (&e::UPLOAD_CREATE, Handler::Upload),
+    (&e::APP_LIST, Handler::Act(apps::list)),
+    (&e::APP_CREATE, Handler::Act(apps::create)),
+    (&e::APP_VIEW, Handler::Act(apps::view)),
+    (&e::APP_DELETE, Handler::Act(apps::delete)),
+    (&e::APP_ENV_VIEW, Handler::Act(apps::env_view)),
+    (&e::APP_ENV_UPDATE, Handler::Act(apps::env_update)),
+    (&e::SECRET_LIST, Handler::Act(apps::secret_list)),
+    (&e::SECRET_PUT, Handler::Act(apps::secret_put)),
+    (&e::SECRET_DELETE, Handler::Act(apps::secret_delete)),
+    (&e::APP_SCALE, Handler::Act(apps::scale)),
+    (&e::APP_RESTART, Handler::Act(releases::restart)),
+    (&e::APP_RUN, Handler::Act(releases::run)),
+    (&e::INSTANCE_LIST, Handler::Act(apps::instance_list)),
+    (&e::INSTANCE_EXEC, Handler::Exec(exec::of_instance)),
+    (&e::APP_LOGS, Handler::Act(apps::logs)),
+    (&e::RELEASE_LIST, Handler::Act(releases::list)),
+    (&e::RELEASE_CREATE, Handler::Act(releases::create)),
+    (&e::RELEASE_VIEW, Handler::Act(releases::view)),
+    (&e::APP_ROLLBACK, Handler::Act(releases::rollback)),
+    (&e::DATABASE_LIST, Handler::Act(databases::list)),
+    (&e::DATABASE_CREATE, Handler::Act(databases::create)),
+    (&e::DATABASE_VIEW, Handler::Act(databases::view)),
+    (&e::DATABASE_DELETE, Handler::Act(databases::delete)),
+    (&e::DATABASE_ROTATE, Handler::Act(databases::rotate)),
+    (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
+    (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),
+    (&e::IMAGE_LIST, Handler::Act(images::list)),
+    (&e::IMAGE_CREATE, Handler::Act(images::create)),
+    (&e::IMAGE_VIEW, Handler::Act(images::view)),
+    (&e::IMAGE_DELETE, Handler::Act(images::delete)),
+    (&e::OPERATION_LIST, Handler::Act(operations::list)),
+    (&e::OPERATION_VIEW, Handler::Act(operations::view)),
+    (&e::OPERATION_CANCEL, Handler::Act(operations::cancel)),
+    (&e::OPERATION_LOG_VIEW, Handler::Act(operations::log)),
+    (&e::EVENT_WATCH, Handler::Act(installation::events)),
+    (&e::SERVER_VIEW, Handler::Act(installation::server)),
+    (&e::HEALTH, Handler::Act(installation::health)),
+    (&e::READINESS, Handler::Act(installation::readiness)),
+    (&e::METRICS, Handler::Act(installation::metrics)),
+    (&e::DOCUMENT, Handler::Act(installation::document)),
+];
+
+/// What a request is for.
+pub(crate) struct Found {
+    pub(crate) endpoint: &'static Endpoint,
+    pub(crate) handler: Handler,
+    /// The parameters of the path, decoded, in its order.
+    pub(crate) parameters: Vec<(&'static str, String)>,
+}
+
+/// The endpoint of a request.
+pub(crate) fn find(method: &http::Method, path: &str) -> Result<Found, Refusal> {
+    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+    let mut allowed: Vec<&str> = Vec::new();
+    for (endpoint, handler) in HANDLERS {
+        let Some(parameters) = matched(endpoint, &segments) else {
+            continue;
+        };
+        if endpoint.method.as_str() == method.as_str() {
+            return Ok(Found {
+                endpoint,
+                handler: *handler,
+                parameters,
+            });
+        }
+        allowed.push(endpoint.method.as_str());
+    }
+    if allowed.is_empty() {
+        return Err(Refusal::no_such_path());
+    }
+    allowed.sort_unstable();
+    Err(Refusal::method_not_allowed(&allowed.join(", ")))
+}
+
+fn matched(endpoint: &Endpoint, segments: &[&str]) -> Option<Vec<(&'static str, String)>> {
+    let mut parameters = Vec::new();
+    let mut known = endpoint.path.split('/').skip(1);
+    for segment in segments {
+        let pattern = known.next()?;
+        match pattern.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+            Some(name) => parameters.push((name, decode(segment).filter(|value| is_sane(value))?)),
+            None if pattern == *segment => {}
+            None => return None,
+        }
+    }
+    known.next().is_none().then_some(parameters)
+}
+
+/// Longest value of a path parameter: an image reference may be long, nothing else is.
+const PARAMETER_MAX: usize = 256;
+
+fn is_sane(value: &str) -> bool {
+    !value.is_empty() && value.len() <= PARAMETER_MAX && !value.chars().any(char::is_control)
+}
+
+/// Percent-decoding; `None` for what is not UTF-8 or not escaped well.
+pub(crate) fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+            let value = digit(rest.next())? * 16 + digit(rest.next())?;
+            bytes.push(u8::try_from(value).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_has_one_handler() {
+        let mut listed: Vec<&str> = e::ALL.iter().map(|endpoint| endpoint.id).collect();
+        let mut handled: Vec<&str> = HANDLERS.iter().map(|(endpoint, _)| endpoint.id).collect();
+        listed.sort_unstable();
+        handled.sort_unstable();
+        assert_eq!(listed, handled);
+    }
+
+    #[test]
+    fn only_exact_paths_match() {
+        let find = |method: &str, path: &str| {
+            find(&method.parse().expect(method), path)
+                .map(|f| f.endpoint.id)
+                .map_err(|r| r.status())
+        };
+        let base = "/v1/orgs/default/projects/default/environments/production";
+        assert_eq!(find("GET", &format!("{base}/apps/shop")), Ok("app_view"));
+        assert_eq!(find("GET", "/v1/images/reg%2Fx%3A1"), Ok("image_view"));
+        for path in [
+            "/v1/server/",
+            "//v1/server",
+            "/V1/server",
+            "/v1//server",
+            "/v1/server?",
+            "/v1/images/",
+            "/v1/images/%zz",
+            "/v1/images/%00",
+            "/v1/images/a/b",
+            "/v1/../v1/server",
+            "",
+            "/",
+            "/v2/server",
+            "/v1/images/%ff",
+        ] {
+            assert_eq!(find("GET", path), Err(404), "{path}");
+        }
+        assert_eq!(find("PUT", "/v1/server"), Err(405));
+        assert_eq!(find("HEAD", "/v1/server"), Err(405));
+    }
+}

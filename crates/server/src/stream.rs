@@ -1,0 +1,156 @@
+//! Event streams: what control has to say, frame by frame, until one side ends it.
+//!
+//! Invariant: a stream ends within a second of its token's end, holds at most a few frames, and sends a heartbeat
+//! every 15 seconds so that both sides notice when the other is gone.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::Shared;
+use crate::answer::Outgoing;
+use crate::call::Call;
+use crate::refusal::Refusal;
+
+/// Pause between two looks that found nothing: quick enough for a person who watches.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often the token is looked at again.
+const TOKEN_GLANCE: Duration = Duration::from_secs(1);
+/// Chunks under way; a reader that is slower makes the writer wait.
+const AHEAD: usize = 4;
+
+/// What one look found.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Frames as text.
+    pub(crate) text: String,
+    /// Whether nothing more will come.
+    pub(crate) is_end: bool,
+}
+
+impl Seen {
+    /// Adds a frame.
+    pub(crate) fn frame(&mut self, id: &str, event: &str, data: &impl Serialize) {
+        let data = serde_json::to_string(data).unwrap_or_default();
+        // JSON has no line ends, ids are ours: a frame can not be broken out of.
+        self.text
+            .push_str(&format!("id: {id}\nevent: {event}\ndata: {data}\n\n"));
+    }
+}
+
+/// Looks for what is new since its last look.
+pub(crate) type Look = Box<dyn FnMut() -> Result<Seen, Refusal> + Send>;
+
+/// An open stream: its first frames and where more come from.
+pub(crate) struct Events {
+    first: Seen,
+    look: Look,
+    shared: Arc<Shared>,
+    token: Option<String>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Events {
+    /// Opens a stream. The first look is done here, so that its refusal is a problem and not a broken stream.
+    pub(crate) fn open(call: &Call, mut look: Look) -> Result<Self, Refusal> {
+        let permit = Arc::clone(&call.shared.limits.streams)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::busy("event streams"))?;
+        let first = look()?;
+        Ok(Self {
+            first,
+            look,
+            shared: Arc::clone(&call.shared),
+            token: call.token.clone(),
+            permit,
+        })
+    }
+
+    pub(crate) fn into_body(self) -> Outgoing {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        tokio::spawn(pump(self, sender));
+        Channel(receiver).boxed_unsync()
+    }
+}
+
+async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
+    // An answer without a byte would leave the reader in doubt whether it was heard.
+    let mut seen = std::mem::take(&mut events.first);
+    seen.text.insert_str(0, ": stoa\n\n");
+    let mut spoke = Instant::now();
+    let mut glanced = Instant::now();
+    loop {
+        if spoke.elapsed() >= HEARTBEAT && seen.text.is_empty() {
+            seen.text.push_str(": still here\n\n");
+        }
+        let is_quiet = seen.text.is_empty();
+        if !is_quiet {
+            spoke = Instant::now();
+            if sender
+                .send(Bytes::from(std::mem::take(&mut seen.text)))
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        if seen.is_end {
+            break;
+        }
+        if is_quiet {
+            tokio::select! {
+                () = sender.closed() => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+        let checks_token = glanced.elapsed() >= TOKEN_GLANCE;
+        if checks_token {
+            glanced = Instant::now();
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            if checks_token && let Some(token) = &events.token {
+                control::people::authenticate(&events.shared.control, token)?;
+            }
+            let seen = (events.look)()?;
+            Ok::<_, Refusal>((events, seen))
+        });
+        match looked.await {
+            Ok(Ok(next)) => (events, seen) = next,
+            Ok(Err(refusal)) => {
+                tracing::debug!(?refusal, "an event stream ended early");
+                return;
+            }
+            Err(cause) => {
+                tracing::error!(%cause, "an event stream panicked");
+                return;
+            }
+        }
+    }
+    drop(events.permit);
+}
+
+/// A body fed by a channel.
+struct Channel(mpsc::Receiver<Bytes>);
+
+impl Body for Channel {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+}
