@@ -8,6 +8,7 @@
 //! rules, links and namespaces are never changed, except one pair of accepting rules in Docker's own user chain;
 //! no thread of the caller ever changes its network namespace.
 
+mod background;
 pub mod dns;
 mod durable;
 mod error;

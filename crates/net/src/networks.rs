@@ -5,13 +5,12 @@
 //! Invariants: state is written before the kernel is changed and removed only after, so a crash leaves either nothing
 //! or something the next `open` or `reapply` finishes; two calls for one instance never overlap.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::background::{Busy, Reaper};
 use crate::firewall::{Generation, Zone};
 use crate::state::{
     AttachmentRecord, AttachmentTable, Mark, NetworkRecord, NetworkRules, NetworkTable, StateFiles,
@@ -129,7 +128,7 @@ pub struct Networks {
     tables: Mutex<Tables>,
     firewall: Mutex<Option<Generation>>,
     busy: Busy,
-    reaper: Option<Reaper>,
+    reaper: Reaper,
     _lock: Lock,
 }
 
@@ -163,7 +162,7 @@ impl Networks {
         let (networks, attachments) = files.load()?;
         let world = Arc::new(World::new(options, namespaces));
         let networks = Self {
-            reaper: Some(Reaper::start(Arc::clone(&world))),
+            reaper: Reaper::start(Arc::clone(&world)),
             world,
             files,
             tables: Mutex::new(Tables {
@@ -268,9 +267,7 @@ impl Networks {
 
     /// Wait until all background teardown asked for so far is done.
     pub fn settle(&self) {
-        if let Some(reaper) = &self.reaper {
-            reaper.settle();
-        }
+        self.reaper.settle();
     }
 
     /// The network of this key, if there is one.
@@ -411,9 +408,7 @@ impl Networks {
         }
         self.world.forget_neighbour(home, record)?;
         self.world.release_namespace(instance)?;
-        if let Some(reaper) = &self.reaper {
-            reaper.delete_port(record.number);
-        }
+        self.reaper.delete_port(record.number);
         Ok(())
     }
 
@@ -547,105 +542,5 @@ fn lock(dir: &Path) -> Result<Lock, NetError> {
     match file.try_lock() {
         Ok(()) => Ok(Lock(file)),
         Err(_) => Err(NetError::Locked { dir: dir.into() }),
-    }
-}
-
-/// Which instances somebody is working on.
-#[derive(Debug, Default)]
-struct Busy {
-    instances: Mutex<HashSet<String>>,
-    freed: Condvar,
-}
-
-/// While it lives, nobody else works on the instance.
-struct Alone<'a> {
-    busy: &'a Busy,
-    instance: String,
-}
-
-impl Busy {
-    fn enter(&self, instance: &str) -> Alone<'_> {
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        while !instances.insert(instance.into()) {
-            instances = self.freed.wait(instances).unwrap_or_else(PoisonError::into_inner);
-        }
-        Alone {
-            busy: self,
-            instance: instance.into(),
-        }
-    }
-}
-
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        self.busy
-            .instances
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.instance);
-        self.busy.freed.notify_all();
-    }
-}
-
-/// Deletes links in the background: each takes the kernel about 20 ms.
-#[derive(Debug)]
-struct Reaper {
-    work: mpsc::Sender<Chore>,
-    thread: Option<JoinHandle<()>>,
-}
-
-enum Chore {
-    DeletePort(u64),
-    Settle(mpsc::Sender<()>),
-}
-
-impl Reaper {
-    fn start(world: Arc<World>) -> Self {
-        let (work, chores) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("stoa-net-reaper".into())
-            .spawn(move || {
-                for chore in chores {
-                    match chore {
-                        Chore::DeletePort(number) => {
-                            if let Err(error) = world.delete_port(number) {
-                                tracing::warn!(%error, number, "a link stays until the next sweep");
-                            }
-                        }
-                        // Nobody waits any more when this fails.
-                        Chore::Settle(done) => {
-                            let _gone = done.send(());
-                        }
-                    }
-                }
-            });
-        Self {
-            work,
-            thread: thread.ok(),
-        }
-    }
-
-    fn delete_port(&self, number: u64) {
-        if self.work.send(Chore::DeletePort(number)).is_err() {
-            tracing::warn!(number, "no reaper runs; a link stays until the next sweep");
-        }
-    }
-
-    fn settle(&self) {
-        let (done, wait) = mpsc::channel();
-        if self.work.send(Chore::Settle(done)).is_ok() {
-            // An error means that the reaper ended, and then nothing is pending.
-            let _ended = wait.recv();
-        }
-    }
-}
-
-impl Drop for Networks {
-    fn drop(&mut self) {
-        if let Some(Reaper { work, thread }) = self.reaper.take() {
-            drop(work);
-            // What it leaves behind when it panicked is removed by the next sweep.
-            drop(thread.map(JoinHandle::join));
-        }
     }
 }

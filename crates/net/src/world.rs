@@ -146,12 +146,17 @@ impl World {
         let outside =
             links::find(&mut socket, &name).map_err(NetError::kernel(format!("look for {name}")))?;
         let index = match outside {
-            Some(link) if is_new => {
-                links::delete(&mut socket, link.index, &name)?;
-                links::make_port(&mut socket, &port, inside.fd.as_fd())?
+            Some(link) if !is_new => link.index,
+            known => {
+                if let Some(link) = known {
+                    links::delete(&mut socket, link.index, &name)?;
+                }
+                let index = links::make_port(&mut socket, &port, inside.fd.as_fd())?;
+                // The host has nothing to say on this link; without this it would solicit routers inside.
+                let setting = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+                namespace::set(&setting, "1").map_err(NetError::kernel(format!("set {setting}")))?;
+                index
             }
-            Some(link) => link.index,
-            None => links::make_port(&mut socket, &port, inside.fd.as_fd())?,
         };
         links::bind_port(&mut socket, index, &port)?;
         links::set_up_inside(&mut inside.socket, record.ip, home.subnet, home.gateway())

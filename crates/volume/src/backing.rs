@@ -23,7 +23,8 @@ use crate::{VolumeError, ioctl};
 /// How large the pool file is made, and how it grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolFile {
-    /// Its size when it is made; not below 320 MiB, for XFS wants 300 MB.
+    /// Its size when it is made, but at most half of what the host has free, for it can grow later; not below
+    /// 320 MiB, for XFS wants 300 MB.
     pub size_bytes: u64,
     /// It grows when less than this is free inside.
     pub grow_below_bytes: u64,
@@ -71,7 +72,11 @@ pub(crate) fn open(root: &Path, options: &PoolFile) -> Result<Mounted, VolumeErr
     let (image, mount) = (image_of(root), root.join("mnt"));
     let at = |what, path: &Path| VolumeError::at(root, what, path.to_path_buf());
     if !fs::exists(&image).map_err(at("look for", &image))? {
-        make(root, &image, options.size_bytes.max(SMALLEST))?;
+        let host = rustix::fs::statvfs(root)
+            .map_err(io::Error::from)
+            .map_err(at("measure", root))?;
+        let half = host.f_bavail * host.f_frsize / 2;
+        make(root, &image, options.size_bytes.min(half).max(SMALLEST))?;
     }
     fs::create_dir_all(&mount).map_err(at("make", &mount))?;
     let mounted = Mounted {

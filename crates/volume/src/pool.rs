@@ -153,7 +153,7 @@ impl Pool {
             .f_type;
         let sync = match capability {
             Capability::Reflink if kind == XFS_MAGIC => Sync::Root,
-            Capability::Reflink | Capability::Snapshot | Capability::Copy => Sync::Each,
+            Capability::Reflink | Capability::Snapshot | Capability::Copy => Sync::FileSystem,
         };
         let for_sweeper = trash.try_clone().map_err(at("open the trash of"))?;
         let sweeper = Sweeper::start(for_sweeper, places.trash.clone()).map_err(at("start a thread for"))?;

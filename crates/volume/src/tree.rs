@@ -25,8 +25,6 @@ use crate::probe::Capability;
 
 /// Deeper nesting is a mistake or an attack; each level holds two descriptors open.
 pub(crate) const DEEPEST: usize = 512;
-/// Copies waiting to be synced together: the first sync of a batch commits the journal for all of it.
-const BATCH: usize = 256;
 
 /// Why a tree was not copied.
 #[derive(Debug)]
@@ -50,10 +48,11 @@ impl From<Errno> for CopyError {
 /// How the copy is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sync {
-    /// Each file and directory.
-    Each,
-    /// The root alone: on XFS a shared extent, its inode and its name are all in one ordered log, and syncing any
-    /// directory forces the log up to there. Data needs no sync, for cloning wrote it back first.
+    /// By syncing the whole file system, though that waits for what others wrote too: syncing each of a thousand files
+    /// took 3.3 s on ext4 where this took 0.18 s.
+    FileSystem,
+    /// By syncing the root alone: on XFS a shared extent, its inode and its name are all in one ordered log, and
+    /// syncing any directory forces the log up to there. Data needs no sync, for cloning wrote it back first.
     Root,
 }
 
@@ -71,11 +70,12 @@ pub(crate) fn copy(
         device,
         target: target.as_fd(),
         links: HashMap::new(),
-        unsynced: Vec::new(),
     };
     copy.directory(source.as_fd(), target.as_fd(), &mut PathBuf::new(), 0)?;
-    copy.flush()?;
-    rustix::fs::fsync(target)?;
+    match sync {
+        Sync::FileSystem => rustix::fs::syncfs(target)?,
+        Sync::Root => rustix::fs::fsync(target)?,
+    }
     Ok(())
 }
 
@@ -86,7 +86,6 @@ struct Copy<'a> {
     target: BorrowedFd<'a>,
     /// Files with several names: where their first one was copied to, relative to the root.
     links: HashMap<u64, PathBuf>,
-    unsynced: Vec<OwnedFd>,
 }
 
 impl Copy<'_> {
@@ -139,7 +138,7 @@ impl Copy<'_> {
             if rustix::fs::fstat(&from)?.st_dev == self.device || self.is_snapshot_member(&stat) {
                 self.directory(from.as_fd(), to.as_fd(), path, depth + 1)?;
             }
-            return self.keep(to);
+            return Ok(());
         }
         if let Some(first) = self.links.get(&stat.st_ino) {
             rustix::fs::linkat(self.target, first, target, name, AtFlags::empty())?;
@@ -192,7 +191,7 @@ impl Copy<'_> {
         own(to.as_fd(), &stat)?;
         attributes(from.as_fd(), to.as_fd())?;
         rustix::fs::futimens(&to, &times(&stat))?;
-        self.keep(to)
+        Ok(())
     }
 
     fn content(&self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), CopyError> {
@@ -200,28 +199,18 @@ impl Copy<'_> {
             Capability::Reflink | Capability::Snapshot => match rustix::fs::ioctl_ficlone(to, from) {
                 Ok(()) => Ok(()),
                 // This one file cannot share (swap files, files without copy-on-write): copy it.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::TXTBSY) => bytes(from, to, stat),
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::TXTBSY) => {
+                    bytes(from, to, stat)?;
+                    match self.sync {
+                        Sync::FileSystem => {}
+                        Sync::Root => rustix::fs::fsync(to)?,
+                    }
+                    Ok(())
+                }
                 Err(e) => Err(e.into()),
             },
             Capability::Copy => bytes(from, to, stat),
         }
-    }
-
-    fn keep(&mut self, made: OwnedFd) -> Result<(), CopyError> {
-        if self.sync == Sync::Each {
-            self.unsynced.push(made);
-            if self.unsynced.len() >= BATCH {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), CopyError> {
-        for made in self.unsynced.drain(..) {
-            rustix::fs::fsync(made)?;
-        }
-        Ok(())
     }
 }
 

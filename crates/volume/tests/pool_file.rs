@@ -6,7 +6,7 @@ mod common;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use common::{describe, furnish, pattern};
+use common::{Disk, Kind, describe, furnish, pattern};
 use volume::{Backing, Capability, Grown, Options, Pool, PoolFile, VolumeError};
 
 const MIB: u64 = 1 << 20;
@@ -175,24 +175,36 @@ fn it_does_not_take_the_hosts_reserve() {
 
 #[test]
 fn a_host_without_space_gets_no_half_made_pool() {
-    let place = Place::new();
-    let options = PoolFile {
-        size_bytes: 1 << 50,
-        ..small()
-    };
+    let disk = Disk::new(Kind::Ext4);
     let outcome = Pool::open(
-        &place.root(),
+        &disk.root(),
         &Options {
-            backing: Backing::File(options),
+            backing: Backing::File(small()),
         },
     );
-    assert!(outcome.is_err());
-    let left: Vec<_> = fs::read_dir(place.root())
+    assert!(
+        matches!(outcome, Err(VolumeError::StorageFull { .. })),
+        "{outcome:?}"
+    );
+    let left: Vec<_> = fs::read_dir(disk.root())
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
     assert_eq!(left, ["lock"]);
-    place.open().close().unwrap();
+    // Without a pool file it works on what there is.
+    assert_eq!(disk.pool().capability(), Capability::Copy);
+}
+
+#[test]
+fn it_takes_at_most_half_of_what_the_host_has_free() {
+    let disk = Disk::sized(Kind::Ext4, 900);
+    let options = Options {
+        backing: Backing::File(PoolFile::default()),
+    };
+    let pool = Pool::open(&disk.root(), &options).unwrap();
+    let size = fs::metadata(disk.root().join("pool.img")).unwrap().len();
+    assert!((320 * MIB..450 * MIB).contains(&size), "{size}");
+    pool.close().unwrap();
 }
 
 #[test]
@@ -233,6 +245,31 @@ fn clones_outlive_a_power_cut() {
         }
         pool.close().unwrap();
     }
+}
+
+#[test]
+fn copies_outlive_a_power_cut_too() {
+    // The same call on ext4.
+    const GOING_DOWN: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u32>(b'X', 125);
+    const WITHOUT_LOG: u32 = 2;
+    let disk = Disk::new(Kind::Ext4);
+    let pool = disk.pool();
+    furnish(&pool.create("original").unwrap());
+    let expected = describe(&pool.path("original").unwrap());
+    pool.clone("original", "clone").unwrap();
+    pool.remove("original").unwrap();
+    pool.settle();
+    fs::write(disk.mount().join("unsynced"), "lost").unwrap();
+    let device = File::open(disk.mount()).unwrap();
+    going_down::<GOING_DOWN>(&device, WITHOUT_LOG);
+    drop(device);
+    drop(pool);
+    disk.detach();
+    disk.attach();
+    assert!(!disk.mount().join("unsynced").exists(), "control: it was a cut");
+    let pool = disk.pool();
+    assert_eq!(pool.list().unwrap(), ["clone"]);
+    assert_eq!(describe(&pool.path("clone").unwrap()), expected);
 }
 
 #[allow(unsafe_code)]

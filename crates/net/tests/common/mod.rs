@@ -41,7 +41,7 @@ pub fn on_a_host(test: impl FnOnce(&Host) + Send) {
                 run(&["ip", "link", "set", "lo", "up"]);
                 make_outside(&outside);
                 let host = Host { dir, outside };
-                let _unmount = Unmount(host.outside.clone());
+                let _unmount = Unmount(host.dir.path().to_path_buf());
                 test(&host);
             })
             .join();
@@ -51,11 +51,19 @@ pub fn on_a_host(test: impl FnOnce(&Host) + Send) {
     });
 }
 
+/// Whatever is mounted below, also what a panic left.
 struct Unmount(PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let paths = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(1))
+            .map(Path::new);
+        for path in paths.filter(|path| path.starts_with(&self.0)) {
+            let _unmounted_already = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+        }
     }
 }
 

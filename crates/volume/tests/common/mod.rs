@@ -45,13 +45,19 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(kind: Kind) -> Self {
+        Self::sized(
+            kind,
+            match kind {
+                Kind::Ext4 => 96,
+                Kind::Xfs => 320,
+                Kind::Btrfs => 256,
+            },
+        )
+    }
+
+    pub fn sized(kind: Kind, megabytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
-        let megabytes = match kind {
-            Kind::Ext4 => 96,
-            Kind::Xfs => 320,
-            Kind::Btrfs => 256,
-        };
         File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
         let image = image.to_str().unwrap();
         run(&[&format!("mkfs.{}", kind.name()), "-q", image]);
@@ -72,8 +78,18 @@ impl Disk {
         ]);
     }
 
+    /// Commands that other tests start at this moment hold copies of our descriptors until they run.
     pub fn detach(&self) {
-        run(&["umount", self.mount().to_str().unwrap()]);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while let Err(e) = rustix::mount::unmount(self.mount(), rustix::mount::UnmountFlags::empty()) {
+            if std::thread::panicking() || std::time::Instant::now() > deadline {
+                let _first_cause_counts =
+                    rustix::mount::unmount(self.mount(), rustix::mount::UnmountFlags::DETACH);
+                assert!(std::thread::panicking(), "the disk cannot be unmounted: {e}");
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     pub fn remount(&self, how: &str) {
@@ -106,17 +122,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Commands that other tests start at this moment hold copies of our descriptors until they run.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while let Err(e) = rustix::mount::unmount(self.mount(), rustix::mount::UnmountFlags::empty()) {
-            if std::thread::panicking() || std::time::Instant::now() > deadline {
-                let _first_cause_counts =
-                    rustix::mount::unmount(self.mount(), rustix::mount::UnmountFlags::DETACH);
-                assert!(std::thread::panicking(), "the disk cannot be unmounted: {e}");
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        self.detach();
     }
 }
 
