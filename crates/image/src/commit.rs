@@ -94,7 +94,7 @@ impl Images {
         let layer = self.store.layer_from_tree(&tree.path, &shape)?;
         self.store.compose(
             parent,
-            layer,
+            layer.as_ref(),
             config,
             Origin::Built,
             Vec::new(),
@@ -143,7 +143,7 @@ impl Images {
         let layer = self.store.layer_from_tree(&tree.path, &shape)?;
         self.store.compose(
             options.parent,
-            layer,
+            layer.as_ref(),
             config,
             Origin::Built,
             Vec::new(),
@@ -183,7 +183,7 @@ impl Store {
     pub(crate) fn compose(
         &self,
         parent: Option<ImageId>,
-        layer: Option<StoredLayer<'_>>,
+        layer: Option<&StoredLayer<'_>>,
         config: ImageConfig,
         origin: Origin,
         mut binds: Vec<Bind>,
@@ -202,7 +202,7 @@ impl Store {
             .chain(diff_ids.iter().copied())
             .map(|digest| self.pin(digest))
             .collect();
-        if let Some(layer) = &layer {
+        if let Some(layer) = layer {
             layers.push(layer.descriptor.clone());
             diff_ids.push(layer.diff_id);
         }

@@ -155,9 +155,14 @@ impl Images {
             ("packages".to_owned(), spec.packages.join(",")),
             ("variant".to_owned(), format!("{:?}", spec.variant).to_lowercase()),
         ]);
-        let id = self
-            .store
-            .compose(None, layer, base_config(), Origin::Debian, Vec::new(), notes)?;
+        let id = self.store.compose(
+            None,
+            layer.as_ref(),
+            base_config(),
+            Origin::Debian,
+            Vec::new(),
+            notes,
+        )?;
         self.tag(&name(&spec, &key), id)?;
         self.cache_put(&key, id)?;
         Ok(id)

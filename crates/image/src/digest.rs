@@ -35,7 +35,7 @@ impl Digest {
     /// Reads 64 hexadecimal digits.
     pub fn from_hex(hex: &str) -> Result<Self, NotADigest> {
         let is_lower_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if hex.len() != 64 || !hex.as_bytes().iter().all(|byte| is_lower_hex(byte)) {
+        if hex.len() != 64 || !hex.as_bytes().iter().all(is_lower_hex) {
             return Err(NotADigest);
         }
         let mut bytes = [0; 32];
@@ -117,6 +117,16 @@ impl<T> Hashing<T> {
             hasher: Sha256::new(),
             bytes: 0,
         }
+    }
+
+    /// How much passed so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The digest of what passed so far.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest(self.hasher.clone().finalize().into())
     }
 
     /// What passed so far, and the thing it passed through.

@@ -85,7 +85,7 @@ impl Images {
         let notes = BTreeMap::from([("toolchains".to_owned(), "the /usr of this host".to_owned())]);
         let id = self
             .store
-            .compose(None, layer, config, Origin::Host, binds, notes)?;
+            .compose(None, layer.as_ref(), config, Origin::Host, binds, notes)?;
         self.tag(NAME, id)?;
         Ok(id)
     }

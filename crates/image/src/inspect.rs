@@ -42,6 +42,8 @@ pub struct Summary {
     pub notes: BTreeMap<String, String>,
     /// Bytes of its blobs; those it shares with others are counted here too.
     pub stored_bytes: u64,
+    /// Why its documents cannot be read, when they cannot: the list shows it all the same.
+    pub damage: Option<String>,
 }
 
 /// One layer of an image.
@@ -130,7 +132,7 @@ impl Images {
     }
 
     /// All images, by digest.
-    pub fn list(&self) -> Result<Vec<Summary>> {
+    pub fn list(&self) -> Vec<Summary> {
         let names = locked(&self.store.names).clone();
         names
             .images
@@ -156,7 +158,7 @@ impl Images {
             .collect();
         Ok(Inspection {
             binds: known.binds.clone(),
-            summary: self.store.summary(id, known)?,
+            summary: self.store.summary(id, known),
             platform: format!("{}/{}", config.os, config.architecture),
             created: config.created,
             config: config.config,
@@ -216,17 +218,23 @@ impl Store {
         Ok((manifest, config))
     }
 
-    fn summary(&self, id: ImageId, known: Known) -> Result<Summary> {
-        let (manifest, _) = self.image(id)?;
-        let stored_bytes =
-            known.size + manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>();
-        Ok(Summary {
+    fn summary(&self, id: ImageId, known: Known) -> Summary {
+        let (parts, damage) = match self.image(id) {
+            Ok((manifest, _)) => (
+                manifest.config.size + manifest.layers.iter().map(|layer| layer.size).sum::<u64>(),
+                None,
+            ),
+            Err(cause) => (0, Some(cause.to_string())),
+        };
+        let (names, origin, notes) = (known.names, known.origin, known.notes);
+        Summary {
             id,
-            names: known.names,
-            origin: known.origin,
-            notes: known.notes,
-            stored_bytes,
-        })
+            names,
+            origin,
+            notes,
+            stored_bytes: known.size + parts,
+            damage,
+        }
     }
 
     /// Changes the index durably, or not at all.

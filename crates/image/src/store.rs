@@ -270,6 +270,24 @@ pub(crate) struct BlobWriter<'s> {
 }
 
 impl<'s> BlobWriter<'s> {
+    /// How much was written so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.out.bytes()
+    }
+
+    /// Commits if the content is what it should be; else it is gone.
+    pub(crate) fn commit_as(self, expected: Digest) -> Result<()> {
+        let found = self.out.digest();
+        if found != expected {
+            return Err(ImageError::DigestMismatch {
+                what: format!("blob {expected}"),
+                expected,
+                found,
+            });
+        }
+        self.commit().map(drop)
+    }
+
     pub(crate) fn commit(self) -> Result<(Pin<'s>, u64)> {
         let (digest, bytes, out) = self.out.finish();
         let file = out

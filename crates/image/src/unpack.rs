@@ -13,9 +13,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
@@ -24,6 +22,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::beneath::{Found, Place, as_path};
 use crate::compress::Plain;
 use crate::disk;
 use crate::error::{Doing, ImageError, Result};
@@ -113,10 +112,7 @@ pub(crate) fn unpack<R: Read>(from: R, into: &Path, quota: &Quota, policy: Polic
     )
     .doing("open", into)?;
     let mut unpacker = Unpacker {
-        place: Place {
-            root: Rc::new(root),
-            open_parent: None,
-        },
+        place: Place::new(root),
         path: into,
         quota,
         policy,
@@ -156,83 +152,6 @@ impl<R: Read> Read for Bounded<R> {
         })?;
         Ok(count)
     }
-}
-
-/// A directory tree in which names are resolved beneath its root only.
-struct Place {
-    root: Rc<OwnedFd>,
-    /// The parent used last: members of one directory come together.
-    open_parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
-}
-
-/// What an existing name is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Directory,
-    Whiteout,
-    Other,
-}
-
-impl Place {
-    fn beneath(dir: impl AsFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        disk::open_beneath(
-            dir,
-            path,
-            flags,
-            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV,
-        )
-    }
-
-    /// Opens a directory, making what is missing of it.
-    fn directory(&mut self, parts: &[&[u8]]) -> rustix::io::Result<Rc<OwnedFd>> {
-        if parts.is_empty() {
-            return Ok(Rc::clone(&self.root));
-        }
-        let path = parts.join(&b'/');
-        if let Some((open, fd)) = &self.open_parent
-            && *open == path
-        {
-            return Ok(Rc::clone(fd));
-        }
-        let opened = match Self::beneath(&self.root, as_path(&path), OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => self.make(parts)?,
-            answer => answer?,
-        };
-        let opened = Rc::new(opened);
-        self.open_parent = Some((path, Rc::clone(&opened)));
-        Ok(opened)
-    }
-
-    fn make(&self, parts: &[&[u8]]) -> rustix::io::Result<OwnedFd> {
-        let mut here = rustix::io::dup(&*self.root)?;
-        for part in parts {
-            here = match Self::beneath(&here, as_path(part), OFlags::DIRECTORY) {
-                Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&here, *part, Mode::from(0o755))?;
-                    Self::beneath(&here, as_path(part), OFlags::DIRECTORY)?
-                }
-                answer => answer?,
-            };
-        }
-        Ok(here)
-    }
-
-    fn found(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Found> {
-        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => return Ok(Found::Nothing),
-            answer => answer?,
-        };
-        Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Found::Directory,
-            FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
-            _ => Found::Other,
-        })
-    }
-}
-
-fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
 struct Unpacker<'a> {
@@ -584,7 +503,7 @@ impl Unpacker<'_> {
             };
             match opened {
                 Ok(dir) => {
-                    rustix::fs::futimens(&dir, &times(*seconds, *nanos)).doing("unpack into", self.path)?
+                    rustix::fs::futimens(&dir, &times(*seconds, *nanos)).doing("unpack into", self.path)?;
                 }
                 // A later entry of the archive replaced this directory by something else.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}

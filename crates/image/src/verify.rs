@@ -57,9 +57,17 @@ impl Images {
         self.store.examine(id, Store::leave)
     }
 
-    /// As `verify`, and unpacks damaged layers again from their archives. Faults of blobs remain: pull or import again.
+    /// As `verify`, and unpacks damaged layers again from their archives. Altered blobs are removed, so that the next
+    /// pull or import of the image brings them again; what is unpacked serves on.
     pub fn repair(&self, id: ImageId) -> Result<Vec<Fault>> {
-        self.store.examine(id, Store::replace)
+        let faults = self.store.examine(id, Store::replace)?;
+        for fault in &faults {
+            if let Fault::BlobAltered { digest, .. } = fault {
+                let path = self.store.blob_path(*digest);
+                fs::remove_file(&path).doing("remove", path)?;
+            }
+        }
+        Ok(faults)
     }
 }
 

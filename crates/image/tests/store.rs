@@ -1,4 +1,5 @@
 //! The store: import, commit, cache, collection, damage.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic like tests")]
 
 mod common;
 
@@ -73,7 +74,7 @@ fn an_imported_image_has_its_layers_unpacked_and_survives_reopening() {
         0o755
     );
     assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
-    assert_eq!(images.list().unwrap().len(), 1);
+    assert_eq!(images.list().len(), 1);
     assert_eq!(images.inspect(id).unwrap().summary.origin, Origin::Imported);
     assert_eq!(images.verify(id).unwrap(), []);
 }
@@ -381,9 +382,30 @@ fn damage_is_named_and_layers_are_restored() {
     );
     fs::remove_file(&path).unwrap();
     assert_eq!(images.verify(id).unwrap(), [Fault::BlobMissing { digest: blob }]);
+    fs::write(&path, &bytes).unwrap();
+    images.repair(id).unwrap();
+    assert_eq!(
+        images
+            .import_archive(Archive::Path(&home.path().join("layout-x")), "x", &quiet)
+            .unwrap(),
+        id
+    );
+    assert_eq!(images.verify(id).unwrap(), []);
     let manifest = home.path().join("store/blobs/sha256").join(id.digest().hex());
     fs::write(&manifest, "{}").unwrap();
     assert!(matches!(images.root(id), Err(ImageError::DigestMismatch { .. })));
+    assert!(images.list()[0].damage.is_some());
+    assert!(matches!(
+        images.repair(id).unwrap().as_slice(),
+        [Fault::BlobAltered { .. }]
+    ));
+    assert_eq!(
+        images
+            .import_archive(Archive::Path(&home.path().join("layout-x")), "x", &quiet)
+            .unwrap(),
+        id
+    );
+    assert_eq!(images.verify(id).unwrap(), []);
 }
 
 /// N23: what does not match its digest is not imported, and leaves nothing.
@@ -411,7 +433,7 @@ fn altered_archives_are_refused() {
             .unwrap_err();
         assert!(matches!(refusal, ImageError::DigestMismatch { .. }), "{refusal}");
     }
-    assert!(images.list().unwrap().is_empty());
+    assert!(images.list().is_empty());
     images.gc(&[], Budget { unused_bytes: 0 }).unwrap();
     assert_eq!(images.usage().unwrap(), image::Usage::default());
 }
