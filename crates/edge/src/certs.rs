@@ -57,10 +57,13 @@ pub enum CertificateError {
     Key(#[source] rustls::Error),
 }
 
+/// A certificate with its key, and all hosts it was given for.
+pub(crate) type Pair = (Arc<CertifiedKey>, Arc<[String]>);
+
 /// The certificates of one table.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
-    by_host: HashMap<Box<str>, (Arc<CertifiedKey>, Arc<[String]>)>,
+    by_host: HashMap<Box<str>, Pair>,
 }
 
 impl Given {
@@ -87,7 +90,7 @@ impl Given {
     }
 
     /// The certificate for a host: exact, then a wildcard one label up (as browsers check it).
-    pub(crate) fn find(&self, host: &str) -> Option<(Arc<CertifiedKey>, Arc<[String]>)> {
+    pub(crate) fn find(&self, host: &str) -> Option<Pair> {
         let found = self.by_host.get(host).or_else(|| {
             let (_, parent) = host.split_once('.')?;
             self.by_host.get(format!("*.{parent}").as_str())
@@ -114,12 +117,15 @@ fn read_pair(certificate: &Certificate) -> Result<CertifiedKey, String> {
     Ok(pair)
 }
 
+/// A leaf, and when it was made.
+type Leaf = (Arc<CertifiedKey>, Instant);
+
 /// The authority that signs for hosts nobody gave a certificate for.
 pub(crate) struct Authority {
     key_file: PathBuf,
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
-    leaves: Mutex<HashMap<Box<str>, (Arc<CertifiedKey>, Instant)>>,
+    leaves: Mutex<HashMap<Box<str>, Leaf>>,
 }
 
 impl Authority {

@@ -87,6 +87,7 @@ pub(crate) async fn reach(
 ) -> Result<(Lease, Upstream), Answer> {
     let mut held = None;
     loop {
+        let mut out_of_connections = false;
         while let Some(lease) =
             exchange
                 .service
@@ -107,8 +108,10 @@ pub(crate) async fn reach(
                     tries.passed_over.push(lease.target.addr);
                 }
                 Err(cause) => {
-                    tracing::warn!(target = %lease.target.addr, error = %cause, "the edge cannot open connections");
-                    return Err(unavailable("the server is out of connections"));
+                    // Ours: no descriptor, no port. Waiting for one is all that can be done.
+                    tracing::warn!(target = %lease.target.addr, error = %cause, "cannot open connections");
+                    out_of_connections = true;
+                    break;
                 }
             }
         }
@@ -117,7 +120,9 @@ pub(crate) async fn reach(
         let left = Duration::from_millis(service.service.hold_ms).saturating_sub(exchange.started.elapsed());
         let all_refused = !service.choices.is_empty();
         if left.is_zero() || service.held.get() >= worker.limits.held {
-            return Err(unavailable(if all_refused {
+            return Err(unavailable(if out_of_connections {
+                "the server is out of connections"
+            } else if all_refused {
                 "no instance of this application accepts connections"
             } else {
                 "no instance of this application is ready"
@@ -341,13 +346,15 @@ async fn converse(
         ..
     } = connection;
     let begun = Cell::new(false);
+    let sent_whole = Cell::new(exchange.body.is_done());
     let answering = Answering {
         worker,
         client,
         watch,
-        exchange_asked: &exchange.asked,
+        asked: &exchange.asked,
         lease,
         begun: &begun,
+        sent_whole: &sent_whole,
     };
     if exchange.body.is_done() {
         return answering
@@ -381,9 +388,10 @@ async fn converse(
         limit: limits.max_body_bytes.unwrap_or(u64::MAX),
         moved: 0,
     };
-    let (outcome, sent_whole) = {
+    let outcome = {
         let sending = async {
             let sent = relay.run().await;
+            sent_whole.set(sent.is_ok());
             if !begun.get() {
                 watch.arm_ms(limits.request_timeout_ms);
             }
@@ -397,41 +405,27 @@ async fn converse(
         .await
     };
     lease.series.moved_in(relay.moved);
-    match outcome {
-        // An answer before the end of the request: what is left of it cannot be told from the next.
-        Outcome::Through { status, .. } if !sent_whole => Outcome::Through {
-            status,
-            keep_client: false,
-            keep_upstream: false,
-        },
-        other => other,
-    }
+    outcome
 }
 
-/// Runs both directions until the answer is through; true when the request went out whole.
+/// Runs both directions until the answer is through.
 async fn both(
     sending: impl Future<Output = Result<(), Broken>>,
     answering: impl Future<Output = Outcome>,
     begun: &Cell<bool>,
-) -> (Outcome, bool) {
+) -> Outcome {
     let (mut sending, mut answering) = (pin!(sending), pin!(answering));
-    let mut sent = None;
+    let mut sent = false;
     poll_fn(|cx| {
-        if sent.is_none()
-            && let Poll::Ready(result) = sending.as_mut().poll(cx)
-        {
+        if !sent && let Poll::Ready(result) = sending.as_mut().poll(cx) {
             match result {
-                Ok(()) => sent = Some(true),
-                // The instance does not want the rest: its answer may be on the way and says why.
-                Err(Broken::Sink) => sent = Some(false),
-                Err(_) if begun.get() => return Poll::Ready((Outcome::Cut(Side::Client), false)),
-                Err(broken) => return Poll::Ready((fault(&broken), false)),
+                // A sink that failed: the instance does not want the rest. Its answer may be on the way and says why.
+                Ok(()) | Err(Broken::Sink) => sent = true,
+                Err(_) if begun.get() => return Poll::Ready(Outcome::Cut(Side::Client)),
+                Err(broken) => return Poll::Ready(fault(&broken)),
             }
         }
-        answering
-            .as_mut()
-            .poll(cx)
-            .map(|outcome| (outcome, sent == Some(true)))
+        answering.as_mut().poll(cx)
     })
     .await
 }
@@ -457,9 +451,12 @@ struct Answering<'a> {
     worker: &'a Worker,
     client: &'a Stream,
     watch: &'a Watch,
-    exchange_asked: &'a Asked,
+    asked: &'a Asked,
     lease: &'a Lease,
+    /// An answer has begun: nothing else can be said to the client any more.
     begun: &'a Cell<bool>,
+    /// The request went out whole.
+    sent_whole: &'a Cell<bool>,
 }
 
 impl Answering<'_> {
@@ -477,10 +474,12 @@ impl Answering<'_> {
         idle_ms: u64,
         out: &mut Vec<u8>,
     ) -> Outcome {
-        let asked = self.exchange_asked;
+        let asked = self.asked;
         let to_head = if asked.is_head { ToHead::Yes } else { ToHead::No };
-        let may_keep = self.worker.draining.get().is_none();
         let head = upstream::reply(upstream, self.watch, &self.worker.stock, to_head, |reply| {
+            // After an early answer, the rest of the request cannot be told from the next one; after a refused upgrade the
+            // client may already have sent bytes of the new protocol: they are not requests.
+            let may_keep = self.worker.draining.get().is_none() && self.sent_whole.get() && !is_upgrade;
             if reply.status == 101 {
                 upgrade_head(out, reply);
                 return (101, Decoder::nothing(), false, None);
@@ -522,11 +521,10 @@ impl Answering<'_> {
         let passed = relay.run().await;
         self.lease.series.moved_out(relay.moved);
         match passed {
-            // After a refused upgrade the client may already have sent bytes of the new protocol: they are not requests.
             Ok(()) => Outcome::Through {
                 status,
-                keep_client: onward.keep_client && !is_upgrade,
-                keep_upstream: persistent,
+                keep_client: onward.keep_client,
+                keep_upstream: persistent && self.sent_whole.get(),
             },
             Err(Broken::Sink) => Outcome::Cut(Side::Client),
             Err(Broken::Source(_) | Broken::Short | Broken::Framing | Broken::TooLarge) => {

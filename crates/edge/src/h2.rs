@@ -617,7 +617,7 @@ impl Streamed {
                         }
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) if self.decoder == Decoder::UntilClose => {
-                            self.decoder = Decoder::nothing()
+                            self.decoder = Decoder::nothing();
                         }
                         Poll::Ready(Ok(0) | Err(_)) => return self.cut(io::ErrorKind::UnexpectedEof),
                         Poll::Ready(Ok(n)) => upstream.buffer.commit(n),
@@ -664,9 +664,9 @@ impl Drop for Streamed {
         }
         // hyper does not ask again once `is_end_stream` said so.
         if self.decoder.is_done() {
-            self.finish()
+            self.finish();
         } else {
-            self.lease.series.cut()
+            self.lease.series.cut();
         }
     }
 }

@@ -206,11 +206,7 @@ impl Hub {
     }
 
     pub(crate) fn metrics(&self) -> Result<Metrics, Stalled> {
-        let mut sum = Metrics::default();
-        for metrics in self.ask(Message::Metrics)? {
-            sum.merge(metrics);
-        }
-        Ok(sum)
+        Ok(Metrics::sum(self.ask(Message::Metrics)?))
     }
 
     pub(crate) fn status(&self) -> Result<Status, Stalled> {

@@ -337,7 +337,7 @@ pub(crate) fn length_of(digits: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn check(head: &str, expected: Result<(&str, Decoder), u16>) {
+    fn check(head: &str, expected: &Result<(&str, Decoder), u16>) {
         let mut fields = [httparse::EMPTY_HEADER; 16];
         let mut parsed = httparse::Request::new(&mut fields);
         parsed.parse(head.as_bytes()).unwrap();
@@ -362,7 +362,7 @@ mod tests {
             .as_ref()
             .map(|(h, b)| (h.as_str(), b.clone()))
             .map_err(|r| r.status);
-        assert_eq!(seen, expected, "{head:?}");
+        assert_eq!(&seen, expected, "{head:?}");
     }
 
     #[test]
@@ -370,20 +370,20 @@ mod tests {
         let none = Decoder::nothing();
         check(
             "GET / HTTP/1.1\r\nHost: A.example.:80\r\n\r\n",
-            Ok(("a.example", none.clone())),
+            &Ok(("a.example", none.clone())),
         );
         check(
             "GET http://a.b/x HTTP/1.1\r\nHost: a.b\r\n\r\n",
-            Ok(("a.b", none.clone())),
+            &Ok(("a.b", none.clone())),
         );
-        check("GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", Ok(("[::1]", none)));
+        check("GET / HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", &Ok(("[::1]", none)));
         check(
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
-            Ok(("a", Decoder::Length(5))),
+            &Ok(("a", Decoder::Length(5))),
         );
         check(
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
-            Ok(("a", Decoder::chunked())),
+            &Ok(("a", Decoder::chunked())),
         );
         for (bad, status) in [
             ("GET / HTTP/1.1\r\n\r\n", 400),
@@ -434,7 +434,7 @@ mod tests {
                 400,
             ),
         ] {
-            check(bad, Err(status));
+            check(bad, &Err(status));
         }
     }
 }

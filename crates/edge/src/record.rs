@@ -5,6 +5,8 @@
 //! Invariant: counters are plain cells of one thread, only ever growing; they are added up when somebody asks.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use telemetry::Histogram;
@@ -138,26 +140,45 @@ pub struct TargetMetrics {
 }
 
 impl Metrics {
-    /// Adds what another thread counted.
-    pub(crate) fn merge(&mut self, other: Metrics) {
-        for theirs in other.services {
-            let same = |m: &&mut ServiceMetrics| m.service == theirs.service && m.release == theirs.release;
-            match self.services.iter_mut().find(same) {
-                Some(mine) => mine.merge(&theirs),
-                None => self.services.push(theirs),
-            }
-        }
-        for theirs in other.targets {
-            match self.targets.iter_mut().find(|m| m.target == theirs.target) {
-                Some(mine) => {
-                    mine.requests += theirs.requests;
-                    mine.failed += theirs.failed;
-                    mine.in_flight += theirs.in_flight;
-                    mine.upgrades += theirs.upgrades;
+    /// Adds what other threads counted.
+    pub(crate) fn sum(threads: Vec<Metrics>) -> Metrics {
+        let mut services: HashMap<(String, String), ServiceMetrics> = HashMap::new();
+        let mut targets: HashMap<String, TargetMetrics> = HashMap::new();
+        for thread in threads {
+            for theirs in thread.services {
+                match services.entry((theirs.service.clone(), theirs.release.clone())) {
+                    Entry::Occupied(mut mine) => mine.get_mut().merge(&theirs),
+                    Entry::Vacant(free) => {
+                        free.insert(theirs);
+                    }
                 }
-                None => self.targets.push(theirs),
+            }
+            for theirs in thread.targets {
+                match targets.entry(theirs.target.clone()) {
+                    Entry::Occupied(mut mine) => mine.get_mut().merge(&theirs),
+                    Entry::Vacant(free) => {
+                        free.insert(theirs);
+                    }
+                }
             }
         }
+        let mut sum = Metrics {
+            services: services.into_values().collect(),
+            targets: targets.into_values().collect(),
+        };
+        sum.services
+            .sort_by(|a, b| (&a.service, &a.release).cmp(&(&b.service, &b.release)));
+        sum.targets.sort_by(|a, b| a.target.cmp(&b.target));
+        sum
+    }
+}
+
+impl TargetMetrics {
+    fn merge(&mut self, other: &TargetMetrics) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.in_flight += other.in_flight;
+        self.upgrades += other.upgrades;
     }
 }
 

@@ -278,10 +278,10 @@ fn parse<'b>(
                     return Err(NoAnswer::Garbage);
                 }
             }
-            17 if field.name.eq_ignore_ascii_case("transfer-encoding") => {
-                if encoding.replace(field.value).is_some() {
-                    return Err(NoAnswer::Garbage);
-                }
+            17 if field.name.eq_ignore_ascii_case("transfer-encoding")
+                && encoding.replace(field.value).is_some() =>
+            {
+                return Err(NoAnswer::Garbage);
             }
             10 if field.name.eq_ignore_ascii_case("connection") => {
                 let slot = connection
@@ -321,39 +321,39 @@ fn parse<'b>(
 mod tests {
     use super::*;
 
-    fn check(head: &str, expected: Result<(u16, Decoder, bool), NoAnswer>) {
+    fn check(head: &str, expected: &Result<(u16, Decoder, bool), NoAnswer>) {
         let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
         let seen =
             parse(head.as_bytes(), &mut fields, ToHead::No).map(|r| (r.status, r.body.clone(), r.persistent));
-        assert_eq!(seen, expected, "{head:?}");
+        assert_eq!(&seen, expected, "{head:?}");
     }
 
     #[test]
     fn answers_that_read_two_ways_are_garbage() {
         check(
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n",
-            Ok((200, Decoder::Length(3), true)),
+            &Ok((200, Decoder::Length(3), true)),
         );
         check(
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
-            Ok((200, Decoder::Length(3), true)),
+            &Ok((200, Decoder::Length(3), true)),
         );
         check(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            Ok((200, Decoder::chunked(), true)),
+            &Ok((200, Decoder::chunked(), true)),
         );
-        check("HTTP/1.1 200\r\n\r\n", Ok((200, Decoder::UntilClose, false)));
+        check("HTTP/1.1 200\r\n\r\n", &Ok((200, Decoder::UntilClose, false)));
         check(
             "HTTP/1.1 204 x\r\nContent-Length: 3\r\n\r\n",
-            Ok((204, Decoder::nothing(), true)),
+            &Ok((204, Decoder::nothing(), true)),
         );
         check(
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: a, Close\r\n\r\n",
-            Ok((200, Decoder::Length(3), false)),
+            &Ok((200, Decoder::Length(3), false)),
         );
         check(
             "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n",
-            Ok((200, Decoder::Length(3), false)),
+            &Ok((200, Decoder::Length(3), false)),
         );
         for bad in [
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n",
@@ -365,7 +365,7 @@ mod tests {
             "HTTP/2.0 200 OK\r\n\r\n",
             "SSH-2.0-x\r\n\r\n",
         ] {
-            check(bad, Err(NoAnswer::Garbage));
+            check(bad, &Err(NoAnswer::Garbage));
         }
     }
 }

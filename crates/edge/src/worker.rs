@@ -154,11 +154,17 @@ pub(crate) struct Worker {
     pub(crate) drain: Notify,
     pub(crate) draining: Cell<Option<Ending>>,
     local: RefCell<Rc<Local>>,
-    targets: RefCell<HashMap<(Box<str>, SocketAddr), Rc<Target>>>,
-    series: RefCell<HashMap<(Box<str>, Box<str>), Named>>,
+    targets: RefCell<HashMap<TargetKey, Rc<Target>>>,
+    series: RefCell<HashMap<SeriesKey, Named>>,
     services: RefCell<HashMap<Box<str>, Standing>>,
     threads: usize,
 }
+
+/// Id and address: an id with another address is another instance.
+type TargetKey = (Box<str>, SocketAddr);
+
+/// Service and release.
+type SeriesKey = (Box<str>, Box<str>);
 
 /// A series and its app's name.
 #[derive(Debug, Clone)]
@@ -287,7 +293,7 @@ impl Worker {
     fn serve(&self, published: Arc<Published>) {
         self.clock.refresh();
         let now_ms = self.clock.now_ms();
-        let mut active: HashSet<(Box<str>, SocketAddr)> = HashSet::new();
+        let mut active: HashSet<TargetKey> = HashSet::new();
         let mut limits_of_leaving = HashMap::new();
         let mut by_id = HashMap::new();
         let mut services = Vec::with_capacity(published.table.table().services.len());
@@ -330,12 +336,7 @@ impl Worker {
     }
 
     /// Instances that left the table, or are draining in it, lose their idle connections and get a limit for upgraded ones.
-    fn retire(
-        &self,
-        active: &HashSet<(Box<str>, SocketAddr)>,
-        limits: &HashMap<(Box<str>, SocketAddr), u64>,
-        now_ms: u64,
-    ) {
+    fn retire(&self, active: &HashSet<TargetKey>, limits: &HashMap<TargetKey, u64>, now_ms: u64) {
         let before = self.local.borrow();
         let of_service: HashMap<&str, u64> = before
             .services
@@ -381,7 +382,7 @@ impl Worker {
         }
     }
 
-    fn target(&self, key: &(Box<str>, SocketAddr)) -> Rc<Target> {
+    fn target(&self, key: &TargetKey) -> Rc<Target> {
         let mut targets = self.targets.borrow_mut();
         targets
             .entry(key.clone())

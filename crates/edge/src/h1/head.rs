@@ -46,8 +46,8 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    fn check(input: &[u8], expected: Scan) {
-        assert_eq!(Scanner::default().scan(input), expected);
+    fn check(input: &[u8], expected: &Scan) {
+        assert_eq!(&Scanner::default().scan(input), expected);
         let mut scanner = Scanner::default();
         let mut last = Scan::Partial;
         for end in 0..=input.len() {
@@ -56,17 +56,17 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(last, expected);
+        assert_eq!(&last, expected);
     }
 
     #[test]
     fn the_end_is_found_once_and_strictly() {
-        check(b"GET / HTTP/1.1\r\nA: b\r\n\r\nrest", Scan::Complete(24));
-        check(b"GET / HTTP/1.1\r\nA: b\r\n", Scan::Partial);
-        check(b"\r\n", Scan::Complete(2));
-        check(b"", Scan::Partial);
-        check(b"GET / HTTP/1.1\nA: b\r\n\r\n", Scan::BareLineEnd);
-        check(b"GET / HTTP/1.1\r\n\n", Scan::BareLineEnd);
-        check(b"\n", Scan::BareLineEnd);
+        check(b"GET / HTTP/1.1\r\nA: b\r\n\r\nrest", &Scan::Complete(24));
+        check(b"GET / HTTP/1.1\r\nA: b\r\n", &Scan::Partial);
+        check(b"\r\n", &Scan::Complete(2));
+        check(b"", &Scan::Partial);
+        check(b"GET / HTTP/1.1\nA: b\r\n\r\n", &Scan::BareLineEnd);
+        check(b"GET / HTTP/1.1\r\n\n", &Scan::BareLineEnd);
+        check(b"\n", &Scan::BareLineEnd);
     }
 }

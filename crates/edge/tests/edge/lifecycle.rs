@@ -1,0 +1,258 @@
+//! The edge as a process: killed, replaced, stalled, short of descriptors.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use edge::control::Client;
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+
+use crate::publishing::Load;
+use crate::support::{Backend, Wire, route, status, table, wait_for};
+
+/// Plays the warden: holds a listening socket and starts edges on it.
+struct Warden {
+    dir: tempfile::TempDir,
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// An edge in a process of its own, killed at the end of the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _dead = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+impl Warden {
+    fn new() -> Warden {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        Warden {
+            dir: tempfile::tempdir().unwrap(),
+            socket,
+            address,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn start(&self, env: &[(&str, &str)]) -> Process {
+        spawn(self.path(), &self.socket, env)
+    }
+
+    /// A client of the edge with that process.
+    fn client(&self, edge: &Process) -> Client {
+        wait_for("the edge's control socket", || {
+            let mut client = Client::connect(&self.path().join("edge.sock")).ok()?;
+            (client.status().ok()?.pid == edge.0.id()).then_some(client)
+        })
+    }
+}
+
+fn spawn(dir: &Path, socket: &impl AsFd, env: &[(&str, &str)]) -> Process {
+    // Other children of this test process may inherit it for a moment; they do not use it.
+    let inherited = rustix::io::fcntl_dupfd_cloexec(socket, 100).unwrap();
+    rustix::io::fcntl_setfd(&inherited, FdFlags::empty()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-test-process"));
+    command
+        .arg(dir)
+        .arg(format!("http0:{}", inherited.as_raw_fd()))
+        .envs(env.iter().copied());
+    Process(command.spawn().unwrap())
+}
+
+fn pid(process: &Process) -> Pid {
+    Pid::from_child(&process.0)
+}
+
+#[test]
+fn a_killed_edge_serves_its_last_table_and_no_connection_is_refused() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let mut edge = warden.start(&[]);
+    warden
+        .client(&edge)
+        .publish(&table(3, &[("a", &[&backend])]))
+        .unwrap();
+    for _ in 0..3 {
+        assert_eq!(status(&Wire::to(warden.address).get("a", "/").0), 200);
+        edge.0.kill().unwrap();
+        edge.0.wait().unwrap();
+        // Nobody accepts, but the socket listens: the connection waits for the next edge.
+        let mut waiting = Wire::to(warden.address);
+        waiting.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        edge = warden.start(&[]);
+        assert_eq!(status(&waiting.answer().0), 200);
+        assert_eq!(warden.client(&edge).status().unwrap().generation, 3);
+    }
+}
+
+#[test]
+fn a_broken_last_table_is_set_aside() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    std::fs::create_dir_all(warden.path().join("edge")).unwrap();
+    std::fs::write(
+        warden.path().join("edge/routes.json"),
+        r#"{"version":1,"generation":9,"routes":[{"host":"a"}]}"#,
+    )
+    .unwrap();
+    let edge = warden.start(&[]);
+    let mut client = warden.client(&edge);
+    assert_eq!(client.status().unwrap().generation, 0);
+    assert_eq!(status(&Wire::to(warden.address).get("a", "/").0), 404);
+    assert!(warden.path().join("edge/routes.refused.json").exists());
+    client.publish(&table(1, &[("a", &[&backend])])).unwrap();
+    assert_eq!(status(&Wire::to(warden.address).get("a", "/").0), 200);
+}
+
+#[test]
+fn an_edge_is_replaced_under_load_without_a_failed_request() {
+    let (mut warden, backend) = (Warden::new(), Backend::start("b"));
+    let mut old = warden.start(&[]);
+    let mut published = table(1, &[("a", &[&backend])]);
+    published.routes.push(route("ws", "/", "a"));
+    warden.client(&old).publish(&published).unwrap();
+    let load = Load::start(warden.address, 4, 2, 0);
+    let mut slow = Wire::to(warden.address);
+    slow.send("GET /gate HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut websocket = Wire::to(warden.address);
+    websocket.send("GET /ws HTTP/1.1\r\nHost: ws\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(status(&websocket.answer().0), 101);
+    let first = old.0.id();
+    let mut retired = Vec::new();
+    for round in 0..4 {
+        load.go_on(200);
+        // The warden died and took its handle of the socket with it: the next one gets it from the edge.
+        let mut sockets: Vec<(String, OwnedFd)> = warden.client(&old).handover().unwrap();
+        assert_eq!(sockets.len(), 1);
+        let (name, socket) = sockets.pop().unwrap();
+        assert_eq!(name, "http0");
+        warden.socket = TcpListener::from(socket);
+        let new = warden.start(&[]);
+        let mut client = warden.client(&new);
+        assert_eq!(client.status().unwrap().predecessor, Some(old.0.id()));
+        if round == 0 {
+            // What the old edge still does counts.
+            assert_eq!(client.in_flight(&["b"]).unwrap()["b"].upgrades, 1);
+        }
+        retired.push(std::mem::replace(&mut old, new));
+        load.go_on(200);
+    }
+    load.finish();
+    backend.gate.open();
+    assert_eq!(status(&slow.answer().0), 200);
+    // The WebSocket lives on in the first edge, and ends with it.
+    websocket.send("ping");
+    let mut pong = [0; 4];
+    std::io::Read::read_exact(&mut websocket.reader, &mut pong).unwrap();
+    assert_eq!(retired[0].0.id(), first);
+    drop((websocket, slow));
+    for mut edge in retired {
+        let exit = wait_for("the old edge's exit", || edge.0.try_wait().unwrap());
+        assert!(exit.success(), "{exit}");
+    }
+}
+
+#[test]
+fn a_stop_signal_lets_requests_finish() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let mut edge = warden.start(&[]);
+    let mut client = warden.client(&edge);
+    client.publish(&table(1, &[("a", &[&backend])])).unwrap();
+    let mut slow = Wire::to(warden.address);
+    slow.send("GET /gate HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut idle = Wire::to(warden.address);
+    assert_eq!(status(&idle.get("a", "/").0), 200);
+    wait_for("the slow request", || {
+        (client.in_flight(&["b"]).unwrap()["b"].requests == 1).then_some(())
+    });
+    kill_process(pid(&edge), Signal::TERM).unwrap();
+    assert_eq!(idle.rest(), "");
+    backend.gate.open();
+    assert_eq!(status(&slow.answer().0), 200);
+    let exit = edge.0.wait().unwrap();
+    assert!(exit.success(), "{exit}");
+}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
+    let warden = Warden::new();
+    let mut edge = warden.start(&[("STALLED_MS", "1000")]);
+    drop(warden.client(&edge));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", edge.0.id())).unwrap();
+    let worker: i32 = threads
+        .filter_map(|t| {
+            let path = t.unwrap().path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap();
+            (name.trim() == "edge-1").then(|| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+        })
+        .next()
+        .unwrap();
+    // SAFETY: stops one thread of our own child; nothing of this process is touched.
+    unsafe {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, worker, none, none), 0);
+        assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, worker, none, none), 0);
+    }
+    let dump = wait_for("the dump", || {
+        std::fs::read_to_string(warden.path().join("edge/stalled.txt")).ok()
+    });
+    assert!(
+        dump.contains(&format!("thread {worker} ")) && dump.contains("edge-1"),
+        "{dump}"
+    );
+    let exit = wait_for("the exit", || {
+        // A traced thread must be let go before the process can be reaped.
+        // SAFETY: as above; fails harmlessly when the thread is gone.
+        unsafe {
+            libc::waitpid(worker, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
+            libc::ptrace(libc::PTRACE_DETACH, worker, 0, 0);
+        }
+        edge.0.try_wait().unwrap()
+    });
+    assert_eq!(exit.signal(), Some(libc::SIGABRT), "{exit}");
+}
+
+#[test]
+fn without_descriptors_the_edge_waits_and_recovers() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let edge = warden.start(&[]);
+    warden
+        .client(&edge)
+        .publish(&table(1, &[("a", &[&backend])]))
+        .unwrap();
+    let mut early = Wire::to(warden.address);
+    assert_eq!(status(&early.get("a", "/").0), 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", edge.0.id()))
+        .unwrap()
+        .count() as u64;
+    // Only the soft limit: raising the hard one again would need a capability.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let scarce = Rlimit {
+        current: Some(open + 2),
+        maximum,
+    };
+    let plenty = prlimit(Some(pid(&edge)), Resource::Nofile, scarce).unwrap();
+    let waiting: Vec<Wire> = (0..20)
+        .map(|_| {
+            let mut wire = Wire::to(warden.address);
+            wire.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            wire
+        })
+        .collect();
+    early.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    prlimit(Some(pid(&edge)), Resource::Nofile, plenty).unwrap();
+    // All waited, in the queue of the socket or for a connection to the instance; none was refused.
+    for mut wire in waiting.into_iter().chain([early]) {
+        assert_eq!(status(&wire.answer().0), 200);
+    }
+}
