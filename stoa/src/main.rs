@@ -1,2 +1,89 @@
 //! Reads arguments, wires the rooms, holds no logic.
-fn main() {}
+//!
+//! One binary, several processes: `stoa up` is the warden and runs this same file again as `stoa __edge` and
+//! `stoa __control`; every other command asks a server (`cli`).
+
+mod control_process;
+mod doctor;
+mod down;
+mod edge_link;
+mod edge_process;
+mod logging;
+mod places;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use cli::Command;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let rest: Vec<OsString> = arguments.collect();
+    // The warden's children are not commands for people, so they are not in the help.
+    let result = match rest.first().and_then(|word| word.to_str()) {
+        Some("__edge") => edge_process::run(&rest[1..]),
+        Some("__control") => control_process::run(&rest[1..]),
+        _ => {
+            let parsed = match cli::parse(program.into_iter().chain(rest)) {
+                Ok(parsed) => parsed,
+                Err(code) => return code,
+            };
+            match &parsed.command {
+                Command::Up(args) => up::run(args),
+                Command::Down(args) => down::run(args, parsed.globals.json),
+                Command::Doctor(args) => doctor::run(args, parsed.globals.json),
+                Command::Remote(command) => return cli::run(&parsed.globals, command),
+            }
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.report();
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a process of ours could not go on, with the next step.
+struct Failure {
+    message: String,
+    next_step: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(message: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            next_step: next_step.into(),
+            code: 1,
+        }
+    }
+
+    /// A failure that a restart would only repeat.
+    fn lasting(message: impl Into<String>, next_step: impl Into<String>) -> Self {
+        let code = u8::try_from(warden::NO_RESTART).unwrap_or(1);
+        Self {
+            code,
+            ..Self::new(message, next_step)
+        }
+    }
+
+    fn report(&self) {
+        eprintln!("error: {}\nnext:  {}", self.message, self.next_step);
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -28,8 +28,17 @@ const LOG_BYTES: u64 = 32 << 20;
 const FIRST_RANGE: u32 = 60_100;
 const RANGES: u64 = 1_000;
 /// What the runtime puts over the image and must not become part of it.
-const NOT_PART: [&str; 9] =
-    ["etc/hosts", "etc/resolv.conf", "etc/hostname", "run/secrets", "proc", "sys", "dev", "tmp", "root/.cache"];
+const NOT_PART: [&str; 9] = [
+    "etc/hosts",
+    "etc/resolv.conf",
+    "etc/hostname",
+    "run/secrets",
+    "proc",
+    "sys",
+    "dev",
+    "tmp",
+    "root/.cache",
+];
 
 fn home(host: &Host) -> PathBuf {
     host.options.data_dir.join("steps")
@@ -52,12 +61,19 @@ pub(crate) fn sweep(host: &Host) {
 
 pub(crate) fn step(host: &Host, step: &BuildStep, lines: LineSink<'_>) -> Result<StepOutput, EngineError> {
     let failed = error::host("build");
-    let base: ImageId = step.base.as_str().parse().map_err(error::host("read the base's digest"))?;
+    let base: ImageId = step
+        .base
+        .as_str()
+        .parse()
+        .map_err(error::host("read the base's digest"))?;
     if let Some(key) = &step.key
         && let Some(known) = host.images.cache_get(key).map_err(&failed)?
         && host.images.root(known).is_ok()
     {
-        return Ok(StepOutput { image: images::digest(known)?, cached: true });
+        return Ok(StepOutput {
+            image: images::digest(known)?,
+            cached: true,
+        });
     }
     let id = InstanceId::fresh();
     let name = format!("{PREFIX}{}", id.short(20));
@@ -69,13 +85,19 @@ pub(crate) fn step(host: &Host, step: &BuildStep, lines: LineSink<'_>) -> Result
     if dir.exists()
         && let Err(cause) = image::remove_tree(&dir)
     {
-        tracing::warn!(cause = error::chain(&cause), "a build step's directory could not be removed");
+        tracing::warn!(
+            cause = error::chain(&cause),
+            "a build step's directory could not be removed"
+        );
     }
     let image = image?;
     if let Some(key) = &step.key {
         host.images.cache_put(key, image).map_err(&failed)?;
     }
-    Ok(StepOutput { image: images::digest(image)?, cached: false })
+    Ok(StepOutput {
+        image: images::digest(image)?,
+        cached: false,
+    })
 }
 
 fn run(
@@ -90,7 +112,11 @@ fn run(
     let (user, _) = users::resolve(&root.layers, &step.user)?;
     let upper = dir.join("layer/upper");
     let mut parents = DirBuilder::new();
-    parents.recursive(true).mode(0o755).create(&upper).map_err(error::host("make the step's directory"))?;
+    parents
+        .recursive(true)
+        .mode(0o755)
+        .create(&upper)
+        .map_err(error::host("make the step's directory"))?;
     for input in &step.inputs {
         let target = upper.join(input.to.trim_start_matches('/'));
         copy(&input.from, &target, &user).map_err(error::host("copy the source into the build"))?;
@@ -122,8 +148,15 @@ fn specify(
     let mut netns = None;
     if step.network {
         let rules = NetworkRules::default();
-        let network = host.networks.ensure_network(NETWORK, &rules).map_err(error::host("make the builds' network"))?;
-        let place = host.networks.attach(NETWORK, name, None).map_err(error::host("attach the build"))?;
+        let network = host
+            .networks
+            .ensure_network(NETWORK, &rules)
+            .map_err(error::host("make the builds' network"))?;
+        crate::names::cover(host, NETWORK)?;
+        let place = host
+            .networks
+            .attach(NETWORK, name, None)
+            .map_err(error::host("attach the build"))?;
         netns = Some(place.netns_path);
         files.push(SmallFile {
             path: PathBuf::from("/etc/resolv.conf"),
@@ -133,7 +166,11 @@ fn specify(
     }
     for (source, target) in &step.host_files {
         let contents = fs::read(source).map_err(error::host("read a configuration file for the build"))?;
-        files.push(SmallFile { path: PathBuf::from(target), contents, mode: 0o644 });
+        files.push(SmallFile {
+            path: PathBuf::from(target),
+            contents,
+            mode: 0o644,
+        });
     }
     let mut env: Vec<(String, String)> = root
         .config
@@ -162,7 +199,10 @@ fn specify(
         cwd: PathBuf::from(&step.workdir),
         user,
         uid_base: instances::uid_base(range),
-        limits: Limits { cpu_weight: WEIGHT, ..instances::limits(step.resources) },
+        limits: Limits {
+            cpu_weight: WEIGHT,
+            ..instances::limits(step.resources)
+        },
         netns,
         mounts: mounts.collect(),
         secrets: Vec::new(),
@@ -191,7 +231,10 @@ fn follow(
     dir: &Path,
     lines: LineSink<'_>,
 ) -> Result<(), EngineError> {
-    let ended = |why: String| EngineError::Step { step: step.name.clone(), why };
+    let ended = |why: String| EngineError::Step {
+        step: step.name.clone(),
+        why,
+    };
     let until = Instant::now() + step.timeout.as_duration();
     let mut reader =
         Reader::open(&dir.join("log"), Query::default()).map_err(error::host("read the step's log"))?;
@@ -207,12 +250,18 @@ fn follow(
         }
     };
     loop {
-        let exit = host.runtime.wait_exit(name, Duration::from_millis(200)).map_err(error::host("wait for the step"))?;
+        let exit = host
+            .runtime
+            .wait_exit(name, Duration::from_millis(200))
+            .map_err(error::host("wait for the step"))?;
         drain()?;
         match exit.as_ref().map(instances::exit_of) {
             Some(Exit::Code { code: 0 }) => return Ok(()),
             Some(Exit::OutOfMemory) => {
-                return Err(ended(format!("it needs more memory than the {} a build may use", step.resources.memory)));
+                return Err(ended(format!(
+                    "it needs more memory than the {} a build may use",
+                    step.resources.memory
+                )));
             }
             Some(exit) => return Err(ended(format!("it {}", exit.describe()))),
             None if Instant::now() >= until => {
@@ -225,7 +274,10 @@ fn follow(
 
 fn commit(host: &Host, step: &BuildStep, base: ImageId, upper: &Path) -> Result<ImageId, EngineError> {
     let failed = error::host("keep what the build made");
-    let mut config: ImageConfig = host.images.image_config(base).map_err(error::image(step.base.as_str()))?;
+    let mut config: ImageConfig = host
+        .images
+        .image_config(base)
+        .map_err(error::image(step.base.as_str()))?;
     if let Some(command) = &step.config.command {
         config.entrypoint = Vec::new();
         config.cmd.clone_from(command);
@@ -237,12 +289,18 @@ fn commit(host: &Host, step: &BuildStep, base: ImageId, upper: &Path) -> Result<
         config.user.clone_from(user);
     }
     for (key, value) in &step.config.env {
-        config.env.retain(|line| line.split_once('=').is_none_or(|(known, _)| known != key));
+        config
+            .env
+            .retain(|line| line.split_once('=').is_none_or(|(known, _)| known != key));
         config.env.push(format!("{key}={value}"));
     }
-    let options =
-        CommitOptions { exclude: NOT_PART.iter().map(PathBuf::from).collect(), ..CommitOptions::default() };
-    host.images.commit_layer(Some(base), upper, config, &options).map_err(failed)
+    let options = CommitOptions {
+        exclude: NOT_PART.iter().map(PathBuf::from).collect(),
+        ..CommitOptions::default()
+    };
+    host.images
+        .commit_layer(Some(base), upper, config, &options)
+        .map_err(failed)
 }
 
 /// Copies a directory or file for `user`; links are copied as links.

@@ -35,7 +35,10 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
 pub(crate) fn host<E: std::error::Error + 'static>(what: &'static str) -> impl Fn(E) -> EngineError {
     move |cause| match is_full(&cause) {
         true => EngineError::Full(what.to_owned()),
-        false => EngineError::Host { what: format!("could not {what}"), why: chain(&cause) },
+        false => EngineError::Host {
+            what: format!("could not {what}"),
+            why: chain(&cause),
+        },
     }
 }
 
@@ -44,9 +47,11 @@ pub(crate) fn image(image: &str) -> impl Fn(ImageError) -> EngineError {
     let image = image.to_owned();
     move |cause| match is_full(&cause) {
         true => EngineError::Full(format!("the image {image} needs more")),
-        false => {
-            EngineError::Image { image: image.clone(), why: chain(&cause), next_step: cause.next() }
-        }
+        false => EngineError::Image {
+            image: image.clone(),
+            why: chain(&cause),
+            next_step: cause.next(),
+        },
     }
 }
 
@@ -55,6 +60,9 @@ pub(crate) fn volume(volume: &str) -> impl Fn(VolumeError) -> EngineError {
     let volume = volume.to_owned();
     move |cause| match is_full(&cause) {
         true => EngineError::Full(format!("the volume {volume} needs more")),
-        false => EngineError::Volume { volume: volume.clone(), why: chain(&cause) },
+        false => EngineError::Volume {
+            volume: volume.clone(),
+            why: chain(&cause),
+        },
     }
 }

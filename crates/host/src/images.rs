@@ -13,10 +13,17 @@ use crate::{Host, error};
 /// What images that nobody asked to keep may take: enough for the step cache of a few apps.
 const UNUSED_BYTES: u64 = 5 << 30;
 /// What one uploaded source may hold: far above any source, far below what hurts a server.
-const SOURCE: Quota = Quota { bytes: 4 << 30, entries: 500_000, name_bytes: 4096, depth: 128 };
+const SOURCE: Quota = Quota {
+    bytes: 4 << 30,
+    entries: 500_000,
+    name_bytes: 4096,
+    depth: 128,
+};
 
 pub(crate) fn digest(id: ImageId) -> Result<ImageDigest, EngineError> {
-    id.to_string().parse().map_err(error::host("read an image's digest"))
+    id.to_string()
+        .parse()
+        .map_err(error::host("read an image's digest"))
 }
 
 pub(crate) fn fetch(
@@ -40,7 +47,9 @@ pub(crate) fn fetch(
                     next_step: "import it again: stoa image import FILE".to_owned(),
                 });
             };
-            host.images.import_archive(Archive::Path(path), request.name, &progress).map_err(&failed)?
+            host.images
+                .import_archive(Archive::Path(path), request.name, &progress)
+                .map_err(&failed)?
         }
         ImageSource::Debian { suite, packages } => {
             let names: Vec<&str> = packages.iter().map(String::as_str).collect();
@@ -50,8 +59,13 @@ pub(crate) fn fetch(
                 // Some packages need their maintainer scripts; that takes longer.
                 Err(ImageError::Tool { .. }) => {
                     lines("the quick way did not work for these packages; making a full base");
-                    let base = DebianBase { variant: Variant::Minbase, ..base };
-                    host.images.create_debian_base(&base, &progress).map_err(&failed)?
+                    let base = DebianBase {
+                        variant: Variant::Minbase,
+                        ..base
+                    };
+                    host.images
+                        .create_debian_base(&base, &progress)
+                        .map_err(&failed)?
                 }
                 Err(cause) => return Err(failed(cause)),
             }
@@ -67,7 +81,10 @@ fn host_image(host: &Host) -> Result<ImageId, EngineError> {
         .options
         .toolchains
         .iter()
-        .map(|(name, path)| Toolchain { name: name.clone(), path: path.clone() })
+        .map(|(name, path)| Toolchain {
+            name: name.clone(),
+            path: path.clone(),
+        })
         .collect();
     host.images.host_image(&toolchains).map_err(error::image("host"))
 }
@@ -80,7 +97,10 @@ pub(crate) fn find(host: &Host, name_or_digest: &str) -> Result<Option<ImageFact
         Err(ImageError::NotFound { .. }) => return Ok(None),
         Err(cause) => return Err(error::image(name_or_digest)(cause)),
     };
-    let config = host.images.image_config(id).map_err(error::image(name_or_digest))?;
+    let config = host
+        .images
+        .image_config(id)
+        .map_err(error::image(name_or_digest))?;
     let port = |text: &String| match text.split_once('/') {
         Some((port, "tcp")) => port.parse().ok(),
         None => text.parse().ok(),
@@ -90,7 +110,12 @@ pub(crate) fn find(host: &Host, name_or_digest: &str) -> Result<Option<ImageFact
     Ok(Some(ImageFacts {
         digest: digest(id)?,
         command: config.entrypoint.into_iter().chain(config.cmd).collect(),
-        env: config.env.iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        env: config
+            .env
+            .iter()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
         user: full(config.user),
         workdir: full(config.working_dir),
         ports: config.exposed_ports.iter().filter_map(port).collect(),
@@ -114,8 +139,16 @@ pub(crate) fn list(host: &Host) -> Result<Vec<ImageSummary>, EngineError> {
 }
 
 pub(crate) fn collect(host: &Host, keep: &[ImageDigest]) -> Result<u64, EngineError> {
-    let keep: Vec<ImageId> = keep.iter().filter_map(|digest| digest.as_str().parse().ok()).collect();
-    let freed = host.images.gc(&keep, Budget { unused_bytes: UNUSED_BYTES });
+    let keep: Vec<ImageId> = keep
+        .iter()
+        .filter_map(|digest| digest.as_str().parse().ok())
+        .collect();
+    let freed = host.images.gc(
+        &keep,
+        Budget {
+            unused_bytes: UNUSED_BYTES,
+        },
+    );
     Ok(freed.map_err(error::host("collect the images"))?.bytes)
 }
 

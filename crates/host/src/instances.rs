@@ -12,10 +12,11 @@ use engine::{EngineError, Exec, ExecStreams, Observed, Phase, Usage, Workload};
 use image::Root;
 use model::{Exit, InstanceId, Timestamp};
 use net::NetworkRules;
-use rustix::pipe::{PipeFlags, pipe_with};
 use runtime::{
-    Container, ContainerSpec, ExecSpec, Limits, LogSpec, Mount, Secret, SmallFile, State, Stdio, Tier, TtySize,
+    Container, ContainerSpec, ExecSpec, Limits, LogSpec, Mount, Secret, SmallFile, State, Stdio, Tier,
+    TtySize,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{Host, error, users};
 
@@ -51,7 +52,10 @@ pub(crate) fn uid_base(range: u32) -> u32 {
 
 pub(crate) fn ensure(host: &Host, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
     let name = name_of(workload.id);
-    let there = host.runtime.get(&name).map_err(error::host("look for the instance"))?;
+    let there = host
+        .runtime
+        .get(&name)
+        .map_err(error::host("look for the instance"))?;
     if let Some(there) = there {
         match (&there.state, host.networks.attachment_of(&name)) {
             (State::Running { .. } | State::Starting, Some(place)) => {
@@ -61,7 +65,9 @@ pub(crate) fn ensure(host: &Host, workload: &Workload) -> Result<Ipv4Addr, Engin
             // It has ended: that is for `observe` to tell.
             (State::Exited(_), Some(place)) => return Ok(place.ip),
             // A start that was cut off, or the network of a former boot: nothing of it can be used.
-            (State::Running { .. } | State::Starting | State::Exited(_) | State::Lost, _) => remove(host, workload.id)?,
+            (State::Running { .. } | State::Starting | State::Exited(_) | State::Lost, _) => {
+                remove(host, workload.id)?
+            }
         }
     }
     match start(host, workload, &name) {
@@ -83,8 +89,11 @@ fn start(host: &Host, workload: &Workload, name: &str) -> Result<Ipv4Addr, Engin
         .networks
         .ensure_network(&workload.network, &NetworkRules::default())
         .map_err(error::host("make the network"))?;
-    let place =
-        host.networks.attach(&workload.network, name, None).map_err(error::host("attach to the network"))?;
+    crate::names::cover(host, &workload.network)?;
+    let place = host
+        .networks
+        .attach(&workload.network, name, None)
+        .map_err(error::host("attach to the network"))?;
     let resolv = format!(
         "nameserver {}\nsearch {}\noptions timeout:1 attempts:5\n",
         network.gateway, workload.search_domain
@@ -94,7 +103,10 @@ fn start(host: &Host, workload: &Workload, name: &str) -> Result<Ipv4Addr, Engin
     match host.runtime.start(&spec) {
         Ok(_) => {}
         Err(cause @ runtime::Error::Start { .. }) => {
-            return Err(EngineError::NotStarted { id: workload.id, why: error::chain(&cause) });
+            return Err(EngineError::NotStarted {
+                id: workload.id,
+                why: error::chain(&cause),
+            });
         }
         Err(cause) => return Err(error::host("start the instance")(cause)),
     }
@@ -127,22 +139,51 @@ fn specify(
     }
     let mut env: BTreeMap<String, String> = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
     env.extend(home.map(|home| ("HOME".to_owned(), home)));
-    env.extend(config.env.iter().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())));
-    env.extend(workload.env.iter().map(|(key, value)| (key.to_string(), value.clone())));
+    env.extend(
+        config
+            .env
+            .iter()
+            .filter_map(|line| line.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
+    env.extend(
+        workload
+            .env
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.clone())),
+    );
     let writable = host.options.data_dir.join("writable").join(name);
     let mut parents = DirBuilder::new();
-    parents.recursive(true).mode(0o711).create(&writable).map_err(error::host("make the writable layer"))?;
+    parents
+        .recursive(true)
+        .mode(0o711)
+        .create(&writable)
+        .map_err(error::host("make the writable layer"))?;
     let mut mounts: Vec<Mount> = root
         .binds
         .iter()
-        .map(|bind| Mount { source: bind.source.clone(), target: bind.target.clone(), read_only: true })
+        .map(|bind| Mount {
+            source: bind.source.clone(),
+            target: bind.target.clone(),
+            read_only: true,
+        })
         .collect();
     for volume in &workload.volumes {
-        let source = host.pool.path(&volume.volume).map_err(error::volume(&volume.volume))?;
+        let source = host
+            .pool
+            .path(&volume.volume)
+            .map_err(error::volume(&volume.volume))?;
         give_to(&source, &user)?;
-        mounts.push(Mount { source, target: PathBuf::from(&volume.target), read_only: false });
+        mounts.push(Mount {
+            source,
+            target: PathBuf::from(&volume.target),
+            read_only: false,
+        });
     }
-    let hosts = format!("127.0.0.1 localhost\n::1 localhost\n{} {}\n", place.ip, workload.hostname);
+    let hosts = format!(
+        "127.0.0.1 localhost\n::1 localhost\n{} {}\n",
+        place.ip, workload.hostname
+    );
     let file = |path: &str, text: String| SmallFile {
         path: PathBuf::from(path),
         contents: text.into_bytes(),
@@ -157,10 +198,15 @@ fn specify(
         writable,
         argv,
         env: env.into_iter().collect(),
-        cwd: PathBuf::from(workload.workdir.clone().unwrap_or_else(|| match config.working_dir.as_str() {
-            "" => "/".to_owned(),
-            dir => dir.to_owned(),
-        })),
+        cwd: PathBuf::from(
+            workload
+                .workdir
+                .clone()
+                .unwrap_or_else(|| match config.working_dir.as_str() {
+                    "" => "/".to_owned(),
+                    dir => dir.to_owned(),
+                }),
+        ),
         user,
         uid_base: uid_base(workload.uid_range),
         limits: limits(workload.resources),
@@ -169,7 +215,11 @@ fn specify(
         secrets: workload
             .secrets
             .iter()
-            .map(|secret| Secret { name: secret.name.clone(), bytes: secret.content.clone(), mode: 0o400 })
+            .map(|secret| Secret {
+                name: secret.name.clone(),
+                bytes: secret.content.clone(),
+                mode: 0o400,
+            })
             .collect(),
         files: vec![
             file("/etc/hosts", hosts),
@@ -203,36 +253,44 @@ pub(crate) fn limits(resources: model::Resources) -> Limits {
 
 /// A fresh volume belongs to whoever uses it first.
 fn give_to(volume: &PathBuf, user: &runtime::User) -> Result<(), EngineError> {
-    let is_empty = fs::read_dir(volume).map_err(error::host("read the volume"))?.next().is_none();
+    let is_empty = fs::read_dir(volume)
+        .map_err(error::host("read the volume"))?
+        .next()
+        .is_none();
     if is_empty {
-        std::os::unix::fs::chown(volume, Some(user.uid), Some(user.gid)).map_err(error::host("give the volume"))?;
+        std::os::unix::fs::chown(volume, Some(user.uid), Some(user.gid))
+            .map_err(error::host("give the volume"))?;
     }
     Ok(())
 }
 
 /// How to probe an instance, kept beside it so that an adopted one is probed again.
 fn write_probe(host: &Host, name: &str, probe: Option<&engine::Probe>) -> Result<(), EngineError> {
-    let path = host.options.data_dir.join("writable").join(name).join("probe.json");
+    let path = host
+        .options
+        .data_dir
+        .join("writable")
+        .join(name)
+        .join("probe.json");
     let Some(probe) = probe else { return Ok(()) };
     let text = serde_json::json!({ "port": probe.port, "health": probe.health }).to_string();
     fs::write(path, text).map_err(error::host("write the probe"))
 }
 
 fn read_probe(host: &Host, name: &str) -> Option<engine::Probe> {
-    let path = host.options.data_dir.join("writable").join(name).join("probe.json");
+    let path = host
+        .options
+        .data_dir
+        .join("writable")
+        .join(name)
+        .join("probe.json");
     let value: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let port = u16::try_from(value.get("port")?.as_u64()?).ok()?;
     let health = serde_json::from_value(value.get("health")?.clone()).ok()?;
     Some(engine::Probe { port, health })
 }
 
-fn watch(
-    host: &Host,
-    id: InstanceId,
-    there: &Container,
-    address: Ipv4Addr,
-    probe: Option<&engine::Probe>,
-) {
+fn watch(host: &Host, id: InstanceId, there: &Container, address: Ipv4Addr, probe: Option<&engine::Probe>) {
     if let Some(keeper) = there.record.as_ref().and_then(runtime::keeper_process) {
         host.watch.add(&there.id, keeper);
     }
@@ -246,7 +304,9 @@ impl Host {
     /// Watches and probes what a former process of ours started.
     pub(crate) fn adopt(&self) -> Result<(), EngineError> {
         for there in self.runtime.list().map_err(error::host("list the instances"))? {
-            let (Some(id), State::Running { .. }) = (id_of(&there.id), &there.state) else { continue };
+            let (Some(id), State::Running { .. }) = (id_of(&there.id), &there.state) else {
+                continue;
+            };
             if let Some(place) = self.networks.attachment_of(&there.id) {
                 let probe = read_probe(self, &there.id);
                 watch(self, id, &there, place.ip, probe.as_ref());
@@ -269,8 +329,12 @@ pub(crate) fn stop(host: &Host, id: InstanceId, grace: Duration) -> Result<(), E
 pub(crate) fn remove(host: &Host, id: InstanceId) -> Result<(), EngineError> {
     let name = name_of(id);
     host.probes.stop(id);
-    host.runtime.remove(&name).map_err(error::host("remove the instance"))?;
-    host.networks.detach(&name).map_err(error::host("detach from the network"))?;
+    host.runtime
+        .remove(&name)
+        .map_err(error::host("remove the instance"))?;
+    host.networks
+        .detach(&name)
+        .map_err(error::host("detach from the network"))?;
     let writable = host.options.data_dir.join("writable").join(&name);
     if writable.exists() {
         image::remove_tree(&writable).map_err(error::host("remove the writable layer"))?;
@@ -285,16 +349,23 @@ pub(crate) fn observe(host: &Host) -> Result<Vec<Observed>, EngineError> {
         let phase = match &there.state {
             // Its starter is at work, or will find it cut off.
             State::Starting => continue,
-            State::Running { started_at_ms, .. } => {
-                Phase::Running { since: Timestamp::from_ms(*started_at_ms), ready: host.probes.answer(id) }
-            }
+            State::Running { started_at_ms, .. } => Phase::Running {
+                since: Timestamp::from_ms(*started_at_ms),
+                ready: host.probes.answer(id),
+            },
             State::Exited(exit) => {
                 host.probes.stop(id);
-                Phase::Exited { at: Timestamp::from_ms(exit.at_ms), exit: exit_of(exit) }
+                Phase::Exited {
+                    at: Timestamp::from_ms(exit.at_ms),
+                    exit: exit_of(exit),
+                }
             }
             State::Lost => {
                 host.probes.stop(id);
-                Phase::Exited { at: Timestamp::now(), exit: Exit::Lost }
+                Phase::Exited {
+                    at: Timestamp::now(),
+                    exit: Exit::Lost,
+                }
             }
         };
         let address = host.networks.attachment_of(&there.id).map(|place| place.ip);
@@ -312,8 +383,15 @@ pub(crate) fn exit_of(exit: &runtime::Exit) -> Exit {
 }
 
 pub(crate) fn usage(host: &Host, id: InstanceId) -> Result<Usage, EngineError> {
-    let usage = host.runtime.stats(&name_of(id)).map_err(error::host("measure the instance"))?;
-    Ok(Usage { memory_bytes: usage.memory_bytes, cpu_us: usage.cpu_ns / 1000, pids: usage.pids })
+    let usage = host
+        .runtime
+        .stats(&name_of(id))
+        .map_err(error::host("measure the instance"))?;
+    Ok(Usage {
+        memory_bytes: usage.memory_bytes,
+        cpu_us: usage.cpu_ns / 1000,
+        pids: usage.pids,
+    })
 }
 
 pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStreams, EngineError> {
@@ -322,7 +400,10 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
         runtime::Error::NotFound { .. } | runtime::Error::Ended { .. } | runtime::Error::Lost { .. } => {
             EngineError::NotRunning(id)
         }
-        other => EngineError::NotStarted { id, why: error::chain(&other) },
+        other => EngineError::NotStarted {
+            id,
+            why: error::chain(&other),
+        },
     };
     let (environment, layers) = surroundings(host, &name, id)?;
     let (user, home) = match &exec.user {
@@ -342,20 +423,32 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
     let (streams, theirs): (Option<(OwnedFd, OwnedFd, OwnedFd)>, Option<Stdio>) = if spec.tty.is_some() {
         (None, None)
     } else {
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| error::host("make pipes")(std::io::Error::from(e)));
+        let pipe =
+            || pipe_with(PipeFlags::CLOEXEC).map_err(|e| error::host("make pipes")(std::io::Error::from(e)));
         let ((their_in, our_in), (our_out, their_out), (our_err, their_err)) = (pipe()?, pipe()?, pipe()?);
-        let theirs = Stdio { stdin: their_in, stdout: their_out, stderr: their_err };
+        let theirs = Stdio {
+            stdin: their_in,
+            stdout: their_out,
+            stderr: their_err,
+        };
         (Some((our_in, our_out, our_err)), Some(theirs))
     };
     let mut session = host.runtime.exec(&name, &spec, theirs).map_err(refuse)?;
     let (stdin, stdout, stderr) = match (streams, session.terminal()) {
         (Some((stdin, stdout, stderr)), _) => (stdin, stdout, Some(stderr)),
         (None, Some(terminal)) => {
-            let copy = |file: &File| file.try_clone().map(OwnedFd::from).map_err(error::host("copy the terminal"));
+            let copy = |file: &File| {
+                file.try_clone()
+                    .map(OwnedFd::from)
+                    .map_err(error::host("copy the terminal"))
+            };
             (copy(terminal)?, copy(terminal)?, None)
         }
         (None, None) => {
-            return Err(EngineError::NotStarted { id, why: "it got no terminal".to_owned() });
+            return Err(EngineError::NotStarted {
+                id,
+                why: "it got no terminal".to_owned(),
+            });
         }
     };
     let wait = move || {
@@ -363,11 +456,21 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
             match session.wait(EXEC_LOOK) {
                 Ok(Some(exit)) => return Ok(exit.code),
                 Ok(None) => {}
-                Err(cause) => return Err(EngineError::NotStarted { id, why: error::chain(&cause) }),
+                Err(cause) => {
+                    return Err(EngineError::NotStarted {
+                        id,
+                        why: error::chain(&cause),
+                    });
+                }
             }
         }
     };
-    Ok(ExecStreams { stdin, stdout, stderr, wait: Box::new(wait) })
+    Ok(ExecStreams {
+        stdin,
+        stdout,
+        stderr,
+        wait: Box::new(wait),
+    })
 }
 
 /// What a further program finds around it: as the instance's own first program.
@@ -377,9 +480,21 @@ struct Surroundings {
     user: runtime::User,
 }
 
-fn surroundings(host: &Host, name: &str, id: InstanceId) -> Result<(Surroundings, Vec<PathBuf>), EngineError> {
-    let there = host.runtime.get(name).map_err(error::host("look for the instance"))?;
-    let Some(Container { state: State::Running { pid, .. }, record: Some(record), .. }) = there else {
+fn surroundings(
+    host: &Host,
+    name: &str,
+    id: InstanceId,
+) -> Result<(Surroundings, Vec<PathBuf>), EngineError> {
+    let there = host
+        .runtime
+        .get(name)
+        .map_err(error::host("look for the instance"))?;
+    let Some(Container {
+        state: State::Running { pid, .. },
+        record: Some(record),
+        ..
+    }) = there
+    else {
         return Err(EngineError::NotRunning(id));
     };
     // Its program is a child of the reaper; what that program sees is what people expect to see too.
@@ -387,11 +502,18 @@ fn surroundings(host: &Host, name: &str, id: InstanceId) -> Result<(Surroundings
     let environ = fs::read(format!("/proc/{pid}/environ")).map_err(error::host("read its environment"))?;
     let env = environ
         .split(|byte| *byte == 0)
-        .filter_map(|entry| String::from_utf8_lossy(entry).split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())))
+        .filter_map(|entry| {
+            String::from_utf8_lossy(entry)
+                .split_once('=')
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        })
         .collect();
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_else(|_| PathBuf::from("/"));
     let user = owner(pid, record.uid_base).unwrap_or_default();
-    Ok((Surroundings { env, cwd, user }, vec![PathBuf::from(format!("/proc/{pid}/root"))]))
+    Ok((
+        Surroundings { env, cwd, user },
+        vec![PathBuf::from(format!("/proc/{pid}/root"))],
+    ))
 }
 
 fn first_child(pid: u32) -> Option<u32> {
@@ -403,7 +525,15 @@ fn owner(pid: u32, base: u32) -> Option<runtime::User> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u32>().ok()?.checked_sub(base)
+        line.split_whitespace()
+            .next()?
+            .parse::<u32>()
+            .ok()?
+            .checked_sub(base)
     };
-    Some(runtime::User { uid: field("Uid:")?, gid: field("Gid:")?, groups: Vec::new() })
+    Some(runtime::User {
+        uid: field("Uid:")?,
+        gid: field("Gid:")?,
+        groups: Vec::new(),
+    })
 }

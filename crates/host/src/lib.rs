@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::{
-    BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary, LineSink,
-    LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts, Workload,
+    BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary,
+    LineSink, LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts, Workload,
 };
 use image::Images;
 use model::{ImageDigest, InstanceId};
@@ -55,6 +55,7 @@ pub struct Host {
     pool: Pool,
     probes: Probes,
     watch: Watch,
+    names: names::Published,
 }
 
 impl Host {
@@ -72,7 +73,16 @@ impl Host {
         networks.reapply().map_err(host("put the networks in order"))?;
         let pool = volumes::open(&dir("volumes"))?;
         let watch = Watch::start().map_err(host("watch the instances"))?;
-        let opened = Self { probes: Probes::new(watch.bump()), watch, options, runtime, images, networks, pool };
+        let opened = Self {
+            probes: Probes::new(watch.bump()),
+            watch,
+            options,
+            runtime,
+            images,
+            networks,
+            pool,
+            names: names::Published::default(),
+        };
         opened.adopt()?;
         builds::sweep(&opened);
         Ok(opened)
@@ -84,7 +94,9 @@ impl Host {
     /// When something could not be removed; calling again goes on.
     pub fn destroy(self) -> Result<(), EngineError> {
         for container in self.runtime.list().map_err(host("list the instances"))? {
-            self.runtime.remove(&container.id).map_err(host("remove an instance"))?;
+            self.runtime
+                .remove(&container.id)
+                .map_err(host("remove an instance"))?;
         }
         self.runtime.tidy();
         self.networks.destroy_all().map_err(host("remove the networks"))?;
@@ -135,7 +147,9 @@ impl Engine for Host {
         images::list(self)
     }
     fn remove_image(&self, name_or_digest: &str) -> Result<(), EngineError> {
-        self.images.remove(name_or_digest).map_err(error::image(name_or_digest))
+        self.images
+            .remove(name_or_digest)
+            .map_err(error::image(name_or_digest))
     }
     fn collect_images(&self, keep: &[ImageDigest]) -> Result<u64, EngineError> {
         images::collect(self, keep)

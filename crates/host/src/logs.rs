@@ -16,12 +16,20 @@ const CHUNK: usize = 4096;
 /// Lines that fit the query, in the order of their time.
 pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, EngineError> {
     let failed = error::host("read the logs");
-    if query.key.is_empty() || query.key.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
+    if query.key.is_empty()
+        || query
+            .key
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'))
+    {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
     for (dir, key) in directories(root, &query.key) {
-        let labels: Vec<String> = labels(&dir).into_iter().filter(|label| fits(label, query)).collect();
+        let labels: Vec<String> = labels(&dir)
+            .into_iter()
+            .filter(|label| fits(label, query))
+            .collect();
         if labels.is_empty() {
             continue;
         }
@@ -39,7 +47,12 @@ pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, Eng
             if records.is_empty() {
                 break;
             }
-            found.extend(records.into_iter().filter_map(|record| translate(&key, record)).filter(|r| matches(r, query)));
+            found.extend(
+                records
+                    .into_iter()
+                    .filter_map(|record| translate(&key, record))
+                    .filter(|r| matches(r, query)),
+            );
         }
     }
     found.sort_by_key(|record| (record.at, record.instance, record.sequence));
@@ -58,7 +71,12 @@ fn directories(root: &Path, key: &str) -> Vec<(PathBuf, String)> {
     let below = fs::read_dir(&dir).into_iter().flatten().flatten();
     let mut found: Vec<(PathBuf, String)> = below
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| (entry.path(), format!("{key}/{}", entry.file_name().to_string_lossy())))
+        .map(|entry| {
+            (
+                entry.path(),
+                format!("{key}/{}", entry.file_name().to_string_lossy()),
+            )
+        })
         .collect();
     found.push((dir, key.to_owned()));
     found.sort();
@@ -114,6 +132,11 @@ fn translate(key: &str, record: Record) -> Option<LogRecord> {
 
 fn matches(record: &LogRecord, query: &LogQuery) -> bool {
     query.since.is_none_or(|since| record.at >= since)
-        && query.after.is_none_or(|after| (record.at, record.instance, record.sequence) > after)
-        && query.contains.as_ref().is_none_or(|text| record.text.contains(text))
+        && query
+            .after
+            .is_none_or(|after| (record.at, record.instance, record.sequence) > after)
+        && query
+            .contains
+            .as_ref()
+            .is_none_or(|text| record.text.contains(text))
 }

@@ -33,12 +33,20 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(crate) fn new(bump: Bump) -> Self {
-        Self { answers: Answers::default(), stops: Mutex::default(), bump }
+        Self {
+            answers: Answers::default(),
+            stops: Mutex::default(),
+            bump,
+        }
     }
 
     /// What the probe of an instance says; `None` when it has none.
     pub(crate) fn answer(&self, id: InstanceId) -> Option<Result<(), String>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
     }
 
     /// Asks from now on, unless it is asked already.
@@ -51,7 +59,10 @@ impl Probes {
         stops.insert(id, Arc::clone(&stop));
         drop(stops);
         let first = Err("not asked yet".to_owned());
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(id, first);
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, first);
         let asker = Asker {
             id,
             target: SocketAddr::from((address, probe.port)),
@@ -59,7 +70,9 @@ impl Probes {
             answers: Arc::clone(&self.answers),
             bump: self.bump.clone(),
         };
-        let thread = std::thread::Builder::new().name("probe".to_owned()).stack_size(64 * 1024);
+        let thread = std::thread::Builder::new()
+            .name("probe".to_owned())
+            .stack_size(64 * 1024);
         if let Err(cause) = thread.spawn(move || asker.run(&stop)) {
             tracing::error!(%cause, "could not start a probe; the instance counts as not ready");
         }
@@ -67,10 +80,18 @@ impl Probes {
 
     /// Asks no more.
     pub(crate) fn stop(&self, id: InstanceId) {
-        if let Some(stop) = self.stops.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
+        if let Some(stop) = self
+            .stops
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
+        {
             stop.store(true, Ordering::Relaxed);
         }
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
     }
 }
 
@@ -151,9 +172,15 @@ fn ask(target: SocketAddr, probe: &Probe) -> Result<(), String> {
     let until = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&target, limit)
         .map_err(|cause| format!("port {} does not answer: {}", probe.port, plain(&cause)))?;
-    let Some(path) = &probe.health.path else { return Ok(()) };
+    let Some(path) = &probe.health.path else {
+        return Ok(());
+    };
     let failed = |cause: std::io::Error| format!("{path} on port {} failed: {}", probe.port, plain(&cause));
-    let left = || until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let left = || {
+        until
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1))
+    };
     stream.set_write_timeout(Some(left())).map_err(failed)?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: stoa-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
@@ -172,7 +199,10 @@ fn ask(target: SocketAddr, probe: &Probe) -> Result<(), String> {
             };
         }
         if read == 0 || head.len() >= HEAD_BYTES || left() <= Duration::from_millis(1) {
-            return Err(format!("{path} on port {} did not answer in HTTP in time", probe.port));
+            return Err(format!(
+                "{path} on port {} did not answer in HTTP in time",
+                probe.port
+            ));
         }
     }
 }
@@ -205,7 +235,13 @@ mod tests {
     use super::*;
 
     fn probe(path: Option<&str>, port: u16) -> Probe {
-        Probe { port, health: Health { path: path.map(str::to_owned), ..Health::default() } }
+        Probe {
+            port,
+            health: Health {
+                path: path.map(str::to_owned),
+                ..Health::default()
+            },
+        }
     }
 
     fn serve(answer: &'static str) -> (SocketAddr, std::thread::JoinHandle<()>) {
@@ -231,7 +267,11 @@ mod tests {
             ("", false),
         ] {
             let (address, served) = serve(answer);
-            assert_eq!(ask(address, &probe(Some("/healthz"), address.port())).is_ok(), fit, "{answer:?}");
+            assert_eq!(
+                ask(address, &probe(Some("/healthz"), address.port())).is_ok(),
+                fit,
+                "{answer:?}"
+            );
             served.join().expect("served");
         }
     }

@@ -14,7 +14,10 @@ pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option
     };
     let user = if user.is_empty() { "0" } else { user };
     let passwd = top(layers, "etc/passwd");
-    let rows = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).filter(|row| row.len() >= 6);
+    let rows = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .filter(|row| row.len() >= 6);
     let row = rows.into_iter().find(|row| row[0] == user || row[2] == user);
     let number = |text: &str| text.parse::<u32>().ok().filter(|id| *id < runtime::ID_RANGE);
     let uid = row.as_ref().map_or(user, |row| row[2]);
@@ -22,7 +25,10 @@ pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option
     let groups = top(layers, "etc/group");
     let gid = match group {
         Some(group) => {
-            let row = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|row| row[0] == group);
+            let row = groups
+                .lines()
+                .map(|line| line.split(':').collect::<Vec<_>>())
+                .find(|row| row[0] == group);
             let text = row.and_then(|row| row.get(2).copied()).unwrap_or(group);
             number(text).ok_or_else(|| unknown("group", group))?
         }
@@ -35,7 +41,14 @@ pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option
         is_member.then(|| number(fields[2])).flatten()
     });
     let home = row.map(|row| row[5].to_owned());
-    Ok((User { uid, gid, groups: supplementary.collect() }, home))
+    Ok((
+        User {
+            uid,
+            gid,
+            groups: supplementary.collect(),
+        },
+        home,
+    ))
 }
 
 fn unknown(what: &str, name: &str) -> EngineError {
@@ -65,10 +78,21 @@ mod tests {
     fn names_and_numbers_are_looked_up() {
         let dir = std::env::temp_dir().join(format!("stoa-users-{}", std::process::id()));
         fs::create_dir_all(dir.join("etc")).expect("a directory");
-        fs::write(dir.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n").expect("written");
+        fs::write(
+            dir.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv:/bin/sh\n",
+        )
+        .expect("written");
         fs::write(dir.join("etc/group"), "root:x:0:\nwww:x:34:\nlog:x:40:web,root\n").expect("written");
         let layers = [dir.clone()];
-        for (spelled, uid, gid) in [("", 0, 0), ("web", 33, 34), ("33", 33, 34), ("1000", 1000, 0), ("web:log", 33, 40), ("7:8", 7, 8)] {
+        for (spelled, uid, gid) in [
+            ("", 0, 0),
+            ("web", 33, 34),
+            ("33", 33, 34),
+            ("1000", 1000, 0),
+            ("web:log", 33, 40),
+            ("7:8", 7, 8),
+        ] {
             let (user, _) = resolve(&layers, spelled).expect(spelled);
             assert_eq!((user.uid, user.gid), (uid, gid), "{spelled}");
         }

@@ -17,9 +17,14 @@ pub(crate) fn open(root: &Path) -> Result<Pool, EngineError> {
         Capability::Copy if pool.list().is_ok_and(|volumes| !volumes.is_empty()) => Ok(pool),
         Capability::Copy => {
             drop(pool);
-            let file = Options { backing: Backing::File(PoolFile::default()) };
+            let file = Options {
+                backing: Backing::File(PoolFile::default()),
+            };
             Pool::open(root, &file).or_else(|cause| {
-                tracing::warn!(cause = error::chain(&cause), "no pool file could be made; clones will be copies");
+                tracing::warn!(
+                    cause = error::chain(&cause),
+                    "no pool file could be made; clones will be copies"
+                );
                 Pool::open(root, &Options::default()).map_err(error::host("open the volumes"))
             })
         }

@@ -39,13 +39,20 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn start() -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let watch = Self { bump: Bump::default(), watched: Arc::default(), wake: Arc::clone(&wake) };
+        let watch = Self {
+            bump: Bump::default(),
+            watched: Arc::default(),
+            wake: Arc::clone(&wake),
+        };
         let (bump, watched) = (watch.bump.clone(), Arc::clone(&watch.watched));
-        std::thread::Builder::new().name("watch".to_owned()).stack_size(64 * 1024).spawn(move || {
-            loop {
-                look(&wake, &watched, &bump);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("watch".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                loop {
+                    look(&wake, &watched, &bump);
+                }
+            })?;
         Ok(watch)
     }
 
@@ -74,7 +81,11 @@ fn look(wake: &OwnedFd, watched: &Mutex<BTreeMap<String, Arc<OwnedFd>>>, bump: &
         .map(|(id, fd)| (id.clone(), Arc::clone(fd)))
         .collect();
     let mut polled: Vec<PollFd<'_>> = vec![PollFd::new(wake, PollFlags::IN)];
-    polled.extend(current.iter().map(|(_, fd)| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+    polled.extend(
+        current
+            .iter()
+            .map(|(_, fd)| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+    );
     if poll(&mut polled, None).is_err() {
         return;
     }
@@ -82,7 +93,10 @@ fn look(wake: &OwnedFd, watched: &Mutex<BTreeMap<String, Arc<OwnedFd>>>, bump: &
         let mut count = [0_u8; 8];
         drop(rustix::io::read(wake, &mut count[..]));
     }
-    let ended = polled[1..].iter().zip(&current).filter(|(fd, _)| !fd.revents().is_empty());
+    let ended = polled[1..]
+        .iter()
+        .zip(&current)
+        .filter(|(fd, _)| !fd.revents().is_empty());
     let ended: Vec<&(String, Arc<OwnedFd>)> = ended.map(|(_, one)| one).collect();
     if ended.is_empty() {
         return;

@@ -1,0 +1,41 @@
+//! `stoa __edge`: the process that answers requests from outside, and names on the private networks.
+//!
+//! Both must go on when control is dead, which is why the names are answered here and not there.
+
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+
+use edge::{Listener, Options, Scheme};
+
+use crate::places::Places;
+use crate::{Failure, chain, logging};
+
+pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
+    logging::start();
+    let [data, threads] = arguments else {
+        return Err(Failure::lasting("the edge is started by stoa up", "stoa up"));
+    };
+    let failed =
+        |cause: &dyn std::error::Error| Failure::new(chain(cause), "read the message above; then: stoa up");
+    let places = Places::find(Path::new(data)).map_err(|cause| failed(&cause))?;
+    let sockets = warden::inherited_fds().map_err(|cause| failed(&cause))?;
+    let listeners = sockets
+        .into_iter()
+        .map(|(name, socket)| Listener {
+            scheme: if name.starts_with("https") {
+                Scheme::Https
+            } else {
+                Scheme::Http
+            },
+            socket: TcpListener::from(socket),
+            name,
+        })
+        .collect();
+    let mut options = Options::new(listeners, places.edge_socket(), places.edge_state());
+    options.threads = threads.to_str().and_then(|threads| threads.parse().ok());
+    let _names = net::dns::Server::start(places.zones()).map_err(|cause| failed(&cause))?;
+    edge::run(options).map_err(|cause| failed(&cause))?;
+    Ok(ExitCode::SUCCESS)
+}

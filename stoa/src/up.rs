@@ -1,0 +1,119 @@
+//! `stoa up`: checks what cannot work, then becomes the warden.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use cli::UpArgs;
+use warden::{Bound, Child, Event, ExitReason, Wanted};
+
+use crate::places::{Places, write_durably};
+use crate::{Failure, chain, logging};
+
+/// Where apps answer when nobody says otherwise: the usual ports, or those a second server would take.
+const HTTP: [u16; 2] = [80, 8080];
+const HTTPS: [u16; 2] = [443, 8443];
+
+pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(
+            "stoa up needs root: it makes namespaces, networks and mounts for the instances it isolates",
+            "run it as root: sudo stoa up",
+        ));
+    }
+    logging::start();
+    let places = Places::make(&args.data_dir).map_err(|cause| {
+        Failure::new(
+            format!(
+                "could not make the data directory {}: {cause}",
+                args.data_dir.display()
+            ),
+            "choose another one: stoa up --data-dir DIR",
+        )
+    })?;
+    crate::doctor::refuse_what_cannot_work(&places)?;
+    let adopted = places.clone();
+    let described = places.clone();
+    let (domain, threads) = (args.domain.clone(), args.threads);
+    let options = warden::Options {
+        data_dir: places.data.clone(),
+        sockets: vec![
+            Wanted {
+                name: "api".to_owned(),
+                candidates: vec![args.api_listen()],
+            },
+            Wanted {
+                name: "http".to_owned(),
+                candidates: candidates(args.http, HTTP),
+            },
+            Wanted {
+                name: "https".to_owned(),
+                candidates: candidates(args.https, HTTPS),
+            },
+        ],
+        adopt: Box::new(move || adopt(&adopted.edge_socket())),
+        children: Box::new(move |bound| children(&described, bound, &domain, threads)),
+        report: Box::new(report),
+    };
+    match warden::run(options) {
+        Ok(ExitReason::Signal(_)) => {
+            eprintln!(
+                "\nStoa has stopped. What it runs goes on running, but nobody answers for it or restarts it."
+            );
+            eprintln!(
+                "next: stoa up (go on), or stoa down --data-dir {} (end everything)",
+                places.data.display()
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(ExitReason::Unrecoverable { child }) => Err(Failure::new(
+            format!("{child} cannot work; its message is above"),
+            "mend that, then: stoa up",
+        )),
+        Err(cause) => Err(Failure::new(chain(&cause), cause.next())),
+    }
+}
+
+fn candidates(chosen: Option<SocketAddr>, usual: [u16; 2]) -> Vec<SocketAddr> {
+    match chosen {
+        Some(address) => vec![address],
+        None => usual
+            .iter()
+            .map(|port| SocketAddr::from(([0, 0, 0, 0], *port)))
+            .collect(),
+    }
+}
+
+/// The sockets of an edge that outlived its warden.
+fn adopt(socket: &Path) -> Option<Vec<(String, std::os::fd::OwnedFd)>> {
+    edge::control::Client::connect(socket).ok()?.handover().ok()
+}
+
+fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usize>) -> Vec<Child> {
+    let address = |name: &str| bound.iter().find(|one| one.name == name).map(|one| one.address);
+    let http_port = address("http").map_or(80, |address| address.port());
+    let listeners = serde_json::json!({
+        "api": address("api"),
+        "http": address("http").into_iter().collect::<Vec<_>>(),
+        "https": address("https").into_iter().collect::<Vec<_>>(),
+    });
+    if let Err(cause) = write_durably(&places.listeners(), listeners.to_string().as_bytes()) {
+        tracing::warn!(%cause, "could not write down where Stoa listens");
+    }
+    let data = places.data.to_string_lossy().into_owned();
+    let threads = threads.map(|threads| threads.to_string()).unwrap_or_default();
+    let mut edge = Child::of_this_binary("edge", &["__edge", &data, &threads]);
+    edge.sockets = vec!["http".to_owned(), "https".to_owned()];
+    let mut control = Child::of_this_binary("control", &["__control", &data, domain, &http_port.to_string()]);
+    control.sockets = vec!["api".to_owned()];
+    vec![edge, control]
+}
+
+fn report(event: &Event) {
+    match event {
+        Event::Died { .. } | Event::NotStarted { .. } | Event::Killed { .. } => tracing::warn!("{event}"),
+        Event::Listening { .. } | Event::Started { .. } | Event::Stopping { .. } | Event::Stopped { .. } => {
+            tracing::info!("{event}");
+        }
+    }
+}
