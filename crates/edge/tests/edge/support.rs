@@ -132,12 +132,13 @@ fn converse(stream: &TcpStream, name: &str, gate: &Gate, seen: &Mutex<Vec<String
                 }
             }
             "/garbage" => out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")?,
-            "/endless-head" => loop {
-                out.write_all(b"HTTP/1.1 200 OK\r\n")?;
+            "/endless-head" => {
+                out.write_all(b"HTTP/1.1 200 OK
+")?;
                 loop {
                     out.write_all(b"X-More: and more and more and more\r\n")?;
                 }
-            },
+            }
             "/short" => {
                 out.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")?;
                 return Ok(());
