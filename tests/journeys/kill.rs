@@ -216,7 +216,7 @@ fn a_second_stoa_up_names_the_first() -> Result<()> {
     let pid = stoa.warden()?.pid.to_string();
     let data_dir = stoa.data_dir();
     let ports = [
-        "--api-listen",
+        "--api",
         "127.0.0.1:0",
         "--http",
         "127.0.0.1:0",

@@ -168,7 +168,7 @@ fn a_port_in_use_names_its_holder() -> Result<()> {
     let stoa = Stoa::prepare("wrong-port")?;
     let data_dir = stoa.data_dir();
     let ports = [
-        "--api-listen",
+        "--api",
         address.as_str(),
         "--http",
         "127.0.0.1:0",
@@ -189,7 +189,7 @@ fn a_port_in_use_names_its_holder() -> Result<()> {
 
 /// Addresses that nobody else has, for a `stoa up` that must not start.
 const PORTS: [&str; 6] = [
-    "--api-listen",
+    "--api",
     "127.0.0.1:0",
     "--http",
     "127.0.0.1:0",

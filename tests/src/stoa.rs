@@ -100,7 +100,7 @@ impl Stoa {
             .args(["up", "--data-dir"])
             .arg(self.data_dir())
             .args(["--domain", "localhost"])
-            .args(["--api-listen", &self.listeners.api.to_string()])
+            .args(["--api", &self.listeners.api.to_string()])
             .args(["--http", &self.listeners.http.to_string()])
             .args(["--https", &self.listeners.https.to_string()])
             .args(&self.extra)

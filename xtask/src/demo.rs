@@ -161,7 +161,7 @@ impl Demo {
             .arg("up")
             .arg("--data-dir")
             .arg(self.data())
-            .args(["--api-listen", &format!("127.0.0.1:{api}")])
+            .args(["--api", &format!("127.0.0.1:{api}")])
             .args(["--http", &format!("127.0.0.1:{http}")])
             .args(["--https", &format!("127.0.0.1:{https}")])
             .stdin(Stdio::null())
