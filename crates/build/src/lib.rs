@@ -1,13 +1,26 @@
 //! Source to image: detection and bounded build steps.
 //!
-//! LEAD'S INTERFACE for `control` (crates/control/src/reconcile/deploy.rs calls exactly this; keep names and shapes,
-//! replace the body, split into modules): `build::build(engine, &Request, lines) -> Result<Built, BuildError>`.
+//! Lives here: what a directory is (`detect`), which steps make its image (`plan`), doing them (`run`), and the small server
+//! that static sites run on (`files`).
+//! Does not live here: confinement and caching of a step (the engine), uploads and their filters, releases (`control`).
+//! Invariant: nothing of a source is ever run but inside a bounded, unprivileged instance.
+
+mod detect;
+mod digest;
+mod error;
+#[cfg(test)]
+mod files;
+mod plan;
+mod registries;
+mod run;
 
 use std::path::Path;
 
 use engine::{Engine, LineSink};
 use model::ImageDigest;
 use model::manifest::{Found, Manifest};
+
+pub use error::BuildError;
 
 /// What is to be built.
 #[derive(Debug, Clone, Copy)]
@@ -31,33 +44,19 @@ pub struct Built {
     pub note: String,
 }
 
-/// Why a source could not be built.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct BuildError {
-    message: String,
-    next_step: String,
-}
-
-impl BuildError {
-    /// What leads on.
-    #[must_use]
-    pub fn next(&self) -> String {
-        self.next_step.clone()
-    }
-}
-
-/// Builds a source.
+/// Builds a source. Lines of progress and of the steps' output go to `lines` as they come.
 ///
 /// # Errors
 /// When nothing to build is found, or a step fails.
 pub fn build(engine: &dyn Engine, request: &Request<'_>, lines: LineSink<'_>) -> Result<Built, BuildError> {
-    let _ = (engine, request, lines);
-    Err(BuildError {
-        message: "building is being written".to_owned(),
-        next_step: String::new(),
+    let detected = detect::detect(request.source, request.manifest)?;
+    let plan = plan::plan(&detected, request.manifest, request.default_base)?;
+    lines(&format!("found {}", detected.describe()));
+    let (image, base) = run::run(engine, &request.manifest.app, request.source, &plan, lines)?;
+    let note = format!("{} on {base}", detected.describe());
+    Ok(Built {
+        image,
+        found: detected.found,
+        note,
     })
 }
-
-#[cfg(test)]
-mod files;

@@ -41,11 +41,13 @@ impl Manifest {
     #[must_use]
     pub fn resolve(&self, found: &Found) -> Resolved {
         let mut services: BTreeMap<Name, Service> = if self.services.is_empty() {
-            found
-                .commands
-                .iter()
-                .map(|(name, command)| (name.clone(), self.found(name, command, found)))
-                .collect()
+            let mut commands = found.commands.clone();
+            if let (Some(start), Ok(web)) = (&self.build.start, WEB.parse()) {
+                commands.insert(web, start.clone());
+            }
+            let of_source =
+                |(name, command): (&Name, &Vec<String>)| (name.clone(), self.found(name, command, found));
+            commands.iter().map(of_source).collect()
         } else {
             let declared =
                 |(name, service): (&Name, &Declared)| (name.clone(), self.declared(name, service, found));
@@ -101,12 +103,7 @@ impl Manifest {
     fn found(&self, name: &Name, command: &[String], found: &Found) -> Service {
         let is_web = name.as_str() == WEB;
         Service {
-            command: self
-                .build
-                .start
-                .clone()
-                .filter(|_| is_web)
-                .unwrap_or_else(|| command.to_vec()),
+            command: command.to_vec(),
             image: None,
             port: is_web.then(|| found.port.unwrap_or(WEB_PORT)),
             count: 1,

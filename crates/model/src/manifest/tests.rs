@@ -163,6 +163,13 @@ fn routes_ports_and_commands_have_defaults() {
 }
 
 #[test]
+fn a_start_alone_is_a_web_service() {
+    let manifest = Manifest::parse("schema = 1\napp = 'a'\n[build]\nstart = 'serve'").expect("good");
+    let resolved = manifest.resolve(&Found::default());
+    assert_eq!(summary(&resolved.services), ["web:8080 serve -> APP/"]);
+}
+
+#[test]
 fn what_the_source_says_gets_the_databases() {
     let mut found = Found {
         release: Some(vec!["migrate".to_owned()]),
