@@ -59,17 +59,8 @@ fn main() {
 fn build(keeper: &Path, target_dir: &Path, program: &Program) {
     let mut cargo = Command::new(var("CARGO"));
     cargo
-        .args([
-            "build",
-            "--quiet",
-            "--profile",
-            "keeper",
-            "--features",
-            "create",
-            "--bins",
-            "--target",
-            TARGET,
-        ])
+        .args(["build", "--quiet", "--profile", "keeper", "--target", TARGET])
+        .args(["--bin", program.name, "--features", program.features])
         .arg("--manifest-path")
         .arg(keeper.join("Cargo.toml"))
         .arg("--target-dir")

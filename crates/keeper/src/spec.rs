@@ -16,7 +16,7 @@ pub const ID_RANGE: u32 = 65_536;
 ///
 /// On-disk owners of `layers`, `writable` and `mounts` are *container* ids (0..65535); the running processes have the
 /// host ids `uid_base`..`uid_base + 65535`. Idmapped mounts translate, so nothing is ever chowned.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Unique name on this machine: letters, digits, `-`, `.`; at most 96; also the name of its cgroup and directory.
     pub id: String,
@@ -61,6 +61,20 @@ pub struct ContainerSpec {
     pub shm_bytes: u64,
     /// Put a tmpfs of this size on `/tmp`.
     pub tmp_bytes: Option<u64>,
+}
+
+/// No environment: values there are as secret as secrets.
+impl fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ContainerSpec")
+            .field("id", &self.id)
+            .field("layers", &self.layers)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("secrets", &self.secrets)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A user inside.
@@ -155,7 +169,7 @@ pub enum Tier {
 }
 
 /// A further process in a running instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// The program and its arguments.
     pub argv: Vec<String>,
@@ -167,6 +181,15 @@ pub struct ExecSpec {
     pub user: User,
     /// Give it a terminal of this size.
     pub tty: Option<TtySize>,
+}
+
+impl fmt::Debug for ExecSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecSpec")
+            .field("argv", &self.argv)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Size of a terminal.

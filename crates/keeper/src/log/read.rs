@@ -50,6 +50,7 @@ struct Cursor {
     /// Offset in the segment of the first byte of `raw`.
     offset: u64,
     raw: Vec<u8>,
+    last_time_us: u64,
     ready: VecDeque<Record>,
 }
 
@@ -176,6 +177,7 @@ impl Cursor {
             file: None,
             offset: at.offset,
             raw: Vec::new(),
+            last_time_us: 0,
             ready: VecDeque::new(),
         }
     }
@@ -226,9 +228,11 @@ impl Cursor {
         };
         let text = b"deleted before it was read".to_vec();
         let kind = Kind::Gap { lines: 0, bytes: 0 };
+        // Known only to lie after what was read before.
+        let time_us = self.last_time_us;
         self.ready.push_back(Record {
             label: self.label.clone(),
-            time_us: u64::MAX,
+            time_us,
             sequence: 0,
             kind,
             text,
@@ -285,6 +289,7 @@ impl Cursor {
             // Neither the header nor a torn line is a record.
             if let Some((time_us, sequence, kind, text)) = decode(line) {
                 let (label, text) = (self.label.clone(), text.to_vec());
+                self.last_time_us = time_us;
                 self.ready.push_back(Record {
                     label,
                     time_us,

@@ -3,7 +3,7 @@
 //! Lives here: splitting into lines, numbering, the ring of segments, what is dropped and how that is told.
 //! Does not live here: where bytes come from and what time it is (arguments).
 //! Invariant: nothing here fails the caller. What cannot be kept (full disk, slow disk, over the rate) is counted and
-//! told by a gap record as soon as writing works again.
+//! told by a gap record in its place.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::{Kind, MAX_LINE_BYTES, Stream, encode, header, segment_path, segments};
 
-/// A write that takes longer marks the disk as slow; output is dropped for as long again, so that programs go on.
+/// What waits in memory for a disk that fails or is slow; beyond it output is dropped, so that programs go on.
+const WAITING_BYTES: usize = 64 * 1024;
+/// A write that takes longer marks the disk as slow; it is left alone for as long again.
 const SLOW_WRITE: Duration = Duration::from_millis(200);
 /// After a failed write, the next try; a full disk is not asked thousands of times a second.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -46,11 +48,10 @@ pub struct Writer {
     last_time_us: u64,
     partial: [Vec<u8>; 2],
     pending: Vec<u8>,
-    pending_lines: u64,
     lost: Lost,
     lost_in_all: u64,
-    quiet_until: Option<Instant>,
-    quiet_reason: &'static str,
+    rests_until: Option<Instant>,
+    rest_reason: &'static str,
     budget: u64,
     budget_at: Instant,
 }
@@ -80,11 +81,10 @@ impl Writer {
             last_time_us: 0,
             partial: [Vec::new(), Vec::new()],
             pending: Vec::new(),
-            pending_lines: 0,
             lost: Lost::default(),
             lost_in_all: 0,
-            quiet_until: None,
-            quiet_reason: "",
+            rests_until: None,
+            rest_reason: "",
             budget: settings.rate_bytes_per_s.saturating_mul(2),
             budget_at: Instant::now(),
             settings,
@@ -97,8 +97,9 @@ impl Writer {
             self.drop_bytes(bytes, reason);
             return;
         }
-        let time_us = time_us.max(self.last_time_us);
-        self.last_time_us = time_us;
+        self.last_time_us = time_us.max(self.last_time_us);
+        self.tell_gap();
+        let time_us = self.last_time_us;
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             self.end_line(stream, &rest[..end], time_us);
@@ -107,68 +108,50 @@ impl Writer {
         self.hold(stream, rest, time_us);
     }
 
-    /// Whether an unfinished line is held back; see [`Writer::release`].
+    /// Whether something waits to be shown; see [`Writer::release`].
     pub fn holds_back(&self) -> bool {
-        self.partial.iter().any(|partial| !partial.is_empty())
+        self.lost.bytes > 0
+            || !self.pending.is_empty()
+            || self.partial.iter().any(|partial| !partial.is_empty())
     }
 
-    /// Writes unfinished lines as pieces: a prompt without a line break should be seen.
+    /// Writes unfinished lines as pieces: a prompt without a line break should be seen. Tells of a gap, too.
     pub fn release(&mut self) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let held = std::mem::take(self.held(stream));
-            if !held.is_empty() {
-                self.record(self.last_time_us, &Kind::Piece(stream), &held);
-            }
-        }
+        self.show_held(Kind::Piece);
+        self.tell_gap();
         self.flush();
     }
 
     /// Writes what has gathered.
     pub fn flush(&mut self) {
-        let quiet = self.quiet_until.is_some_and(|until| Instant::now() < until);
-        if self.pending.is_empty() && (self.lost.bytes == 0 || quiet) {
+        if self.pending.is_empty() || self.rests_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        if quiet {
-            self.drop_pending(self.quiet_reason);
-            return;
-        }
-        self.quiet_until = None;
+        self.rests_until = None;
         let begun = Instant::now();
         match self.write_out() {
             Ok(()) => {
                 let took = begun.elapsed();
                 if took > SLOW_WRITE {
-                    self.quiet("slow disk", took);
+                    self.rest("slow disk", took);
                 }
             }
-            Err(error) => {
-                let reason = if error.kind() == io::ErrorKind::StorageFull {
-                    "disk full"
-                } else {
-                    "write failed"
-                };
-                self.drop_pending(reason);
-                self.quiet(reason, RETRY_AFTER);
-            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => self.rest("disk full", RETRY_AFTER),
+            Err(_) => self.rest("write failed", RETRY_AFTER),
         }
     }
 
     /// The program has ended: unfinished lines count as lines. Returns how many bytes were lost over its life.
     pub fn finish(&mut self) -> u64 {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let held = std::mem::take(self.held(stream));
-            if !held.is_empty() {
-                self.record(self.last_time_us, &Kind::Line(stream), &held);
-            }
-        }
+        self.tell_gap();
+        self.show_held(Kind::Line);
         // One last honest try, whatever happened before.
-        self.quiet_until = None;
+        self.rests_until = None;
         self.flush();
         if let Some(file) = &self.file {
             let _ = file.sync_data();
         }
-        self.lost_in_all
+        self.lost_in_all + self.pending.len() as u64
     }
 
     fn held(&mut self, stream: Stream) -> &mut Vec<u8> {
@@ -205,22 +188,19 @@ impl Writer {
 
     fn record(&mut self, time_us: u64, kind: &Kind, text: &[u8]) {
         self.sequence += 1;
-        self.pending_lines += 1;
         encode(&mut self.pending, time_us, self.sequence, kind, text);
     }
 
     fn refuses(&mut self, bytes: u64) -> Option<&'static str> {
-        if self.quiet_until.is_some_and(|until| Instant::now() < until) {
-            return Some(self.quiet_reason);
+        if self.rests_until.is_some() && self.pending.len() >= WAITING_BYTES {
+            return Some(self.rest_reason);
         }
         let rate = self.settings.rate_bytes_per_s;
         if rate == 0 {
             return None;
         }
-        let earned = u64::try_from(self.budget_at.elapsed().as_micros())
-            .unwrap_or(u64::MAX)
-            .saturating_mul(rate)
-            / 1_000_000;
+        let elapsed_us = u64::try_from(self.budget_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let earned = elapsed_us.saturating_mul(rate) / 1_000_000;
         if earned > 0 {
             self.budget = self.budget.saturating_add(earned).min(rate.saturating_mul(2));
             self.budget_at = Instant::now();
@@ -232,9 +212,9 @@ impl Writer {
         None
     }
 
-    fn quiet(&mut self, reason: &'static str, span: Duration) {
-        self.quiet_until = Some(Instant::now() + span);
-        self.quiet_reason = reason;
+    fn rest(&mut self, reason: &'static str, span: Duration) {
+        self.rests_until = Some(Instant::now() + span);
+        self.rest_reason = reason;
     }
 
     fn drop_bytes(&mut self, bytes: &[u8], reason: &'static str) {
@@ -244,13 +224,22 @@ impl Writer {
         self.lost.reason = reason;
     }
 
-    fn drop_pending(&mut self, reason: &'static str) {
-        self.lost.lines += self.pending_lines;
-        self.lost.bytes += self.pending.len() as u64;
-        self.lost_in_all += self.pending.len() as u64;
-        self.lost.reason = reason;
-        self.pending.clear();
-        self.pending_lines = 0;
+    fn show_held(&mut self, kind: fn(Stream) -> Kind) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let held = std::mem::take(self.held(stream));
+            if !held.is_empty() {
+                self.record(self.last_time_us, &kind(stream), &held);
+            }
+        }
+    }
+
+    fn tell_gap(&mut self) {
+        if self.lost.bytes > 0 {
+            // What came before a gap must not be joined with what comes after it.
+            self.show_held(Kind::Piece);
+            let Lost { lines, bytes, reason } = std::mem::take(&mut self.lost);
+            self.record(self.last_time_us, &Kind::Gap { lines, bytes }, reason.as_bytes());
+        }
     }
 
     fn write_out(&mut self) -> io::Result<()> {
@@ -262,23 +251,6 @@ impl Writer {
         {
             self.rotate()?;
         }
-        if self.lost.bytes > 0 {
-            let mut with_gap = Vec::with_capacity(self.pending.len() + 64);
-            let gap = Kind::Gap {
-                lines: self.lost.lines,
-                bytes: self.lost.bytes,
-            };
-            self.sequence += 1;
-            encode(
-                &mut with_gap,
-                self.last_time_us,
-                self.sequence,
-                &gap,
-                self.lost.reason.as_bytes(),
-            );
-            self.append(&with_gap)?;
-            self.lost = Lost::default();
-        }
         let pending = std::mem::take(&mut self.pending);
         let written = self.append(&pending);
         self.pending = pending;
@@ -286,7 +258,6 @@ impl Writer {
         self.pending.clear();
         // A flood must not leave its largest buffer behind for ever.
         self.pending.shrink_to(MAX_LINE_BYTES);
-        self.pending_lines = 0;
         Ok(())
     }
 

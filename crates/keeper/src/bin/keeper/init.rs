@@ -23,6 +23,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     };
     let argv: Vec<CString> = rest.collect();
     sys::set_close_on_exec(report);
+    // Before the child exists: an unblocked SIGCHLD would be lost, and we would wait for it for ever.
+    sys::block_signals();
     let child = match sys::spawn_child(&path, &argv, report) {
         Ok(child) => child,
         Err(_) => return ExitCode::from(125),

@@ -15,13 +15,9 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Blocks every signal; those worth reading arrive through the returned descriptor.
 pub fn signal_descriptor() -> io::Result<OwnedFd> {
-    // SAFETY: the sets are initialised by sigfillset and sigemptyset before use; the calls have no other preconditions.
+    block_signals();
+    // SAFETY: the set is initialised by sigemptyset before use; the calls have no other preconditions.
     unsafe {
-        let mut all = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigfillset(&mut all);
-        if libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
         let mut wanted = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&mut wanted);
         libc::sigaddset(&mut wanted, libc::SIGCHLD);
@@ -34,13 +30,22 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
     }
 }
 
-/// Waits for any signal (process 1 mode): its number.
+/// Blocks every signal, so that none is lost between the start of a child and the first [`wait_signal`].
+pub fn block_signals() {
+    // SAFETY: the set is initialised by sigfillset before use.
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+    }
+}
+
+/// Waits for any signal, all of which must be blocked: its number.
 pub fn wait_signal() -> i32 {
     // SAFETY: as above; a null siginfo is allowed.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();
         libc::sigfillset(&mut all);
-        libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
         libc::sigwaitinfo(&all, std::ptr::null_mut())
     }
 }
