@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use model::{App, Condition, Instance, InstanceId, Purpose, Release};
+use model::{AppId, Instance, InstanceId, Name, Purpose};
+
+use crate::reconcile::{Facts, Routed};
 
 /// Everything the edge serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,56 +61,33 @@ pub trait EdgeLink: Send + Sync {
     fn generation(&self) -> u64;
 }
 
-/// The table for what is ready now.
-#[must_use]
-pub fn table(
-    domain: &str,
-    apps: &[App],
-    releases: &BTreeMap<model::ReleaseId, Release>,
-    instances: &[Instance],
-    routed: &BTreeSet<InstanceId>,
-) -> RouteTable {
+/// The table for what may get requests now.
+pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> RouteTable {
     let mut services = Vec::new();
-    for app in apps.iter().filter(|app| !app.deleting) {
-        let Some(release) = app.serving.and_then(|serving| releases.get(&serving.release)) else {
+    for app in facts.apps.values().filter(|app| !app.deleting) {
+        // Nothing of a release is routed before it serves, though its instances may be ready.
+        let (Some(routed), Some(_)) = (routed.get(&app.id), app.serving) else {
             continue;
         };
-        for (name, service) in release
+        let Some(release) = routed.release.and_then(|id| facts.releases.get(&id)) else {
+            continue;
+        };
+        let public = release
             .services
             .iter()
-            .filter(|(_, service)| !service.routes.is_empty())
-        {
+            .filter(|(_, service)| !service.routes.is_empty());
+        for (name, service) in public {
             let routes = service.routes.iter().map(|route| {
+                let host = route.host.clone();
                 (
-                    route
-                        .host
-                        .clone()
-                        .unwrap_or_else(|| format!("{}.{domain}", app.name)),
+                    host.unwrap_or_else(|| format!("{}.{domain}", app.name)),
                     route.path.clone(),
                 )
             });
-            let targets = instances.iter().filter_map(|instance| {
-                let Purpose::Service {
-                    app: of,
-                    release,
-                    service: serves,
-                    ..
-                } = &instance.purpose
-                else {
-                    return None;
-                };
-                if *of != app.id || serves != name || !routed.contains(&instance.id) {
-                    return None;
-                }
-                let release = releases.get(release)?;
-                let port = release.services.get(name)?.port?;
-                let address = SocketAddrV4::new(instance.address?, port);
-                Some(Target {
-                    id: instance.id,
-                    address,
-                    release: format!("v{}", release.number),
-                })
-            });
+            let instances = facts.of_app(app.id).iter();
+            let targets = instances
+                .filter(|instance| routed.instances.contains(&instance.id))
+                .filter_map(|instance| target(facts, instance, name));
             services.push(RoutedService {
                 id: format!("{}/{name}", app.id),
                 app: app.name.to_string(),
@@ -121,35 +100,47 @@ pub fn table(
     RouteTable { services }
 }
 
-/// Names on the environments' networks: services by app, and databases. Only what may get connections is named.
-#[must_use]
-pub fn names(
-    apps: &[App],
-    databases: &[model::Database],
-    instances: &[Instance],
-) -> Vec<engine::NetworkNames> {
+fn target(facts: &Facts, instance: &Instance, name: &Name) -> Option<Target> {
+    let Purpose::Service { release, service, .. } = &instance.purpose else {
+        return None;
+    };
+    let release = facts.releases.get(release)?;
+    let port = release.services.get(name).filter(|_| service == name)?.port?;
+    Some(Target {
+        id: instance.id,
+        address: SocketAddrV4::new(instance.address?, port),
+        release: format!("v{}", release.number),
+    })
+}
+
+/// Names on the environments' networks: services by app, and databases. Only what may get connections is named, and a
+/// new release's instances do not get any before they may.
+pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engine::NetworkNames> {
     let mut networks: BTreeMap<String, BTreeMap<String, Vec<Ipv4Addr>>> = BTreeMap::new();
-    for instance in instances {
+    for instance in facts.instances.values() {
         let Some(address) = instance.address else { continue };
         let (environment, name) = match &instance.purpose {
             Purpose::Service { app, service, .. } => {
-                let Condition::Ready { .. } = instance.condition else {
-                    continue;
-                };
-                let Some(app) = apps.iter().find(|known| known.id == *app) else {
-                    continue;
-                };
-                (app.environment, format!("{service}.{}", app.name))
+                let is_routed = routed
+                    .get(app)
+                    .is_some_and(|known| known.instances.contains(&instance.id));
+                match facts.apps.get(app).filter(|_| is_routed) {
+                    Some(app) => (app.environment, format!("{service}.{}", app.name)),
+                    None => continue,
+                }
             }
             Purpose::Database { database } => {
-                if !instance.condition.is_live() {
-                    continue;
+                match facts
+                    .databases
+                    .get(database)
+                    .filter(|_| instance.condition.is_live())
+                {
+                    Some(database) => {
+                        let name = format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN);
+                        (database.environment, name)
+                    }
+                    None => continue,
                 }
-                let Some(database) = databases.iter().find(|known| known.id == *database) else {
-                    continue;
-                };
-                let name = format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN);
-                (database.environment, name)
             }
             Purpose::Job { .. } => continue,
         };

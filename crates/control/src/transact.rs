@@ -14,13 +14,20 @@ impl Control {
         self.store.read(work)
     }
 
-    /// Changes something on behalf of a reconciler. Wakes the reconcilers.
+    /// Changes something on behalf of a reconciler. Wakes the reconcilers, but only when an object changed: a look that
+    /// finds nothing to do must not be the reason for the next one.
     pub(crate) fn write<T>(
         &self,
         work: impl FnOnce(&WriteTx) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
-        let done = self.store.write(now(), work)?;
-        self.bell.ring();
+        let (done, is_changed) = self.store.write(now(), |tx| {
+            let before = tx.rev()?;
+            let done = work(tx)?;
+            Ok::<_, ControlError>((done, tx.rev()? != before))
+        })?;
+        if is_changed {
+            self.bell.ring();
+        }
         Ok(done)
     }
 
@@ -33,23 +40,27 @@ impl Control {
         object: &str,
         work: impl FnOnce(&WriteTx) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
-        let entry = |decision: &str| AuditEntry {
-            actor: actor.describe(),
-            action: action.to_owned(),
-            object: object.to_owned(),
-            decision: decision.to_owned(),
-            detail: serde_json::Value::Null,
-        };
         let result = self.write(|tx| {
             let done = work(tx)?;
-            let record = tx.audit_begin(&entry("allowed"))?;
+            let record = tx.audit_begin(&entry(actor, action, object, "allowed"))?;
             tx.audit_complete(record, "committed")?;
             Ok(done)
         });
+        self.audited(actor, action, object, result)
+    }
+
+    /// Records a refusal that was found outside a transaction, and passes the result on.
+    pub(crate) fn audited<T>(
+        &self,
+        actor: &Actor,
+        action: &str,
+        object: &str,
+        result: Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
         if let Err(refused) = &result {
             let outcome = refused.code();
             let recorded: Result<(), ControlError> = self.store.write(now(), |tx| {
-                let record = tx.audit_begin(&entry("refused"))?;
+                let record = tx.audit_begin(&entry(actor, action, object, "refused"))?;
                 tx.audit_complete(record, outcome)?;
                 Ok(())
             });
@@ -64,6 +75,19 @@ impl Control {
     #[allow(clippy::unused_self, reason = "reads as the clock of this installation")]
     pub(crate) fn now_of(&self, tx: &WriteTx) -> Timestamp {
         Timestamp::from_ms(tx.now().wall_ms)
+    }
+}
+
+/// Longest name of an object in a record: callers may send anything, and a refusal must not fill the disk.
+const OBJECT_MAX: usize = 200;
+
+fn entry(actor: &Actor, action: &str, object: &str, decision: &str) -> AuditEntry {
+    AuditEntry {
+        actor: actor.describe(),
+        action: action.to_owned(),
+        object: object.chars().take(OBJECT_MAX).collect(),
+        decision: decision.to_owned(),
+        detail: serde_json::Value::Null,
     }
 }
 

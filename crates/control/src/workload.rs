@@ -208,19 +208,35 @@ pub(crate) fn serving(tx: &ReadTx, environment: &str) -> Result<Vec<(App, Releas
     Ok(pairs)
 }
 
-/// The next private range of user ids that no living instance has.
-pub(crate) fn uid_range(tx: &store::WriteTx) -> Result<u32, ControlError> {
+/// The next private ranges of user ids that no instance has.
+pub(crate) fn uid_ranges(tx: &store::WriteTx, wanted: usize) -> Result<Vec<u32>, ControlError> {
     // 60,000 ranges of 65,536 ids fit above the first million below 2^32; numbers come round after that.
     const RANGES: u64 = 60_000;
-    let taken: std::collections::BTreeSet<u32> = tx
+    if wanted == 0 {
+        return Ok(Vec::new());
+    }
+    let mut taken: std::collections::BTreeSet<u32> = tx
         .list_all::<Instance>()?
         .into_iter()
         .map(|found| found.row.uid_range)
         .collect();
-    loop {
+    let mut ranges = Vec::new();
+    while ranges.len() < wanted {
+        if taken.len() as u64 >= RANGES {
+            return Err(ControlError::State {
+                message: "every private range of user ids is in use".to_owned(),
+                next_step: "end some instances: stoa scale".to_owned(),
+            });
+        }
         let next = u32::try_from(tx.next_number("uid_range")? % RANGES).unwrap_or_default();
-        if !taken.contains(&next) {
-            return Ok(next);
+        if taken.insert(next) {
+            ranges.push(next);
         }
     }
+    Ok(ranges)
+}
+
+/// One such range.
+pub(crate) fn uid_range(tx: &store::WriteTx) -> Result<u32, ControlError> {
+    Ok(uid_ranges(tx, 1)?.into_iter().next().unwrap_or_default())
 }

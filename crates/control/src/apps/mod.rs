@@ -40,9 +40,10 @@ pub const SCALE_MAX: u16 = 500;
 pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<AppView>, ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let open = operations::unsettled(tx, &scope.parent())?;
         tx.list::<App>(&scope.parent())?
             .into_iter()
-            .map(|app| view_of(control, tx, app))
+            .map(|app| view_of(control, tx, app, &open))
             .collect()
     })
 }
@@ -55,11 +56,17 @@ pub fn view(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Res
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let app = scope.app(tx, name)?;
-        view_of(control, tx, app)
+        let open = operations::unsettled_of(tx, &app.row)?;
+        view_of(control, tx, app, &open)
     })
 }
 
-fn view_of(control: &Control, tx: &ReadTx, app: Versioned<App>) -> Result<AppView, ControlError> {
+fn view_of(
+    control: &Control,
+    tx: &ReadTx,
+    app: Versioned<App>,
+    open: &[Operation],
+) -> Result<AppView, ControlError> {
     let id = app.row.id.to_string();
     let serving = match app.row.serving {
         Some(serving) => Some(tx.need::<Release>(&serving.release.to_string())?.row),
@@ -73,7 +80,10 @@ fn view_of(control: &Control, tx: &ReadTx, app: Versioned<App>) -> Result<AppVie
         .into_iter()
         .map(|i| i.row)
         .filter(|i| i.condition.is_live());
-    let operation = operations::unsettled_of(tx, &app.row)?.into_iter().next();
+    let operation = open
+        .iter()
+        .find(|operation| operations::app_of(&operation.work) == Some(app.row.id))
+        .cloned();
     Ok(AppView {
         serving,
         urls,
@@ -143,7 +153,8 @@ pub fn create(
     })
 }
 
-/// Ends an app: instances, routes, then its rows. Logs stay until their budget ends them.
+/// Ends an app: instances, routes, then its rows. Logs stay until their budget ends them. Asked again, it answers with
+/// the deletion that is under way.
 ///
 /// # Errors
 /// As the gate's; `Stale` when it changed.
@@ -157,6 +168,13 @@ pub fn delete(
     control.mutate(actor, "app.delete", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let mut app = scope.app(tx, name)?.current(expected)?;
+        let open = operations::unsettled_of(tx, &app.row)?;
+        if let Some(operation) = open
+            .into_iter()
+            .find(|op| matches!(op.work, Work::DeleteApp { .. }))
+        {
+            return Ok(Accepted { operation });
+        }
         app.row.deleting = true;
         tx.update(&app.row, store::Expect::Generation(app.generation))?;
         operations::accept(
@@ -181,15 +199,15 @@ pub fn configure(
     changes: &BTreeMap<EnvKey, Option<String>>,
     expected: Option<u64>,
 ) -> Result<(Versioned<App>, Option<Accepted>), ControlError> {
-    for (key, value) in changes {
-        let value = value.as_deref().unwrap_or_default();
-        if value.contains('\0') || value.len() > ENV_VALUE_MAX {
-            let message = format!("a value holds no NUL and at most {ENV_VALUE_MAX} bytes");
-            return Err(ControlError::invalid(&format!("/set/{key}"), message));
-        }
-    }
     control.mutate(actor, "app.configure", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Configure, path)?;
+        for (key, value) in changes {
+            let value = value.as_deref().unwrap_or_default();
+            if value.contains('\0') || value.len() > ENV_VALUE_MAX {
+                let message = format!("a value holds no NUL and at most {ENV_VALUE_MAX} bytes");
+                return Err(ControlError::invalid(&format!("/set/{key}"), message));
+            }
+        }
         let mut app = scope.app(tx, name)?.current(expected)?;
         refuse_deleting(&app.row)?;
         for (key, value) in changes {

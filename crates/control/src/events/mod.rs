@@ -38,14 +38,23 @@ pub fn watch(
 /// Most changes of one answer.
 const LIMIT: usize = 500;
 
-/// Whether a change belongs to what the actor may read. Unknown parents are not shown.
+/// Whether a change belongs to what the actor may read. What is not listed is shown to nobody but root: tokens, claims,
+/// sealed secrets and uploads are never anybody's news. Unknown parents are not shown.
 fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlError> {
-    let bound: Option<OrgId> = match actor {
+    match actor {
         Actor::HostRoot { .. } | Actor::System => return Ok(true),
-        Actor::Token { org, .. } => *org,
-    };
-    let Some(bound) = bound else { return Ok(true) };
+        Actor::Token { .. } => {}
+    }
     let environment = match change.kind.as_str() {
+        "org" => return may_read(actor, change.id.parse().ok()),
+        "project" => return may_read(actor, change.parent.parse().ok()),
+        "environment" => {
+            let project = tx.get::<model::Project>(&change.parent)?;
+            return may_read(actor, project.map(|project| project.row.org));
+        }
+        "operation" if change.parent.is_empty() => {
+            return Ok(authorize::authorize(actor, Action::Administer, None, "operation", "").is_ok());
+        }
         "app" | "database" | "operation" => change.parent.parse::<EnvironmentId>().ok(),
         "release" | "instance" => match tx.get::<model::App>(&change.parent)? {
             Some(app) => Some(app.row.environment),
@@ -58,10 +67,11 @@ fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlE
     let Some(environment) = environment else {
         return Ok(false);
     };
-    match authorize::environment_by_id(tx, actor, Action::Read, environment) {
-        Ok(scope) => Ok(scope.org.id == bound),
-        Err(_) => Ok(false),
-    }
+    Ok(authorize::environment_by_id(tx, actor, Action::Read, environment).is_ok())
+}
+
+fn may_read(actor: &Actor, org: Option<OrgId>) -> Result<bool, ControlError> {
+    Ok(org.is_some() && authorize::authorize(actor, Action::Read, org, "org", "").is_ok())
 }
 
 /// Audit records before `before`, newest first.

@@ -46,6 +46,26 @@ pub fn fetch(
     source: &ImageSource,
     name: &str,
 ) -> Result<Accepted, ControlError> {
+    control.mutate(actor, "image.create", name, |tx| {
+        authorize::authorize(actor, Action::Administer, None, "image", name)?;
+        check(source, name)?;
+        if let ImageSource::Archive { upload } = source
+            && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
+        {
+            return Err(ControlError::invalid(
+                "/archive/upload",
+                "there is no such upload",
+            ));
+        }
+        let work = Work::Image {
+            source: source.clone(),
+            name: name.to_owned(),
+        };
+        operations::accept(control, tx, actor, None, work)
+    })
+}
+
+fn check(source: &ImageSource, name: &str) -> Result<(), ControlError> {
     let fits = |text: &str| {
         !text.is_empty()
             && text.len() <= 256
@@ -77,22 +97,7 @@ pub fn fetch(
         }
         ImageSource::Pull { .. } | ImageSource::Archive { .. } | ImageSource::Host => {}
     }
-    control.mutate(actor, "image.create", name, |tx| {
-        authorize::authorize(actor, Action::Administer, None, "image", name)?;
-        if let ImageSource::Archive { upload } = source
-            && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
-        {
-            return Err(ControlError::invalid(
-                "/archive/upload",
-                "there is no such upload",
-            ));
-        }
-        let work = Work::Image {
-            source: source.clone(),
-            name: name.to_owned(),
-        };
-        operations::accept(control, tx, actor, None, work)
-    })
+    Ok(())
 }
 
 /// Forgets an image. What runs from it keeps running; releases that need it keep its bytes.
@@ -100,11 +105,13 @@ pub fn fetch(
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), ControlError> {
-    control.mutate(actor, "image.delete", name, |_| {
-        authorize::authorize(actor, Action::Administer, None, "image", name)
-    })?;
-    if control.engine.find_image(name)?.is_none() {
-        return Err(authorize::missing("image", name));
-    }
+    let is_there = || {
+        authorize::authorize(actor, Action::Administer, None, "image", name)?;
+        let found = control.engine.find_image(name)?;
+        found.map(drop).ok_or_else(|| authorize::missing("image", name))
+    };
+    control.audited(actor, "image.delete", name, is_there())?;
+    // Recorded before it is done: what was removed without a record could not be found out later.
+    control.mutate(actor, "image.delete", name, |_| Ok(()))?;
     Ok(control.engine.remove_image(name)?)
 }

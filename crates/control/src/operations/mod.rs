@@ -72,13 +72,20 @@ pub fn app_of(work: &Work) -> Option<AppId> {
     }
 }
 
-/// Operations of an app that are not settled, oldest first.
+/// Operations of an environment that are not settled, oldest first.
+pub(crate) fn unsettled(tx: &ReadTx, environment: &str) -> Result<Vec<Operation>, ControlError> {
+    let all = tx
+        .list::<Operation>(environment)?
+        .into_iter()
+        .map(|found| found.row);
+    Ok(all.filter(|op| !op.state.is_settled()).collect())
+}
+
+/// Those of an app.
 pub(crate) fn unsettled_of(tx: &ReadTx, app: &App) -> Result<Vec<Operation>, ControlError> {
-    let all = tx.list::<Operation>(&app.environment.to_string())?;
-    let mine = all.into_iter().map(|found| found.row);
-    Ok(mine
-        .filter(|op| !op.state.is_settled() && app_of(&op.work) == Some(app.id))
-        .collect())
+    let mut all = unsettled(tx, &app.environment.to_string())?;
+    all.retain(|op| app_of(&op.work) == Some(app.id));
+    Ok(all)
 }
 
 /// Operations of an environment, newest first.
@@ -111,7 +118,9 @@ fn load(tx: &ReadTx, actor: &Actor, action: Action, id: &str) -> Result<Versione
                 },
             )?;
         }
-        None => authorize::authorize(actor, Action::Administer, None, "operation", id)?,
+        // Work on the installation: to others it is as if it were not there.
+        None => authorize::authorize(actor, Action::Administer, None, "operation", id)
+            .map_err(|_| authorize::missing("operation", id))?,
     }
     Ok(found)
 }
@@ -148,6 +157,13 @@ pub fn cancel(control: &Control, actor: &Actor, id: &str) -> Result<Versioned<Op
             return Err(ControlError::State {
                 message: "the operation has settled already".to_owned(),
                 next_step: format!("see how: stoa api GET /v1/operations/{id}"),
+            });
+        }
+        // They have taken away what they end already; the only way is forward.
+        if let Work::DeleteApp { .. } | Work::DestroyDatabase { .. } = found.row.work {
+            return Err(ControlError::State {
+                message: "what is being deleted cannot be brought back".to_owned(),
+                next_step: "wait for its end: stoa status".to_owned(),
             });
         }
         found.row.cancel = true;
@@ -233,6 +249,15 @@ pub(crate) fn set_state(
     id: OperationId,
     change: impl Fn(&mut Operation, Timestamp) + Send + Sync,
 ) -> Result<(), ControlError> {
+    let is_same = control.read(|tx| {
+        let row = tx.need::<Operation>(&id.to_string())?.row;
+        let mut next = row.clone();
+        change(&mut next, Timestamp::from_ms(0));
+        Ok(row.state.is_settled() || next == row)
+    })?;
+    if is_same {
+        return Ok(());
+    }
     control.write(|tx| {
         let mut found = tx.need::<Operation>(&id.to_string())?;
         if !found.row.state.is_settled() {

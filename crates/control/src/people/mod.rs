@@ -216,28 +216,17 @@ pub fn create_token(
     org: Option<&str>,
     life: Option<Millis>,
 ) -> Result<(Token, Secret), ControlError> {
-    if name.is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
-        return Err(ControlError::invalid(
-            "/name",
-            "1 to 80 characters without control characters",
-        ));
-    }
     let life = life.unwrap_or(TOKEN_LIFE);
-    if life.as_ms() < 60_000 || life > Millis::seconds(366 * 24 * 3600) {
-        return Err(ControlError::invalid(
-            "/expires_in",
-            "from one minute to 366 days",
-        ));
-    }
-    if let Actor::Token { role: own, .. } = actor
-        && role > *own
-    {
-        return Err(ControlError::Denied {
-            action: Action::Administer,
-        });
-    }
     let (token, text) = control.mutate(actor, "token.create", name, |tx| {
         authorize::authorize(actor, Action::Administer, None, "token", name)?;
+        if let Actor::Token { role: own, .. } = actor
+            && role > *own
+        {
+            return Err(ControlError::Denied {
+                action: Action::Administer,
+            });
+        }
+        check_token(name, life)?;
         let org = match org {
             Some(org) => Some(authorize::org(tx, actor, Action::Administer, org)?.row.id),
             None => None,
@@ -247,6 +236,22 @@ pub fn create_token(
         Ok((token, text))
     })?;
     Ok((token, Secret::new(text.into_bytes())))
+}
+
+fn check_token(name: &str, life: Millis) -> Result<(), ControlError> {
+    if name.is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
+        return Err(ControlError::invalid(
+            "/name",
+            "1 to 80 characters without control characters",
+        ));
+    }
+    if life.as_ms() < 60_000 || life > Millis::seconds(366 * 24 * 3600) {
+        return Err(ControlError::invalid(
+            "/expires_in",
+            "from one minute to 366 days",
+        ));
+    }
+    Ok(())
 }
 
 /// Ends an access token at once.

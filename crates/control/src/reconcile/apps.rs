@@ -2,29 +2,34 @@
 
 use std::collections::BTreeSet;
 
-use model::{App, Condition, Failure, Instance, InstanceId, Purpose, Release, Timestamp};
+use model::{App, Condition, Failure, Instance, InstanceId, Purpose, Release, ReleaseId, Timestamp};
 use plan::app::{Cause, Decision, Policy, Step, Verdict, Why};
-use store::Expect;
+use store::{Expect, WriteTx};
 
 use super::{Facts, jobs, operations as flow};
 use crate::{Control, ControlError};
 
-/// Decides and acts. Returns the instances that may get requests.
+/// What the edge and the names should know of an app.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Routed {
+    /// The release whose hosts and paths are in force.
+    pub(crate) release: Option<ReleaseId>,
+    /// Instances that may get requests.
+    pub(crate) instances: BTreeSet<InstanceId>,
+}
+
+/// Decides and acts. Returns what may get requests.
+///
+/// # Errors
+/// When the decision could not be stored: nothing of it may be acted on then, routes included. A step that fails is
+/// logged and decided again at the next look: one instance that cannot be ended must not keep a release from serving.
 pub(super) fn advance(
     control: &Control,
     facts: &Facts,
     app: &App,
     now: Timestamp,
-) -> Result<BTreeSet<InstanceId>, ControlError> {
-    let mine: Vec<Instance> = facts
-        .instances
-        .iter()
-        .filter(|instance| match &instance.purpose {
-            Purpose::Service { app: of, .. } => *of == app.id,
-            Purpose::Job { .. } | Purpose::Database { .. } => false,
-        })
-        .cloned()
-        .collect();
+) -> Result<Routed, ControlError> {
+    let mine = facts.of_app(app.id);
     let excused = mine
         .iter()
         .filter(|instance| instance.excused)
@@ -38,19 +43,21 @@ pub(super) fn advance(
         &plan::app::Facts {
             app,
             releases: &facts.releases,
-            instances: &mine,
+            instances: mine,
             idle: &facts.idle,
             excused: &excused,
             policy: &policy,
         },
         now,
     );
-    let routed = decision.routes.instances.values().flatten().copied().collect();
-    store_progress(control, facts, app, &mine, &decision)?;
-    for step in &decision.steps {
-        act(control, &mine, facts, step, now)?;
+    store_progress(control, facts, app, mine, &decision)?;
+    if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
+        tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
-    Ok(routed)
+    Ok(Routed {
+        release: decision.routes.release,
+        instances: decision.routes.instances.into_values().flatten().collect(),
+    })
 }
 
 /// What must be on disk before anything is acted on.
@@ -75,10 +82,7 @@ fn store_progress(
         Some(Verdict::Return { why }) => {
             flow::come_back(control, app, &failure(control, facts, app, mine, why))
         }
-        Some(Verdict::Gone) if app.rollout.is_some() => {
-            flow::come_back(control, app, &failure(control, facts, app, mine, &Why::Deleting))
-        }
-        Some(Verdict::Gone) => Ok(()),
+        Some(Verdict::Gone) => flow::bury(control, app),
         None => match &app.rollout {
             Some(rollout) if rollout.failed != decision.failed => control.write(|tx| {
                 let mut found = tx.need::<App>(&app.id.to_string())?;
@@ -109,10 +113,14 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
             .get(&id)
             .map_or(0, |release: &Release| release.number)
     };
-    let mut message = format!("v{} rejected: {why}", number(rollout.to.release));
-    if let Some(serving) = app.serving {
-        message = format!("{message}; v{} still serves", number(serving.release));
-    }
+    let to = number(rollout.to.release);
+    let mut message = match app.serving {
+        Some(serving) if serving.release == rollout.to.release => {
+            format!("fresh instances of v{to} failed: {why}; the old ones still serve")
+        }
+        Some(serving) => format!("v{to} rejected: {why}; v{} still serves", number(serving.release)),
+        None => format!("v{to} rejected: {why}"),
+    };
     let at_fault = mine.iter().rev().find_map(|instance| match &instance.purpose {
         Purpose::Service { epoch, service, .. } if *epoch == rollout.to.epoch => {
             let is_bad = rollout.failed.contains(&instance.id)
@@ -129,70 +137,90 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
     Failure {
         code: "release_rejected".to_owned(),
         message,
-        next_step: format!(
-            "see why: stoa logs --app {} --release v{}",
-            app.name,
-            number(rollout.to.release)
-        ),
+        next_step: format!("see why: stoa logs --app {} --release v{to}", app.name),
         log_tail: at_fault
             .map(|(service, i)| jobs::tail(control, app, service, i.id))
             .unwrap_or_default(),
     }
 }
 
+/// All rows in one transaction: intent first. Then the engine is told who is to end.
 fn act(
     control: &Control,
     mine: &[Instance],
     facts: &Facts,
-    step: &Step,
+    steps: &[Step],
     now: Timestamp,
 ) -> Result<(), ControlError> {
-    match step {
-        Step::Start(start) => control.write(|tx| {
-            let Some(release) = facts.releases.get(&start.release) else {
-                return Ok(());
-            };
-            tx.insert(&Instance {
-                id: InstanceId::fresh(),
-                purpose: Purpose::Service {
-                    app: release.app,
-                    release: start.release,
-                    epoch: start.epoch,
-                    service: start.service.clone(),
-                    index: start.index,
-                },
-                attempt: start.attempt,
-                created_at: now,
-                address: None,
-                uid_range: crate::workload::uid_range(tx)?,
-                excused: false,
-                condition: Condition::Starting { since: now },
-            })?;
-            Ok(())
-        }),
+    let row_of = |id: InstanceId| mine.iter().find(|row| row.id == id);
+    let is_told =
+        |id| row_of(id).is_some_and(|row: &Instance| matches!(row.condition, Condition::Stopping { .. }));
+    let changes = |step: &&Step| match step {
+        Step::Start(_) | Step::Drain { .. } | Step::Remove { .. } => true,
+        Step::Stop { instance, .. } => !is_told(*instance),
         // `start` runs whatever has its intent stored, this pass too.
-        Step::Run { .. } => Ok(()),
-        Step::Drain { instance, cause } => {
-            mark(control, *instance, *cause, &Condition::Draining { since: now })
-        }
-        Step::Stop { instance, cause } => {
-            let row = mine.iter().find(|row| row.id == *instance);
-            if !row.is_some_and(|row| matches!(row.condition, Condition::Stopping { .. })) {
-                mark(control, *instance, *cause, &Condition::Stopping { since: now })?;
-            }
-            let grace = row
-                .and_then(|row| stop_grace(facts, row))
-                .unwrap_or(model::spec::STOP_GRACE);
-            match control.engine.stop(*instance, grace.as_duration()) {
-                Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
-                Err(cause) => Err(cause.into()),
-            }
-        }
-        Step::Remove { instance } => control.write(|tx| {
-            tx.delete::<Instance>(&instance.to_string(), Expect::Any)?;
-            Ok(())
-        }),
+        Step::Run { .. } => false,
+    };
+    let changing: Vec<&Step> = steps.iter().filter(changes).collect();
+    if !changing.is_empty() {
+        control.write(|tx| write_rows(tx, facts, &changing, now))?;
     }
+    let mut failed = None;
+    for step in steps {
+        let Step::Stop { instance, .. } = step else {
+            continue;
+        };
+        let grace = row_of(*instance)
+            .and_then(|row| stop_grace(facts, row))
+            .unwrap_or(model::spec::STOP_GRACE);
+        match control.engine.stop(*instance, grace.as_duration()) {
+            Ok(()) | Err(engine::EngineError::NotRunning(_)) => {}
+            Err(cause) => failed = Some(cause),
+        }
+    }
+    failed.map_or(Ok(()), |cause| Err(cause.into()))
+}
+
+fn write_rows(tx: &WriteTx, facts: &Facts, steps: &[&Step], now: Timestamp) -> Result<(), ControlError> {
+    let starts = steps.iter().filter(|step| matches!(step, Step::Start(_))).count();
+    let mut ranges = crate::workload::uid_ranges(tx, starts)?.into_iter();
+    for step in steps {
+        match step {
+            Step::Start(start) => {
+                let (Some(release), Some(uid_range)) = (facts.releases.get(&start.release), ranges.next())
+                else {
+                    continue;
+                };
+                tx.insert(&Instance {
+                    id: InstanceId::fresh(),
+                    purpose: Purpose::Service {
+                        app: release.app,
+                        release: start.release,
+                        epoch: start.epoch,
+                        service: start.service.clone(),
+                        index: start.index,
+                    },
+                    attempt: start.attempt,
+                    created_at: now,
+                    address: None,
+                    uid_range,
+                    excused: false,
+                    condition: Condition::Starting { since: now },
+                })?;
+            }
+            Step::Run { .. } => {}
+            Step::Drain { instance, cause } => {
+                mark(tx, *instance, *cause, &Condition::Draining { since: now })?;
+            }
+            Step::Stop { instance, cause } => {
+                mark(tx, *instance, *cause, &Condition::Stopping { since: now })?;
+            }
+            Step::Remove { instance } => {
+                tx.delete::<Instance>(&instance.to_string(), Expect::Any)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn stop_grace(facts: &Facts, instance: &Instance) -> Option<model::Millis> {
@@ -204,17 +232,15 @@ fn stop_grace(facts: &Facts, instance: &Instance) -> Option<model::Millis> {
     }
 }
 
-fn mark(control: &Control, id: InstanceId, cause: Cause, condition: &Condition) -> Result<(), ControlError> {
-    control.write(|tx| {
-        let mut found = tx.need::<Instance>(&id.to_string())?;
-        if found.row.condition.is_live() {
-            found.row.condition = condition.clone();
-            found.row.excused |= match cause {
-                Cause::NotNeeded => true,
-                Cause::Unfit | Cause::Repeated => false,
-            };
-            tx.update_status(&found.row, Expect::Any)?;
-        }
-        Ok(())
-    })
+fn mark(tx: &WriteTx, id: InstanceId, cause: Cause, condition: &Condition) -> Result<(), ControlError> {
+    let mut found = tx.need::<Instance>(&id.to_string())?;
+    if found.row.condition.is_live() {
+        found.row.condition = condition.clone();
+        found.row.excused |= match cause {
+            Cause::NotNeeded => true,
+            Cause::Unfit | Cause::Repeated => false,
+        };
+        tx.update_status(&found.row, Expect::Any)?;
+    }
+    Ok(())
 }

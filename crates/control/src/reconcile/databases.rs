@@ -9,11 +9,11 @@ use model::{
     Condition, Credential, Database, DatabaseId, DatabaseState, Instance, InstanceId, Operation, Purpose,
     Timestamp,
 };
-use store::Expect;
 use store::secret::Secret;
+use store::{Expect, WriteTx};
 
+use super::Facts;
 use super::workers::{Job, Workers};
-use super::{Facts, orphans};
 use crate::{Control, ControlError, operations};
 
 /// How long a server may take to end before it is killed: its checkpoint may be large.
@@ -30,7 +30,7 @@ pub(super) fn volume_of(id: DatabaseId) -> String {
 
 /// Keeps one instance alive for each database that has a volume and is wanted.
 pub(super) fn advance(control: &Control, facts: &Facts, now: Timestamp) {
-    for database in &facts.databases {
+    for database in facts.databases.values() {
         if let Err(cause) = one(control, facts, database, now) {
             tracing::error!(database = %database.name, %cause, "could not advance the database; it is tried again");
         }
@@ -38,25 +38,28 @@ pub(super) fn advance(control: &Control, facts: &Facts, now: Timestamp) {
 }
 
 fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) -> Result<(), ControlError> {
-    let mut mine: Vec<&Instance> = facts.instances.iter().filter(|i| is_of(i, database.id)).collect();
+    let mut mine: Vec<&Instance> = facts
+        .instances
+        .values()
+        .filter(|i| is_of(i, database.id))
+        .collect();
     mine.sort_by_key(|instance| instance.id);
-    let is_wanted = match &database.state {
-        // The worker names the image only after the volume is there.
-        DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
-        DatabaseState::Failed { .. } => false,
-        DatabaseState::Destroyed { purge_at, volume } => {
-            if *purge_at <= now {
-                control.engine.remove_volume(volume)?;
-                return control.write(|tx| {
-                    tx.delete::<Database>(&database.id.to_string(), Expect::Any)?;
-                    Ok(())
-                });
-            }
-            false
-        }
-    };
     let live = mine.iter().find(|instance| instance.condition.is_live());
-    match (is_wanted, live) {
+    if let (DatabaseState::Destroyed { purge_at, volume }, None) = (&database.state, live)
+        && *purge_at <= now
+    {
+        // Under its old name, if its end was cut short before it got the new one.
+        control.engine.remove_volume(&volume_of(database.id))?;
+        control.engine.remove_volume(volume)?;
+        return control.write(|tx| {
+            for ended in &mine {
+                tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
+            }
+            tx.delete::<Database>(&database.id.to_string(), Expect::Any)?;
+            Ok(())
+        });
+    }
+    match (is_wanted(database), live) {
         (true, None) => {
             let ended: Vec<Timestamp> = mine.iter().filter_map(|instance| ended_at(instance)).collect();
             let attempt = next_attempt(&mine);
@@ -67,7 +70,10 @@ fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) ->
             }
             prune(control, &mine)?;
             control.write(|tx| {
-                let now = control.now_of(tx);
+                // A worker may have destroyed it since the facts were read.
+                if !is_wanted(&tx.need::<Database>(&database.id.to_string())?.row) {
+                    return Ok(());
+                }
                 tx.insert(&Instance {
                     id: InstanceId::fresh(),
                     purpose: Purpose::Database {
@@ -86,6 +92,26 @@ fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) ->
         (false, Some(instance)) => stop(control, instance, now),
         (true, Some(_)) | (false, None) => Ok(()),
     }
+}
+
+/// Whether a server should run for it.
+pub(super) fn is_wanted(database: &Database) -> bool {
+    match &database.state {
+        // The worker names the image only after the volume is there.
+        DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
+        DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
+    }
+}
+
+/// A creation that was given up: whoever waits for the database must not wait for ever.
+pub(super) fn unmake(tx: &WriteTx, id: DatabaseId, why: &str) -> Result<(), ControlError> {
+    if let Some(mut found) = tx.get::<Database>(&id.to_string())?
+        && found.row.state == DatabaseState::Creating
+    {
+        found.row.state = DatabaseState::Failed { why: why.to_owned() };
+        tx.update_status(&found.row, Expect::Any)?;
+    }
+    Ok(())
 }
 
 fn is_of(instance: &Instance, database: DatabaseId) -> bool {
@@ -131,15 +157,15 @@ fn prune(control: &Control, mine: &[&Instance]) -> Result<(), ControlError> {
 }
 
 fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
-    if let Condition::Stopping { .. } = instance.condition {
-        return Ok(());
+    if !matches!(instance.condition, Condition::Stopping { .. }) {
+        control.write(|tx| {
+            let mut found = tx.need::<Instance>(&instance.id.to_string())?;
+            found.row.condition = Condition::Stopping { since: now };
+            tx.update_status(&found.row, Expect::Any)?;
+            Ok(())
+        })?;
     }
-    control.write(|tx| {
-        let mut found = tx.need::<Instance>(&instance.id.to_string())?;
-        found.row.condition = Condition::Stopping { since: now };
-        tx.update_status(&found.row, Expect::Any)?;
-        Ok(())
-    })?;
+    // Said again until it has ended: a crash of ours may have come between the row and the request.
     match control.engine.stop(instance.id, STOP_GRACE) {
         Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
         Err(cause) => Err(cause.into()),
@@ -150,13 +176,19 @@ fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), Co
 pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operation) {
     match operation.work.clone() {
         Work::CreateDatabase { database } => {
-            workers.start(control, operation.id, move |job| create(job, database));
+            workers.start(control, operation.id, Some(database), move |job| {
+                create(job, database)
+            });
         }
         Work::RotateDatabase { database } => {
-            workers.start(control, operation.id, move |job| rotate(job, database));
+            workers.start(control, operation.id, Some(database), move |job| {
+                rotate(job, database)
+            });
         }
         Work::DestroyDatabase { database } => {
-            workers.start(control, operation.id, move |job| destroy(job, database));
+            workers.start(control, operation.id, Some(database), move |job| {
+                destroy(job, database)
+            });
         }
         Work::Deploy { .. }
         | Work::Rollback { .. }
@@ -186,9 +218,7 @@ fn create(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let result = make(job, id);
     if let Err(cause) = &result {
         let why = operations::failure_of(cause, Vec::new()).message;
-        change(control, id, |database| {
-            database.state = DatabaseState::Failed { why: why.clone() }
-        })?;
+        control.write(|tx| unmake(tx, id, &why))?;
     }
     result
 }
@@ -202,6 +232,7 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::step(control, job.operation, "getting PostgreSQL")?;
     let (image, version) =
         databases::ensure_image(engine, database.version.as_deref(), &lines).map_err(refused)?;
+    job.still_wanted()?;
     if database.image.is_none() {
         operations::step(control, job.operation, "cloning the template")?;
         let places = [job.place(&network)?, job.place(&network)?];
@@ -223,7 +254,12 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let psql = Psql { engine, instance };
     psql.wait().map_err(refused)?;
     new_login(control, id, psql)?;
-    change(control, id, |database| database.state = DatabaseState::Active)?;
+    job.still_wanted()?;
+    change(control, id, |database| {
+        if database.state == DatabaseState::Creating {
+            database.state = DatabaseState::Active;
+        }
+    })?;
     let outcome = format!(
         "{} answers; DATABASE_URL reaches the services that use it at their next release",
         database.name
@@ -399,8 +435,7 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
     loop {
         let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
-        let rows: Vec<Instance> = found.into_iter().map(|v| v.row).collect();
-        if orphans::live(&rows).next().is_none() {
+        if !found.iter().any(|v| v.row.condition.is_live()) {
             break;
         }
         if Instant::now() >= until {

@@ -74,7 +74,7 @@ fn from_upload(
         .unpack_source(&uploads::path_of(control, upload), &workspace.source)?;
     let manifest = read_manifest(&workspace.source, app, manifest)?;
     before_the_build(job, app, &manifest)?;
-    let _slot = job.build_slot();
+    let _slot = job.build_slot()?;
     operations::step(control, job.operation, "building")?;
     let lines = |line: &str| operations::log_line(control, job.operation, line);
     let request = build::Request {
@@ -231,6 +231,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
             });
         }
     }
+    job.still_wanted()?;
     let missing = control.write(|tx| {
         let mut waiting = Vec::new();
         let actor = Actor::System;
@@ -285,7 +286,7 @@ fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), Contro
         )?;
         match &database.state {
             DatabaseState::Active => return Ok(()),
-            DatabaseState::Creating if operation.state.is_settled() => {
+            DatabaseState::Creating if operation.cancel || operation.state.is_settled() => {
                 return Err(ControlError::State {
                     message: "given up while it waited for a database".to_owned(),
                     next_step: "deploy again".to_owned(),
@@ -317,7 +318,7 @@ fn number(
 ) -> Result<(), ControlError> {
     let number = control.write(|tx| {
         let mut current = tx.need::<Operation>(&operation.id.to_string())?;
-        if current.row.state.is_settled() || current.row.release.is_some() {
+        if current.row.state.is_settled() || current.row.cancel || current.row.release.is_some() {
             return Ok(None);
         }
         let app = tx.need::<App>(&app.id.to_string())?.row;
@@ -367,11 +368,13 @@ fn number(
         tx.insert(&release)?;
         current.row.release = Some(release.id);
         current.row.state = OperationState::Running;
+        current.row.step = format!("made release v{}", release.number);
         tx.update_status(&current.row, Expect::Any)?;
         Ok(Some(release.number))
     })?;
+    // The release is made: from here on the operation is the reconciler's, and only a line of its log is left to write.
     if let Some(number) = number {
-        operations::step(control, operation.id, &format!("made release v{number}"))?;
+        operations::log_line(control, operation.id, &format!("==> made release v{number}"));
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(super) fn gate(
         }
         let Some(instance) = instance_of(facts, operation, name) else {
             operations::step(control, operation.id, &format!("running the release job {name}"))?;
-            start(control, operation, app, release, name)?;
+            start(control, operation, app, release, name, now)?;
             return Ok(Gate::Wait);
         };
         match &instance.condition {
@@ -105,10 +105,7 @@ pub(super) fn run(
         .parse::<Name>()
         .map_err(|e| ControlError::invalid("/name", e.to_string()))?;
     let Some(instance) = instance_of(facts, operation, &name) else {
-        let Some(release) = app
-            .serving
-            .and_then(|serving| facts.releases.get(&serving.release))
-        else {
+        let Some(release) = facts.serving(app) else {
             let failure = Failure {
                 code: "state".to_owned(),
                 message: "nothing serves whose configuration it could have".to_owned(),
@@ -121,7 +118,7 @@ pub(super) fn run(
             operation.state = OperationState::Running;
             "running".clone_into(&mut operation.step);
         })?;
-        return start(control, operation, app, release, &name);
+        return start(control, operation, app, release, &name, now);
     };
     match &instance.condition {
         Condition::Exited { exit, .. } => {
@@ -149,14 +146,13 @@ pub(super) fn run(
         | Condition::Draining { .. }
         | Condition::Stopping { .. } => {
             copy_lines(control, operation, app, &name, instance.id);
-            let _ = now;
             Ok(())
         }
     }
 }
 
 fn instance_of<'a>(facts: &'a Facts, operation: &Operation, name: &Name) -> Option<&'a Instance> {
-    facts.instances.iter().find(|instance| match &instance.purpose {
+    facts.instances.values().find(|instance| match &instance.purpose {
         Purpose::Job {
             operation: of, job, ..
         } => *of == operation.id && job == name,
@@ -171,9 +167,9 @@ fn start(
     app: &App,
     release: &Release,
     name: &Name,
+    now: Timestamp,
 ) -> Result<(), ControlError> {
     control.write(|tx| {
-        let now = control.now_of(tx);
         let instance = Instance {
             id: InstanceId::fresh(),
             purpose: Purpose::Job {
@@ -194,19 +190,35 @@ fn start(
     })
 }
 
-/// Asks a job's instance to end.
-pub(super) fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
-    if let Condition::Stopping { .. } = instance.condition {
-        return Ok(());
-    }
-    control.write(|tx| {
-        let mut found = tx.need::<Instance>(&instance.id.to_string())?;
-        if found.row.condition.is_live() {
-            found.row.condition = Condition::Stopping { since: now };
-            tx.update_status(&found.row, Expect::Any)?;
+/// Ends jobs that nobody waits for any more, and repeats the request to those that were asked: the first one may have
+/// been lost with a crash of ours.
+pub(super) fn sweep(control: &Control, facts: &Facts, now: Timestamp) {
+    for instance in super::orphans::live(&facts.instances) {
+        let Purpose::Job { operation, .. } = &instance.purpose else {
+            continue;
+        };
+        let is_asked = matches!(instance.condition, Condition::Stopping { .. });
+        let is_awaited = facts.operations.contains_key(operation);
+        if (is_asked || !is_awaited)
+            && let Err(cause) = stop(control, instance, now)
+        {
+            tracing::warn!(instance = %instance.id, %cause, "could not end a job; it is tried again");
         }
-        Ok(())
-    })?;
+    }
+}
+
+/// Asks a job's instance to end. May be said again.
+pub(super) fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
+    if !matches!(instance.condition, Condition::Stopping { .. }) {
+        control.write(|tx| {
+            let mut found = tx.need::<Instance>(&instance.id.to_string())?;
+            if found.row.condition.is_live() {
+                found.row.condition = Condition::Stopping { since: now };
+                tx.update_status(&found.row, Expect::Any)?;
+            }
+            Ok(())
+        })?;
+    }
     match control.engine.stop(instance.id, STOP_GRACE) {
         Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
         Err(cause) => Err(cause.into()),

@@ -11,6 +11,8 @@
 mod apps;
 mod databases;
 mod deploy;
+mod facts;
+mod house;
 mod jobs;
 mod observe;
 mod operations;
@@ -19,12 +21,17 @@ mod publish;
 mod start;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use model::{App, Database, Instance, InstanceId, Operation, Release, ReleaseId, Timestamp};
+use model::{InstanceId, Timestamp};
+
+pub(crate) use apps::Routed;
+pub(crate) use facts::Facts;
+use observe::Look;
 
 use crate::{Control, ControlError};
 
@@ -32,8 +39,8 @@ use crate::{Control, ControlError};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Housekeeping (uploads, images, revisions) happens that often.
 const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(300);
-/// Revisions of the change log that stay for watchers.
-const KEEP_REVISIONS: u64 = 20_000;
+/// The store is read whole that often, changed or not.
+const READ_WHOLE_EVERY: Duration = Duration::from_secs(60);
 
 /// The reconcilers of one installation.
 pub struct Reconciler {
@@ -42,18 +49,12 @@ pub struct Reconciler {
     published: publish::Published,
     /// Orphans seen, and since when: nothing is removed at first sight.
     orphans: BTreeMap<InstanceId, Timestamp>,
+    /// What the store said at the end of the last look.
+    facts: Option<Facts>,
+    read_whole: Option<Timestamp>,
+    /// When this process looked first.
+    first: Option<Timestamp>,
     house_kept: Option<Timestamp>,
-}
-
-/// What the store says at the beginning of a pass.
-pub(crate) struct Facts {
-    pub(crate) apps: Vec<App>,
-    pub(crate) releases: BTreeMap<ReleaseId, Release>,
-    pub(crate) instances: Vec<Instance>,
-    pub(crate) databases: Vec<Database>,
-    pub(crate) operations: Vec<Operation>,
-    /// Instances without a request under way that the edge no longer knows.
-    pub(crate) idle: BTreeSet<InstanceId>,
 }
 
 impl Reconciler {
@@ -64,6 +65,9 @@ impl Reconciler {
             workers: workers::Workers::new(control.settings.builds),
             published: publish::Published::default(),
             orphans: BTreeMap::new(),
+            facts: None,
+            read_whole: None,
+            first: None,
             house_kept: None,
             control,
         }
@@ -87,9 +91,14 @@ impl Reconciler {
             while !stop.load(Ordering::Relaxed) {
                 // The bell's count is taken before looking: what rings meanwhile leads to another look.
                 let before = self.control.bell.wait(u64::MAX, Duration::ZERO);
-                match self.pass(Timestamp::now()) {
-                    Ok(()) => {}
-                    Err(cause) => {
+                match catch_unwind(AssertUnwindSafe(|| self.pass(Timestamp::now()))) {
+                    Ok(Ok(())) => {}
+                    // A defect of ours must not end the care for everything; the next look begins from the store.
+                    Err(_) => {
+                        self.facts = None;
+                        tracing::error!("a look at the world ended by a defect; it is repeated");
+                    }
+                    Ok(Err(cause)) => {
                         tracing::error!(%cause, source = ?std::error::Error::source(&cause), "a look at the world failed; it is repeated");
                     }
                 }
@@ -101,50 +110,58 @@ impl Reconciler {
     /// Looks once and does what is to be done now. Public so that tests can move the time.
     ///
     /// # Errors
-    /// When the world or the store cannot be read: nothing is concluded from that.
+    /// When the world or the store cannot be read: nothing is concluded from that. Else the first thing that failed;
+    /// what does not depend on it was done.
     pub fn pass(&mut self, now: Timestamp) -> Result<(), ControlError> {
         let control = Arc::clone(&self.control);
         let seen = control.engine.observe()?;
-        observe::write_down(&control, &seen, now)?;
-        let mut facts = self.facts(&control)?;
+        let mut facts = self.facts(&control, now)?;
+        observe::write_down(&control, &facts, &seen, Look::after(self.first, now), now)?;
+        self.first.get_or_insert(now);
+        facts.refresh(&control)?;
+        facts.idle = self.published.idle(&control, &facts);
         self.orphans(&control, &facts, &seen, now);
         operations::advance(&control, &self.workers, &mut facts, now)?;
-        let mut routed = BTreeSet::new();
-        for app in facts.apps.clone() {
-            match apps::advance(&control, &facts, &app, now) {
-                Ok(mut mine) => routed.append(&mut mine),
+        let mut routed = BTreeMap::new();
+        let mut failed = None;
+        for app in facts.apps.values() {
+            match apps::advance(&control, &facts, app, now) {
+                Ok(mine) => drop(routed.insert(app.id, mine)),
                 Err(cause) => {
                     // One app's trouble is its own: the others go on, and its routes stay as they were.
                     tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not advance the app");
-                    routed.append(&mut self.published.routed_of(app.id));
+                    failed = Some(cause);
                 }
             }
         }
         databases::advance(&control, &facts, now);
-        start::pending(&control, now)?;
-        self.published.publish(&control, &routed)?;
+        jobs::sweep(&control, &facts, now);
+        facts.refresh(&control)?;
+        let started = start::pending(&control, &facts, now);
+        facts.refresh(&control)?;
+        self.published.publish(&control, &facts, routed);
+        self.facts = Some(facts);
         self.keep_house(&control, now);
-        Ok(())
+        started?;
+        failed.map_or(Ok(()), Err)
     }
 
-    fn facts(&mut self, control: &Control) -> Result<Facts, ControlError> {
-        let mut facts = control.read(|tx| {
-            let rows = |found: Vec<store::Versioned<Instance>>| found.into_iter().map(|v| v.row).collect();
-            let releases = tx.list_all::<Release>()?.into_iter().map(|v| (v.row.id, v.row));
-            let operations = tx.list_all::<Operation>()?.into_iter().map(|v| v.row);
-            let mut operations: Vec<Operation> = operations.filter(|op| !op.state.is_settled()).collect();
-            operations.sort_by_key(|op| op.id);
-            Ok(Facts {
-                apps: tx.list_all::<App>()?.into_iter().map(|v| v.row).collect(),
-                releases: releases.collect(),
-                instances: rows(tx.list_all::<Instance>()?),
-                databases: tx.list_all::<Database>()?.into_iter().map(|v| v.row).collect(),
-                operations,
-                idle: BTreeSet::new(),
-            })
-        })?;
-        facts.idle = self.published.idle(control, &facts.instances);
-        Ok(facts)
+    /// What the last look ended with, brought up to date; read whole at the first look and every now and then.
+    fn facts(&mut self, control: &Control, now: Timestamp) -> Result<Facts, ControlError> {
+        let is_old = self
+            .read_whole
+            .is_none_or(|last| now.since(last).as_duration() >= READ_WHOLE_EVERY);
+        match self.facts.take().filter(|_| !is_old) {
+            Some(mut facts) => {
+                facts.refresh(control)?;
+                Ok(facts)
+            }
+            None => {
+                let facts = Facts::read(control)?;
+                self.read_whole = Some(now);
+                Ok(facts)
+            }
+        }
     }
 
     fn keep_house(&mut self, control: &Control, now: Timestamp) {
@@ -157,13 +174,9 @@ impl Reconciler {
         self.house_kept = Some(now);
         let kept = (|| {
             crate::uploads::collect(control, now)?;
-            control.store.write(crate::transact::now(), |tx| {
-                tx.compact(KEEP_REVISIONS, now.as_ms())
-                    .map(drop)
-                    .map_err(ControlError::from)
-            })?;
-            orphans::collect_images(control)?;
-            Ok::<(), ControlError>(())
+            house::operations(control, now)?;
+            house::revisions(control, now)?;
+            house::images(control)
         })();
         if let Err(cause) = kept {
             tracing::warn!(%cause, "housekeeping failed; it is repeated later");

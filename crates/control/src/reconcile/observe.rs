@@ -3,38 +3,70 @@
 use std::collections::BTreeMap;
 
 use engine::{Observed, Phase};
-use model::{Condition, Exit, Instance, InstanceId, Timestamp};
+use model::{Condition, Exit, Instance, InstanceId, Millis, Timestamp};
 use store::Expect;
 
+use super::Facts;
 use crate::{Control, ControlError};
 
 /// How long a row may exist without its workload: the time between intent and effect, generously.
-const NEVER_SEEN: model::Millis = model::Millis::seconds(30);
+const NEVER_SEEN: Millis = Millis::seconds(30);
+/// After our start the engine has to ask every adopted instance again: until then a failed check proves nothing, and
+/// what was ready counts as ready.
+const ADOPTION: Millis = Millis::seconds(10);
 
-pub(crate) fn write_down(control: &Control, seen: &[Observed], now: Timestamp) -> Result<(), ControlError> {
+/// How long this process has been looking. What happened while nobody looked is nobody's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The first one: clocks of what is starting begin again.
+    First,
+    /// Adopted instances may not have been asked yet.
+    Early,
+    /// All the others.
+    Usual,
+}
+
+impl Look {
+    pub(super) fn after(first: Option<Timestamp>, now: Timestamp) -> Self {
+        match first {
+            None => Self::First,
+            Some(first) if now.since(first) < ADOPTION => Self::Early,
+            Some(_) => Self::Usual,
+        }
+    }
+}
+
+pub(super) fn write_down(
+    control: &Control,
+    facts: &Facts,
+    seen: &[Observed],
+    look: Look,
+    now: Timestamp,
+) -> Result<(), ControlError> {
     let seen: BTreeMap<InstanceId, &Observed> = seen.iter().map(|one| (one.id, one)).collect();
-    let rows = control.read(|tx| Ok(tx.list_all::<Instance>()?))?;
-    let changes: Vec<_> = rows
-        .into_iter()
-        .filter_map(|found| {
-            let next = next(&found.row, seen.get(&found.row.id).copied(), now)?;
-            Some((next, found.rev))
-        })
+    let changes: Vec<Instance> = facts
+        .instances
+        .values()
+        .filter_map(|row| next(row, seen.get(&row.id).copied(), look, now))
         .collect();
     if changes.is_empty() {
         return Ok(());
     }
+    // Rows of instances are changed by this one thread only.
     control.write(|tx| {
-        for (row, rev) in &changes {
-            tx.update_status(row, Expect::Rev(*rev))?;
+        for row in &changes {
+            tx.update_status(row, Expect::Any)?;
         }
         Ok(())
     })
 }
 
 /// The row as it should be after this observation, when that is another one.
-fn next(row: &Instance, seen: Option<&Observed>, now: Timestamp) -> Option<Instance> {
+fn next(row: &Instance, seen: Option<&Observed>, look: Look, now: Timestamp) -> Option<Instance> {
     let mut next = row.clone();
+    if let (Condition::Starting { since }, Look::First) = (&mut next.condition, look) {
+        *since = now;
+    }
     match seen {
         Some(seen) => {
             next.address = seen.address.or(next.address);
@@ -50,24 +82,26 @@ fn next(row: &Instance, seen: Option<&Observed>, now: Timestamp) -> Option<Insta
                         exit: exit.clone(),
                     },
                 },
-                Phase::Running { ready, .. } => running(&row.condition, ready.as_ref(), now),
+                Phase::Running { ready, .. } => running(&next.condition, ready.as_ref(), look, now),
             };
         }
         None => {
-            let is_lost = match &row.condition {
+            let exit = match &next.condition {
+                Condition::Starting { .. } if row.address.is_some() => Some(Exit::Lost),
                 // Without an address the effect may still be under way.
-                Condition::Starting { since } => row.address.is_some() || now.since(*since) > NEVER_SEEN,
+                Condition::Starting { since } => {
+                    (now.since(*since) > NEVER_SEEN).then(|| Exit::NeverStarted {
+                        why: format!("the host could not start it within {NEVER_SEEN}"),
+                    })
+                }
                 Condition::Ready { .. }
                 | Condition::Unready { .. }
                 | Condition::Draining { .. }
-                | Condition::Stopping { .. } => true,
-                Condition::Exited { .. } => false,
+                | Condition::Stopping { .. } => Some(Exit::Lost),
+                Condition::Exited { .. } => None,
             };
-            if is_lost {
-                next.condition = Condition::Exited {
-                    at: now,
-                    exit: Exit::Lost,
-                };
+            if let Some(exit) = exit {
+                next.condition = Condition::Exited { at: now, exit };
             }
         }
     }
@@ -75,7 +109,7 @@ fn next(row: &Instance, seen: Option<&Observed>, now: Timestamp) -> Option<Insta
 }
 
 /// Without a probe, a process that runs is fit; whether it stays is the rollout's business (`plan`).
-fn running(was: &Condition, ready: Option<&Result<(), String>>, now: Timestamp) -> Condition {
+fn running(was: &Condition, ready: Option<&Result<(), String>>, look: Look, now: Timestamp) -> Condition {
     let is_fit = match ready {
         Some(Ok(())) | None => true,
         Some(Err(_)) => false,
@@ -83,12 +117,12 @@ fn running(was: &Condition, ready: Option<&Result<(), String>>, now: Timestamp) 
     match was {
         Condition::Starting { .. } if is_fit => Condition::Ready { since: now },
         Condition::Unready { .. } if is_fit => Condition::Ready { since: now },
-        Condition::Ready { .. } => match ready {
-            Some(Err(why)) => Condition::Unready {
+        Condition::Ready { .. } => match (ready, look) {
+            (Some(Err(why)), Look::Usual) => Condition::Unready {
                 since: now,
                 why: why.clone(),
             },
-            Some(Ok(())) | None => was.clone(),
+            (Some(Err(_)), Look::First | Look::Early) | (Some(Ok(())) | None, _) => was.clone(),
         },
         Condition::Starting { .. }
         | Condition::Unready { .. }

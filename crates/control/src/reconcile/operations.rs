@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use model::operation::Work;
 use model::{
-    App, AppId, Failure, Operation, OperationState, Purpose, Release, ReleaseId, ReleaseState, Timestamp,
-    app::Rollout, app::Serving,
+    App, AppId, DatabaseId, Failure, Instance, Operation, OperationState, Purpose, Release, ReleaseId,
+    ReleaseState, Timestamp, app::Rollout, app::Serving,
 };
 use store::{Expect, WriteTx};
 
@@ -19,27 +19,50 @@ use super::workers::Workers;
 use super::{Facts, databases, deploy, jobs, orphans};
 use crate::{Control, ControlError, operations};
 
+/// What only one operation may move at a time; the others wait in the order in which they were accepted.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    App(AppId),
+    Database(DatabaseId),
+}
+
+/// A one-off command and a new count change nothing that a rollout owns: they neither wait nor keep others waiting, so
+/// that an hour's `stoa run`, or an app that cannot be scaled because it is broken, never holds up the deploy that mends it.
+fn turn_of(work: &Work) -> Option<Turn> {
+    match work {
+        Work::Deploy { app, .. } | Work::Rollback { app, .. } | Work::Restart { app } => {
+            Some(Turn::App(*app))
+        }
+        Work::CreateDatabase { database }
+        | Work::RotateDatabase { database }
+        | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
+        Work::Scale { .. } | Work::Run { .. } | Work::DeleteApp { .. } | Work::Image { .. } => None,
+    }
+}
+
 pub(super) fn advance(
     control: &Arc<Control>,
     workers: &Workers,
     facts: &mut Facts,
     now: Timestamp,
 ) -> Result<(), ControlError> {
-    let mut has_app: BTreeSet<AppId> = BTreeSet::new();
-    for operation in facts.operations.clone() {
-        let app = operations::app_of(&operation.work);
-        let is_first = app.is_none_or(|app| has_app.insert(app));
-        let is_deletion = matches!(operation.work, Work::DeleteApp { .. });
-        if !is_first && !operation.cancel && operation.deadline > now && !is_deletion {
+    if facts.operations.is_empty() {
+        return Ok(());
+    }
+    let mut taken: BTreeSet<Turn> = BTreeSet::new();
+    for operation in facts.operations.values() {
+        let has_turn = turn_of(&operation.work).is_none_or(|turn| taken.insert(turn));
+        let is_over = operation.cancel || operation.deadline <= now;
+        let is_going = facts.app_of(operation).is_some_and(|app| app.deleting);
+        if !has_turn && !is_over && !is_going {
             continue;
         }
-        if let Err(cause) = one(control, workers, facts, &operation, now) {
+        if let Err(cause) = one(control, workers, facts, operation, now) {
             tracing::error!(operation = %operation.id, %cause, "could not advance an operation; it is tried again");
         }
     }
     // What was just decided (rollouts begun or ended) counts in this pass already.
-    facts.apps = control.read(|tx| Ok(tx.list_all::<App>()?.into_iter().map(|v| v.row).collect()))?;
-    Ok(())
+    facts.refresh(control)
 }
 
 fn one(
@@ -49,40 +72,40 @@ fn one(
     operation: &Operation,
     now: Timestamp,
 ) -> Result<(), ControlError> {
-    if operation.cancel || operation.deadline <= now {
+    let app = facts.app_of(operation);
+    let moves = app
+        .and_then(|app| app.rollout.as_ref())
+        .is_some_and(|rollout| rollout.operation == operation.id);
+    // The end of a movement's time is the planner's to judge: what is ready by then is promoted.
+    if operation.cancel || (operation.deadline <= now && !moves) {
         return give_up(control, facts, operation, now);
     }
-    let app = operations::app_of(&operation.work).and_then(|id| facts.apps.iter().find(|app| app.id == id));
     match &operation.work {
-        Work::DeleteApp { app: id } => delete_app(control, facts, operation, *id),
+        Work::DeleteApp { .. } => match app {
+            // The planner ends what runs; `bury` settles this operation with the app's last row.
+            Some(_) => operations::step(control, operation.id, "ending instances"),
+            None => operations::succeed(control, operation.id, "deleted"),
+        },
         Work::CreateDatabase { .. } | Work::RotateDatabase { .. } | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
             Ok(())
         }
         Work::Image { .. } => {
-            workers.start(control, operation.id, deploy::image);
+            workers.start(control, operation.id, None, deploy::image);
             Ok(())
         }
         Work::Deploy { .. }
         | Work::Rollback { .. }
         | Work::Restart { .. }
         | Work::Scale { .. }
-        | Work::Run { .. } => {
-            let Some(app) = app else {
-                return vanish(control, operation);
-            };
-            if app.deleting {
-                return operations::set_state(control, operation.id, crate::apps::settle_for_deletion);
+        | Work::Run { .. } => match app {
+            None => vanish(control, operation),
+            Some(app) if app.deleting => {
+                operations::set_state(control, operation.id, crate::apps::settle_for_deletion)
             }
-            if app
-                .rollout
-                .as_ref()
-                .is_some_and(|rollout| rollout.operation == operation.id)
-            {
-                return Ok(());
-            }
-            of_app(control, workers, facts, operation, app, now)
-        }
+            Some(_) if moves => Ok(()),
+            Some(app) => of_app(control, workers, facts, operation, app, now),
+        },
     }
 }
 
@@ -96,9 +119,8 @@ fn of_app(
 ) -> Result<(), ControlError> {
     match &operation.work {
         Work::Deploy { .. } => match operation.release.and_then(|id| facts.releases.get(&id)) {
-            None if workers.is_busy(operation.id) => Ok(()),
             None => {
-                workers.start(control, operation.id, deploy::prepare);
+                workers.start(control, operation.id, None, deploy::prepare);
                 Ok(())
             }
             Some(release) => gate(control, facts, operation, app, release, now),
@@ -131,9 +153,7 @@ fn gate(
         jobs::Gate::Wait => Ok(()),
         jobs::Gate::Open => begin(control, operation, app, release.id, now),
         jobs::Gate::Shut(failure) => {
-            let serving = app
-                .serving
-                .and_then(|serving| facts.releases.get(&serving.release));
+            let serving = facts.serving(app);
             reject(control, operation, Some(release.id), failure, serving)
         }
     }
@@ -153,7 +173,8 @@ fn begin(
     operations::log_line(control, operation.id, "==> starting instances");
     control.write(|tx| {
         let mut found = tx.need::<App>(&app.id.to_string())?;
-        if found.row.rollout.is_some() || found.row.deleting {
+        let mine = tx.need::<Operation>(&operation.id.to_string())?.row;
+        if found.row.rollout.is_some() || found.row.deleting || mine.cancel || mine.state.is_settled() {
             return Ok(());
         }
         let epoch = tx.next_number(&format!("epoch:{}", app.id))?;
@@ -241,8 +262,13 @@ fn settle(
             return Ok(());
         }
         let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
+        let before = operation.row.state.clone();
         change(tx, &mut found.row, &mut operation.row, control.now_of(tx))?;
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        // What was told once as settled stays so.
+        if before.is_settled() {
+            operation.row.state = before;
+        }
         tx.update_status(&operation.row, Expect::Any)?;
         Ok(())
     })
@@ -261,8 +287,9 @@ pub(super) fn reject(
     }
     operations::log_line(control, operation.id, &format!("failed: {}", failure.message));
     control.write(|tx| {
-        if let Some(release) = release {
-            let mut found = tx.need::<Release>(&release.to_string())?;
+        if let Some(release) = release
+            && let Some(mut found) = tx.get::<Release>(&release.to_string())?
+        {
             if found.row.state == ReleaseState::Pending {
                 found.row.state = ReleaseState::Rejected {
                     why: failure.message.clone(),
@@ -271,6 +298,12 @@ pub(super) fn reject(
             }
         }
         let mut found = tx.need::<Operation>(&operation.id.to_string())?;
+        if found.row.state.is_settled() {
+            return Ok(());
+        }
+        if let Work::CreateDatabase { database } = &operation.work {
+            databases::unmake(tx, *database, &failure.message)?;
+        }
         found.row.state = match found.row.cancel {
             true => OperationState::Canceled {
                 at: control.now_of(tx),
@@ -297,7 +330,7 @@ fn give_up(
     } else {
         "it took longer than its deadline"
     };
-    let app = operations::app_of(&operation.work).and_then(|id| facts.apps.iter().find(|app| app.id == id));
+    let app = facts.app_of(operation);
     let failure = Failure {
         code: if operation.cancel { "canceled" } else { "deadline" }.to_owned(),
         message: format!("{why}, at the step: {}", operation.step),
@@ -321,9 +354,7 @@ fn give_up(
             come_back(control, app, &failure)
         }
         Some(_) | None => {
-            let serving = app
-                .and_then(|app| app.serving)
-                .and_then(|serving| facts.releases.get(&serving.release));
+            let serving = app.and_then(|app| facts.serving(app));
             reject(control, operation, operation.release, failure, serving)
         }
     }
@@ -341,18 +372,18 @@ fn vanish(control: &Control, operation: &Operation) -> Result<(), ControlError> 
 
 /// Done when each service has its number of ready instances.
 fn scaled(control: &Control, facts: &Facts, operation: &Operation, app: &App) -> Result<(), ControlError> {
-    let Some(release) = app
-        .serving
-        .and_then(|serving| facts.releases.get(&serving.release))
-    else {
+    let Some(release) = facts.serving(app) else {
         return vanish(control, operation);
     };
     for (name, service) in &release.services {
         let wanted = usize::from(*app.scale.get(name).unwrap_or(&service.count));
-        let mine = facts.instances.iter().filter(|instance| match &instance.purpose {
-            Purpose::Service { app: of, service, .. } => *of == app.id && service == name,
-            Purpose::Job { .. } | Purpose::Database { .. } => false,
-        });
+        let mine = facts
+            .of_app(app.id)
+            .iter()
+            .filter(|instance| match &instance.purpose {
+                Purpose::Service { service, .. } => service == name,
+                Purpose::Job { .. } | Purpose::Database { .. } => false,
+            });
         let (mut ready, mut live) = (0, 0);
         for instance in mine {
             live += usize::from(instance.condition.is_live());
@@ -368,43 +399,27 @@ fn scaled(control: &Control, facts: &Facts, operation: &Operation, app: &App) ->
     operations::succeed(control, operation.id, "scaled")
 }
 
-/// Done when nothing of the app lives any more; then its rows go, in the transaction that settles the operation.
-fn delete_app(
-    control: &Control,
-    facts: &Facts,
-    operation: &Operation,
-    id: AppId,
-) -> Result<(), ControlError> {
-    let Some(app) = facts.apps.iter().find(|app| app.id == id) else {
-        return operations::succeed(control, operation.id, "deleted");
-    };
-    if let Some(rollout) = &app.rollout {
-        if rollout.operation != operation.id {
-            let failure = Failure {
-                code: "canceled".to_owned(),
-                message: "the app is being deleted".to_owned(),
-                next_step: "none: it will be gone".to_owned(),
-                log_tail: Vec::new(),
-            };
-            come_back(control, app, &failure)?;
-        }
-        return Ok(());
-    }
-    if orphans::live(&facts.instances).any(|instance| instance.purpose.app() == Some(id)) {
-        return operations::step(control, operation.id, "ending instances").map(drop);
-    }
+/// Nothing of a deleted app lives any more: its rows go, in the transaction that settles its last operations.
+pub(super) fn bury(control: &Control, app: &App) -> Result<(), ControlError> {
     control.write(|tx| {
-        for other in crate::operations::unsettled_of(tx, app)? {
-            let mut other = tx.need::<Operation>(&other.id.to_string())?;
-            let now = control.now_of(tx);
-            if other.row.id == operation.id {
-                other.row.state = OperationState::Succeeded { at: now };
-                other.row.outcome = Some("deleted".to_owned());
-            } else {
-                crate::apps::settle_for_deletion(&mut other.row, now);
-            }
-            tx.update_status(&other.row, Expect::Any)?;
+        let Some(found) = tx.get::<App>(&app.id.to_string())? else {
+            return Ok(());
+        };
+        let rows = tx.list::<Instance>(&app.id.to_string())?;
+        if rows.iter().any(|row| row.row.condition.is_live()) {
+            return Ok(());
         }
-        crate::apps::forget(tx, app)
+        let now = control.now_of(tx);
+        for mut operation in operations::unsettled_of(tx, &found.row)? {
+            if let Work::DeleteApp { .. } = operation.work {
+                operation.state = OperationState::Succeeded { at: now };
+                "done".clone_into(&mut operation.step);
+                operation.outcome = Some("deleted".to_owned());
+            } else {
+                crate::apps::settle_for_deletion(&mut operation, now);
+            }
+            tx.update_status(&operation, Expect::Any)?;
+        }
+        crate::apps::forget(tx, &found.row)
     })
 }

@@ -1,13 +1,16 @@
 //! Publishes names and routes when they changed, and asks the edge who is still busy.
 //!
-//! Invariant: an instance counts as idle only after the edge obeys a table without it.
+//! Invariants: an instance counts as idle only after the edge obeys a table without it; what is not known (an app whose
+//! decision could not be stored, before anything was published) is never published as empty.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{AppId, Condition, Instance, InstanceId, Purpose};
+use model::{AppId, Condition, InstanceId, Purpose};
 
+use super::Facts;
+use super::apps::Routed;
+use crate::Control;
 use crate::routes::{self, RouteTable};
-use crate::{Control, ControlError};
 
 /// What was last published.
 #[derive(Default)]
@@ -15,55 +18,36 @@ pub(crate) struct Published {
     table: Option<RouteTable>,
     edge: u64,
     names: Option<Vec<engine::NetworkNames>>,
+    routed: BTreeMap<AppId, Routed>,
 }
 
 impl Published {
-    /// Instances of an app that the edge sends requests to.
-    pub(crate) fn routed_of(&self, app: AppId) -> BTreeSet<InstanceId> {
-        let prefix = format!("{app}/");
-        let services = self.table.iter().flat_map(|table| &table.services);
-        let mine = services.filter(|service| service.id.starts_with(&prefix));
-        mine.flat_map(|service| service.targets.iter().map(|target| target.id))
-            .collect()
-    }
-
     fn is_routed(&self, id: InstanceId) -> bool {
         let mut services = self.table.iter().flat_map(|table| &table.services);
         services.any(|service| service.targets.iter().any(|target| target.id == id))
     }
 
-    /// Publishes what is true now.
-    pub(crate) fn publish(
-        &mut self,
-        control: &Control,
-        routed: &BTreeSet<InstanceId>,
-    ) -> Result<(), ControlError> {
-        let (apps, releases, databases, instances) = control.read(|tx| {
-            Ok((
-                tx.list_all::<model::App>()?
-                    .into_iter()
-                    .map(|v| v.row)
-                    .collect::<Vec<_>>(),
-                tx.list_all::<model::Release>()?
-                    .into_iter()
-                    .map(|v| (v.row.id, v.row))
-                    .collect(),
-                tx.list_all::<model::Database>()?
-                    .into_iter()
-                    .map(|v| v.row)
-                    .collect::<Vec<_>>(),
-                tx.list_all::<Instance>()?
-                    .into_iter()
-                    .map(|v| v.row)
-                    .collect::<Vec<_>>(),
-            ))
-        })?;
-        let names = routes::names(&apps, &databases, &instances);
-        if self.names.as_ref() != Some(&names) {
-            control.engine.publish_names(&names)?;
-            self.names = Some(names);
+    /// Publishes what is true now. Apps without an answer of this look keep what they had.
+    pub(super) fn publish(&mut self, control: &Control, facts: &Facts, mut routed: BTreeMap<AppId, Routed>) {
+        for app in facts.apps.values().filter(|app| app.serving.is_some()) {
+            if !routed.contains_key(&app.id) {
+                match self.routed.get(&app.id) {
+                    Some(last) => drop(routed.insert(app.id, last.clone())),
+                    // The edge and the names serve what they had before our start.
+                    None if self.table.is_none() => return,
+                    None => {}
+                }
+            }
         }
-        let table = routes::table(&control.settings.domain, &apps, &releases, &instances, routed);
+        self.routed = routed;
+        let names = routes::names(facts, &self.routed);
+        if self.names.as_ref() != Some(&names) {
+            match control.engine.publish_names(&names) {
+                Ok(()) => self.names = Some(names),
+                Err(cause) => tracing::warn!(%cause, "the names were not published; they are offered again"),
+            }
+        }
+        let table = routes::table(&control.settings.domain, facts, &self.routed);
         let edge = control.edge.generation();
         if self.table.as_ref() != Some(&table) || self.edge != edge {
             match control.edge.publish(&table) {
@@ -76,13 +60,12 @@ impl Published {
                 Err(why) => tracing::warn!(why, "the edge did not take the routes"),
             }
         }
-        Ok(())
     }
 
     /// Draining instances that have nothing left to do.
-    pub(crate) fn idle(&self, control: &Control, instances: &[Instance]) -> BTreeSet<InstanceId> {
+    pub(super) fn idle(&self, control: &Control, facts: &Facts) -> BTreeSet<InstanceId> {
         let mut draining: Vec<InstanceId> = Vec::new();
-        for instance in instances {
+        for instance in facts.instances.values() {
             let Purpose::Service { .. } = instance.purpose else {
                 continue;
             };
@@ -98,7 +81,8 @@ impl Published {
                 | Condition::Exited { .. } => {}
             }
         }
-        if draining.is_empty() {
+        // Another edge than the one that was told may obey an older table.
+        if draining.is_empty() || control.edge.generation() != self.edge {
             return BTreeSet::new();
         }
         match control.edge.busy(&draining) {

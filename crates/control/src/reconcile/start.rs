@@ -9,74 +9,98 @@ use engine::{EngineError, Workload};
 use model::{App, Condition, Database, Exit, Instance, Purpose, Release, Timestamp};
 use store::{Expect, ReadTx};
 
+use super::Facts;
 use super::databases::volume_of;
 use crate::{Control, ControlError};
 
 /// Starts at once: more would only wait for the same kernel locks.
 const AT_ONCE: usize = 4;
 
-pub(super) fn pending(control: &Control, now: Timestamp) -> Result<(), ControlError> {
+/// Starts in one look: what is more waits for the next, so that crashes and drains are noticed meanwhile.
+const IN_ONE_LOOK: usize = 32;
+
+pub(super) fn pending(control: &Control, facts: &Facts, now: Timestamp) -> Result<(), ControlError> {
+    let is_waiting =
+        |row: &&Instance| matches!(row.condition, Condition::Starting { .. }) && row.address.is_none();
+    let rows: Vec<&Instance> = facts.instances.values().filter(is_waiting).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    if rows.len() > IN_ONE_LOOK {
+        control.bell.ring();
+    }
     let waiting = control.read(|tx| {
-        let mut waiting = Vec::new();
-        for found in tx.list_all::<Instance>()? {
-            if let Condition::Starting { .. } = found.row.condition
-                && found.row.address.is_none()
-            {
-                let workload = workload(control, tx, &found.row);
-                waiting.push((found.row, workload));
-            }
-        }
-        Ok(waiting)
+        let first = rows.iter().take(IN_ONE_LOOK);
+        Ok(first
+            .map(|row| (row.id, workload(control, tx, row)))
+            .collect::<Vec<_>>())
     })?;
+    let mut ends = Vec::new();
     for batch in waiting.chunks(AT_ONCE) {
         let (send, results) = mpsc::channel();
         std::thread::scope(|scope| {
-            for (instance, workload) in batch {
+            for (id, workload) in batch {
                 let send = send.clone();
-                scope.spawn(move || {
-                    let result = match workload {
-                        Ok(workload) => control.engine.ensure(workload).map_err(ControlError::from),
-                        Err(cause) => Err(ControlError::State {
-                            message: crate::operations::failure_of(cause, Vec::new()).message,
-                            next_step: cause.next(),
-                        }),
-                    };
-                    drop(send.send((instance.id, result)));
-                });
+                scope.spawn(move || drop(send.send((*id, begin(control, workload)))));
             }
             drop(send);
         });
-        for (id, result) in results {
-            let change = match result {
-                Ok(address) => Ok(address),
-                Err(ControlError::Engine(EngineError::NotStarted { why, .. })) => Err(why),
-                Err(cause @ ControlError::State { .. }) => Err(cause.to_string()),
-                Err(ControlError::Engine(
-                    cause @ (EngineError::Image { .. } | EngineError::Volume { .. }),
-                )) => Err(cause.to_string()),
-                // The host may be short of something for a moment: tried again until the row counts as lost.
-                Err(cause) => {
-                    tracing::warn!(instance = %id, %cause, "could not start it yet");
-                    continue;
+        ends.extend(results);
+    }
+    control.write(|tx| {
+        for (id, end) in ends {
+            let mut found = tx.need::<Instance>(&id.to_string())?;
+            match end {
+                Begun::Runs(address) => found.row.address = Some(address),
+                Begun::Never(why) => {
+                    found.row.condition = Condition::Exited {
+                        at: now,
+                        exit: Exit::NeverStarted { why },
+                    };
                 }
-            };
-            control.write(|tx| {
-                let mut found = tx.need::<Instance>(&id.to_string())?;
-                match change {
-                    Ok(address) => found.row.address = Some(address),
-                    Err(why) => {
-                        found.row.condition = Condition::Exited {
-                            at: now,
-                            exit: Exit::NeverStarted { why },
-                        };
-                    }
-                }
-                tx.update_status(&found.row, Expect::Any)?;
-                Ok(())
-            })?;
+                Begun::NotYet => continue,
+            }
+            tx.update_status(&found.row, Expect::Any)?;
+        }
+        Ok(())
+    })
+}
+
+/// What came of a start.
+enum Begun {
+    Runs(std::net::Ipv4Addr),
+    Never(String),
+    /// The host may be short of something for a moment: tried again until the row counts as lost.
+    NotYet,
+}
+
+fn begin(control: &Control, workload: &Result<Workload, ControlError>) -> Begun {
+    let workload = match workload {
+        Ok(workload) => workload,
+        // The store did not answer: that says nothing about the release.
+        Err(cause @ ControlError::Store(_)) => {
+            tracing::warn!(%cause, "could not read what to start");
+            return Begun::NotYet;
+        }
+        Err(cause) => return Begun::Never(crate::operations::failure_of(cause, Vec::new()).message),
+    };
+    match control.engine.ensure(workload) {
+        Ok(address) => Begun::Runs(address),
+        Err(EngineError::NotStarted { why, .. }) => Begun::Never(why),
+        Err(
+            cause @ (EngineError::Image { .. } | EngineError::Volume { .. } | EngineError::Unsupported(_)),
+        ) => Begun::Never(cause.to_string()),
+        Err(
+            cause @ (EngineError::NotRunning(_)
+            | EngineError::Source(_)
+            | EngineError::Step { .. }
+            | EngineError::Full(_)
+            | EngineError::Host { .. }),
+        ) => {
+            tracing::warn!(instance = %workload.id, %cause, "could not start it yet");
+            Begun::NotYet
         }
     }
-    Ok(())
 }
 
 fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workload, ControlError> {
@@ -88,6 +112,9 @@ fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workl
         }
         Purpose::Database { database } => {
             let row = tx.need::<Database>(&database.to_string())?.row;
+            if !super::databases::is_wanted(&row) {
+                return Err(crate::authorize::missing("database", row.name.as_str()));
+            }
             let (Some(image), Some(version)) = (&row.image, &row.version) else {
                 return Err(crate::authorize::missing("image", "of the database"));
             };

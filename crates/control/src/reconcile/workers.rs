@@ -1,11 +1,15 @@
 //! Long work beside the reconciler: one worker an operation, builds at most one per core.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use model::{InstanceId, OperationId};
+use model::{DatabaseId, InstanceId, Operation, OperationId};
 
 use crate::{Control, ControlError, operations};
+
+/// How often a waiting worker looks whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The workers of this process. They report through the store only; after a crash the operation is found
 /// unsettled and its work begins again, so all of it is idempotent.
@@ -23,8 +27,9 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    busy: BTreeSet<OperationId>,
-    places: BTreeSet<InstanceId>,
+    /// Work under way, and the database it is about.
+    busy: BTreeMap<OperationId, Option<DatabaseId>>,
+    places: BTreeMap<InstanceId, OperationId>,
     building: usize,
 }
 
@@ -53,18 +58,35 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Waits for a place among the builds.
-    pub(crate) fn build_slot(&self) -> BuildSlot {
-        let state = self.shared.state();
-        let full = |state: &mut State| state.building >= self.builds;
-        let mut state = self
-            .shared
-            .freed
-            .wait_while(state, full)
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Waits for a place among the builds, as long as the operation is not given up.
+    pub(crate) fn build_slot(&self) -> Result<BuildSlot, ControlError> {
+        let mut state = self.shared.state();
+        while state.building >= self.builds {
+            let (waited, _) = self
+                .shared
+                .freed
+                .wait_timeout(state, LOOK_EVERY)
+                .unwrap_or_else(PoisonError::into_inner);
+            drop(waited);
+            self.still_wanted()?;
+            state = self.shared.state();
+        }
         state.building += 1;
         drop(state);
-        BuildSlot(Arc::clone(&self.shared))
+        Ok(BuildSlot(Arc::clone(&self.shared)))
+    }
+
+    /// Refuses to go on once the operation is settled or is to be given up.
+    pub(crate) fn still_wanted(&self) -> Result<(), ControlError> {
+        let id = self.operation.to_string();
+        let row = self.control.read(|tx| Ok(tx.need::<Operation>(&id)?.row))?;
+        if row.cancel || row.state.is_settled() {
+            return Err(ControlError::State {
+                message: "given up".to_owned(),
+                next_step: "try again".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// The right to make a template: two workers must not make the same one at once.
@@ -75,12 +97,12 @@ impl Job {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a short-lived instance of this worker. It is owned as long as the process lives; what a crash
-    /// leaves is an orphan and goes like any other.
+    /// A place for a short-lived instance of this worker. It is owned as long as the worker is at work; what that or a
+    /// crash leaves is an orphan and goes like any other.
     pub(crate) fn place(&self, network: &str) -> Result<databases::Place, ControlError> {
         let id = InstanceId::fresh();
         let uid_range = self.control.write(crate::workload::uid_range)?;
-        self.shared.state().places.insert(id);
+        self.shared.state().places.insert(id, self.operation);
         Ok(databases::Place {
             id,
             uid_range,
@@ -97,15 +119,22 @@ impl Workers {
         }
     }
 
-    /// Starts the work of an operation unless it is under way. An error or a panic of it settles the operation.
+    /// Starts the work of an operation unless it is under way, or work on the same database is (of an operation that was
+    /// given up and has not noticed). An error or a panic of it settles the operation.
     pub(crate) fn start(
         &self,
         control: &Arc<Control>,
         operation: OperationId,
+        database: Option<DatabaseId>,
         work: impl FnOnce(&Job) -> Result<(), ControlError> + Send + 'static,
     ) {
-        if !self.shared.state().busy.insert(operation) {
-            return;
+        {
+            let mut state = self.shared.state();
+            let is_shared = |other: &Option<DatabaseId>| other.is_some() && *other == database;
+            if state.busy.contains_key(&operation) || state.busy.values().any(is_shared) {
+                return;
+            }
+            state.busy.insert(operation, database);
         }
         let job = Job {
             control: Arc::clone(control),
@@ -131,10 +160,16 @@ impl Workers {
             if let Some(failure) = failed {
                 tracing::warn!(%operation, code = failure.code, message = failure.message, "an operation failed");
                 if let Err(cause) = operations::fail(&job.control, operation, &failure) {
-                    tracing::error!(%operation, %cause, "could not settle an operation; its deadline will");
+                    tracing::error!(%operation, %cause, "could not settle an operation; it is tried again");
+                    // The store does not take anything: trying at once would only heat the processor.
+                    std::thread::sleep(LOOK_EVERY);
                 }
             }
-            job.shared.state().busy.remove(&operation);
+            {
+                let mut state = job.shared.state();
+                state.places.retain(|_, of| *of != operation);
+                state.busy.remove(&operation);
+            }
             job.control.bell.ring();
         };
         let named = std::thread::Builder::new().name("worker".to_owned()).spawn(run);
@@ -146,11 +181,6 @@ impl Workers {
 
     /// Short-lived instances that workers own.
     pub(crate) fn places(&self) -> BTreeSet<InstanceId> {
-        self.shared.state().places.clone()
-    }
-
-    /// Whether an operation's work is under way in this process.
-    pub(crate) fn is_busy(&self, operation: OperationId) -> bool {
-        self.shared.state().busy.contains(&operation)
+        self.shared.state().places.keys().copied().collect()
     }
 }

@@ -24,13 +24,13 @@ pub fn deploy(
     source: &Source,
     manifest: Option<&str>,
 ) -> Result<Accepted, ControlError> {
-    if let Some(text) = manifest {
-        check_manifest(text)?;
-    }
     control.mutate(actor, "release.create", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
         let app = scope.app(tx, name)?;
         refuse_deleting(&app.row)?;
+        if let Some(text) = manifest {
+            check_manifest(text)?;
+        }
         match source {
             Source::Upload { upload } => {
                 let found = tx.get::<store::rows::Upload>(&upload.to_string())?;
@@ -184,15 +184,9 @@ pub fn run(
     name: &str,
     command: &[String],
 ) -> Result<Accepted, ControlError> {
-    let hostile = |part: &String| part.contains('\0') || part.len() > crate::apps::ENV_VALUE_MAX;
-    if command.is_empty() || command[0].is_empty() || command.len() > 1000 || command.iter().any(hostile) {
-        return Err(ControlError::invalid(
-            "/command",
-            "a program and its arguments, without NUL",
-        ));
-    }
     control.mutate(actor, "app.run", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
+        check_command(command)?;
         let app = scope.app(tx, name)?;
         refuse_deleting(&app.row)?;
         need_serving(&app.row)?;
@@ -202,6 +196,17 @@ pub fn run(
         };
         operations::accept(control, tx, actor, Some(&scope), work)
     })
+}
+
+fn check_command(command: &[String]) -> Result<(), ControlError> {
+    let hostile = |part: &String| part.contains('\0') || part.len() > crate::apps::ENV_VALUE_MAX;
+    if command.is_empty() || command[0].is_empty() || command.len() > 1000 || command.iter().any(hostile) {
+        return Err(ControlError::invalid(
+            "/command",
+            "a program and its arguments, without NUL",
+        ));
+    }
+    Ok(())
 }
 
 fn need_serving(app: &App) -> Result<(), ControlError> {
@@ -264,23 +269,22 @@ pub fn enter(
     instance: Option<&str>,
     exec: &engine::Exec,
 ) -> Result<engine::ExecStreams, ControlError> {
-    if exec.argv.is_empty() || exec.argv.iter().any(|part| part.contains('\0')) {
-        return Err(ControlError::invalid(
-            "/command",
-            "a program and its arguments, without NUL",
-        ));
-    }
     let found = control.mutate(actor, "instance.exec", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
+        check_command(&exec.argv)?;
         let app = scope.app(tx, name)?;
-        let mut live = tx
+        let mut live: Vec<Instance> = tx
             .list::<Instance>(&app.row.id.to_string())?
             .into_iter()
             .map(|found| found.row)
-            .filter(|found| found.condition.is_live());
+            .filter(|found| found.condition.is_live())
+            .collect();
+        // Without a wish, one that is fit: a starting one may not be there yet, a draining one ends soon.
+        live.sort_by_key(|found| !matches!(found.condition, model::Condition::Ready { .. }));
+        let mut live = live.into_iter();
         let found = match instance {
             Some(wanted) => live.find(|found| found.id.to_string() == wanted),
-            None => live.find(|found| found.condition.is_live()),
+            None => live.next(),
         };
         found.ok_or_else(|| authorize::missing("instance", instance.unwrap_or("(any)")))
     })?;

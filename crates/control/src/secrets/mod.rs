@@ -71,15 +71,23 @@ pub fn set(
     key: &EnvKey,
     value: &Secret,
 ) -> Result<(SecretView, Option<Accepted>), ControlError> {
-    let bytes = value.expose();
-    if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
-        let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");
-        return Err(ControlError::invalid("/value", message));
-    }
-    write_version(control, actor, path, app, key, "secret.set", |tenant, version| {
-        let sealed = control.sealer.seal(tenant, key.as_str(), version, value);
-        Ok(sealed.map_err(store::StoreError::from)?.0)
-    })
+    write_version(
+        control,
+        actor,
+        path,
+        app,
+        key,
+        "secret.set",
+        |tenant, version, _| {
+            let bytes = value.expose();
+            if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
+                let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");
+                return Err(ControlError::invalid("/value", message));
+            }
+            let sealed = control.sealer.seal(tenant, key.as_str(), version, value);
+            Ok(sealed.map_err(store::StoreError::from)?.0)
+        },
+    )
 }
 
 /// Removes a secret: a version without content, so that a rollback to an earlier release still has its own.
@@ -93,18 +101,16 @@ pub fn unset(
     app: &str,
     key: &EnvKey,
 ) -> Result<Option<Accepted>, ControlError> {
-    let known = list(control, actor, path, app)?;
-    if !known.iter().any(|secret| secret.key == *key) {
-        return Err(authorize::missing("secret", key.as_str()));
-    }
-    Ok(
-        write_version(control, actor, path, app, key, "secret.unset", |_, _| {
-            Ok(Vec::new())
-        })?
-        .1,
-    )
+    let done = write_version(control, actor, path, app, key, "secret.unset", |_, _, known| {
+        if known {
+            return Ok(Vec::new());
+        }
+        Err(authorize::missing("secret", key.as_str()))
+    });
+    Ok(done?.1)
 }
 
+/// `seal` gets the tenant, the new version, and whether there is a value now.
 fn write_version(
     control: &Control,
     actor: &Actor,
@@ -112,7 +118,7 @@ fn write_version(
     app: &str,
     key: &EnvKey,
     what: &'static str,
-    seal: impl Fn(&str, u64) -> Result<Vec<u8>, ControlError> + Send + Sync,
+    seal: impl Fn(&str, u64, bool) -> Result<Vec<u8>, ControlError>,
 ) -> Result<(SecretView, Option<Accepted>), ControlError> {
     control.mutate(actor, what, &format!("{app}/{key}"), |tx| {
         let scope: Scope = authorize::environment(tx, actor, Action::Configure, path)?;
@@ -121,7 +127,9 @@ fn write_version(
         let tenant = app.id.to_string();
         let version = tx.next_number(&format!("secret:{tenant}:{key}"))?;
         let at = control.now_of(tx);
-        let sealed = seal(&tenant, version)?;
+        let newest = newest(tx, &app)?;
+        let is_set = newest.iter().any(|row| row.key == *key && !row.sealed.is_empty());
+        let sealed = seal(&tenant, version, is_set)?;
         let row = SecretVersion {
             id: SecretId::fresh(),
             app: app.id,

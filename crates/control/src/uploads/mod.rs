@@ -31,26 +31,27 @@ pub fn receive(
     path: &EnvPath,
     body: &mut dyn Read,
 ) -> Result<Versioned<Upload>, ControlError> {
-    let scope = control.read(|tx| authorize::environment(tx, actor, Action::Deploy, path))?;
     let id = UploadId::fresh();
+    let name = id.to_string();
+    let allowed = control.read(|tx| authorize::environment(tx, actor, Action::Deploy, path));
+    control.audited(actor, "upload.create", &name, allowed)?;
     let target = path_of(control, id);
-    let result = keep(&target, body, control.settings.upload_bytes);
-    let (bytes, sha256) = match result {
-        Ok(Some(kept)) => kept,
+    let kept = match keep(&target, body, control.settings.upload_bytes) {
+        Ok(Some(kept)) => Ok(kept),
         Ok(None) => {
-            drop(fs::remove_file(&target));
             let limit = model::Bytes::new(control.settings.upload_bytes);
-            return Err(ControlError::invalid(
+            Err(ControlError::invalid(
                 "/",
                 format!("larger than {limit}; ignore what is not needed (.gitignore)"),
-            ));
+            ))
         }
-        Err(cause) => {
-            drop(fs::remove_file(&target));
-            return Err(file_error("could not keep the upload", cause));
-        }
+        Err(cause) => Err(file_error("could not keep the upload", cause)),
     };
-    control.mutate(actor, "upload.create", &id.to_string(), |tx| {
+    let kept = kept.inspect_err(|_| drop(fs::remove_file(&target)));
+    let (bytes, sha256) = control.audited(actor, "upload.create", &name, kept)?;
+    let stored = control.mutate(actor, "upload.create", &name, |tx| {
+        // Looked up again: the token may have been revoked, or the environment gone, while the body came.
+        let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
         let row = Upload {
             id,
             environment: scope.environment.id,
@@ -59,8 +60,9 @@ pub fn receive(
             created_at: control.now_of(tx),
         };
         tx.insert(&row)?;
-        Ok(tx.need::<Upload>(&id.to_string())?)
-    })
+        Ok(tx.need::<Upload>(&name)?)
+    });
+    stored.inspect_err(|_| drop(fs::remove_file(&target)))
 }
 
 fn keep(target: &PathBuf, body: &mut dyn Read, limit: u64) -> std::io::Result<Option<(u64, String)>> {

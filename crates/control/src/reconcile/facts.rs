@@ -1,0 +1,149 @@
+//! What the store says, as one look sees it.
+//!
+//! Lives here: reading it whole, and bringing it up to date from the revision log when little changed.
+//! Does not live here: what the engine and the edge say (`observe`, `publish`).
+//! Invariant: a bringing up to date gives what a whole reading would give; now and then one is made anyway, because it
+//! also proves that nothing is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{
+    App, AppId, Database, DatabaseId, Instance, InstanceId, Operation, OperationId, Release, ReleaseId,
+};
+use store::{Change, Op, ReadTx, Row, StoreError};
+
+use crate::{Control, ControlError, operations};
+
+/// More changes than this are read as the whole.
+const FEW: u64 = 500;
+
+/// Desired and observed state as of one revision.
+#[derive(Default)]
+pub(crate) struct Facts {
+    rev: u64,
+    pub(crate) apps: BTreeMap<AppId, App>,
+    pub(crate) releases: BTreeMap<ReleaseId, Release>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    by_app: BTreeMap<AppId, Vec<Instance>>,
+    pub(crate) databases: BTreeMap<DatabaseId, Database>,
+    /// Those that are not settled, in the order in which they were accepted.
+    pub(crate) operations: BTreeMap<OperationId, Operation>,
+    /// Instances without a request under way that the edge no longer knows.
+    pub(crate) idle: BTreeSet<InstanceId>,
+}
+
+impl Facts {
+    /// Everything, from one snapshot.
+    pub(super) fn read(control: &Control) -> Result<Self, ControlError> {
+        control.read(|tx| Self::whole(tx))
+    }
+
+    /// The same as of now. Costs nothing when nothing changed.
+    pub(super) fn refresh(&mut self, control: &Control) -> Result<(), ControlError> {
+        if control.store.rev() == self.rev {
+            return Ok(());
+        }
+        control.read(|tx| {
+            let end = tx.rev()?;
+            let few = (self.rev > 0 && end.saturating_sub(self.rev) <= FEW)
+                .then(|| tx.changes_since(self.rev, usize::try_from(FEW).unwrap_or(usize::MAX)));
+            match few {
+                Some(Ok(changes)) => {
+                    for change in &changes {
+                        self.apply(change)?;
+                    }
+                    if changes.iter().any(|change| change.kind == Instance::KIND) {
+                        self.sort_by_app();
+                    }
+                    self.rev = end;
+                }
+                None | Some(Err(StoreError::Compacted { .. })) => {
+                    let idle = std::mem::take(&mut self.idle);
+                    *self = Self::whole(tx)?;
+                    self.idle = idle;
+                }
+                Some(Err(cause)) => return Err(cause.into()),
+            }
+            Ok(())
+        })
+    }
+
+    fn whole(tx: &ReadTx) -> Result<Self, ControlError> {
+        let mut facts = Self {
+            rev: tx.rev()?,
+            apps: all::<App, _>(tx, |app| app.id)?,
+            releases: all::<Release, _>(tx, |release| release.id)?,
+            instances: all::<Instance, _>(tx, |instance| instance.id)?,
+            databases: all::<Database, _>(tx, |database| database.id)?,
+            operations: all::<Operation, _>(tx, |operation| operation.id)?,
+            ..Self::default()
+        };
+        facts
+            .operations
+            .retain(|_, operation| !operation.state.is_settled());
+        facts.sort_by_app();
+        Ok(facts)
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), ControlError> {
+        match change.kind.as_str() {
+            App::KIND => put(&mut self.apps, change, |app: &App| app.id),
+            Release::KIND => put(&mut self.releases, change, |release: &Release| release.id),
+            Instance::KIND => put(&mut self.instances, change, |instance: &Instance| instance.id),
+            Database::KIND => put(&mut self.databases, change, |database: &Database| database.id),
+            Operation::KIND => {
+                put(&mut self.operations, change, |operation: &Operation| operation.id)?;
+                self.operations
+                    .retain(|_, operation| !operation.state.is_settled());
+                Ok(())
+            }
+            // Kinds that no reconciler looks at: people, secrets, uploads.
+            _ => Ok(()),
+        }
+    }
+
+    fn sort_by_app(&mut self) {
+        self.by_app.clear();
+        for instance in self.instances.values() {
+            if let Some(app) = instance.purpose.app() {
+                self.by_app.entry(app).or_default().push(instance.clone());
+            }
+        }
+    }
+
+    /// Instances of an app, its jobs' included.
+    pub(crate) fn of_app(&self, app: AppId) -> &[Instance] {
+        self.by_app.get(&app).map_or(&[], Vec::as_slice)
+    }
+
+    /// The app an operation works on, while it is there.
+    pub(super) fn app_of(&self, operation: &Operation) -> Option<&App> {
+        operations::app_of(&operation.work).and_then(|id| self.apps.get(&id))
+    }
+
+    /// The release an app serves.
+    pub(super) fn serving(&self, app: &App) -> Option<&Release> {
+        app.serving
+            .and_then(|serving| self.releases.get(&serving.release))
+    }
+}
+
+fn all<R: Row, I: Ord>(tx: &ReadTx, id: impl Fn(&R) -> I) -> Result<BTreeMap<I, R>, ControlError> {
+    let rows = tx.list_all::<R>()?.into_iter().map(|found| found.row);
+    Ok(rows.map(|row| (id(&row), row)).collect())
+}
+
+fn put<R: Row, I: Ord>(
+    rows: &mut BTreeMap<I, R>,
+    change: &Change,
+    id: impl Fn(&R) -> I,
+) -> Result<(), ControlError> {
+    let Some(row) = change.row::<R>().transpose()? else {
+        return Ok(());
+    };
+    match change.op {
+        Op::Insert | Op::Update | Op::Status => drop(rows.insert(id(&row), row)),
+        Op::Delete => drop(rows.remove(&id(&row))),
+    }
+    Ok(())
+}
