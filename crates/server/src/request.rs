@@ -13,6 +13,7 @@ use model::{Action, Actor, RequestId};
 use crate::answer::{self, Outgoing, Reply};
 use crate::call::{Call, check_query};
 use crate::listen::Peer;
+use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::route::{self, Found, Handler};
 use crate::{Shared, body, exec, idempotency, upload};
@@ -101,10 +102,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
+    guarded(&shared.metrics, work).await
+}
+
+async fn guarded<T: Send + 'static>(
+    metrics: &Metrics,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(cause) => {
-            shared.metrics.count_panic();
+            metrics.count_panic();
             Err(Refusal::internal(format!("a panic: {cause}")))
         }
     }
@@ -265,3 +273,24 @@ fn parse_query(query: &str) -> Result<Vec<(String, String)>, Refusal> {
 
 /// What does an endpoint, for [`idempotency`].
 pub(crate) type Act = fn(&Call) -> Result<Reply, Refusal>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// N80: a panic is a 500 of that request, counted as a defect; its text stays inside.
+    #[tokio::test]
+    async fn a_panic_costs_one_request() {
+        let metrics = crate::metrics::Metrics::default();
+        let refusal = guarded(&metrics, || -> Result<(), Refusal> { panic!("with a secret") })
+            .await
+            .expect_err("a panic");
+        assert_eq!(refusal.status(), 500);
+        assert!(
+            !serde_json::to_string(&refusal.problem("req_1"))
+                .expect("JSON")
+                .contains("secret")
+        );
+        assert!(metrics.text().contains("stoa_api_panics_total 1"));
+    }
+}

@@ -1,0 +1,756 @@
+//! The API over real sockets, with a real store and the simulated engine.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use api::{CreateApp, CreateRelease, CreateToken, OperationState, PatchEnv, PutScale, ReleaseSource, Role};
+use client::{Address, Client, Next, Place};
+use control::routes::{EdgeLink, RouteTable};
+use control::{Bell, Control, Settings};
+use model::InstanceId;
+use serde_json::{Value, json};
+
+struct NoEdge;
+impl EdgeLink for NoEdge {
+    fn publish(&self, _: &RouteTable) -> Result<(), String> {
+        Ok(())
+    }
+    fn busy(&self, _: &[InstanceId]) -> Result<BTreeSet<InstanceId>, String> {
+        Ok(BTreeSet::new())
+    }
+    fn generation(&self) -> u64 {
+        1
+    }
+}
+
+/// A whole server below a directory of its own.
+struct World {
+    running: Option<server::Running>,
+    control: Arc<Control>,
+    address: SocketAddr,
+    dir: tempfile::TempDir,
+    stop: Arc<AtomicBool>,
+    reconciler: Option<std::thread::JoinHandle<()>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = dir.path().join("run");
+        std::fs::create_dir_all(&run).expect("run");
+        let store_path = dir.path().join("store.db");
+        let master =
+            store::MasterKey::load_or_create(&dir.path().join("master.key"), &store_path).expect("a key");
+        let now = store::Now {
+            wall_ms: model::Timestamp::now().as_ms(),
+            mono_ms: 0,
+        };
+        let control = Arc::new(Control {
+            store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
+            engine: Arc::new(engine::simulated::Simulated::new()),
+            edge: Arc::new(NoEdge),
+            sealer: store::Sealer::new(&master),
+            settings: Settings::new(dir.path().to_owned()),
+            bell: Bell::default(),
+        });
+        control::people::found(&control).expect("founded");
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = tcp.local_addr().expect("an address");
+        let local = UnixListener::bind(dir.path().join(api::LOCAL_SOCKET)).expect("a socket");
+        let about = server::About {
+            version: "test".to_owned(),
+            listeners: [("api".to_owned(), address.to_string())].into(),
+        };
+        let running = server::start(tcp, local, Arc::clone(&control), about).expect("started");
+        Self {
+            running: Some(running),
+            control,
+            address,
+            dir,
+            stop: Arc::default(),
+            reconciler: None,
+        }
+    }
+
+    /// With reconcilers that bring things about.
+    fn alive() -> Self {
+        let mut world = Self::new();
+        let (control, stop) = (Arc::clone(&world.control), Arc::clone(&world.stop));
+        world.reconciler = Some(std::thread::spawn(move || {
+            control::reconcile::Reconciler::new(control).run(&stop);
+        }));
+        world
+    }
+
+    fn root(&self) -> Client {
+        let path = self.dir.path().join(api::LOCAL_SOCKET);
+        Client::new(Address::Unix(path), None, None).expect("a client")
+    }
+
+    fn with(&self, token: &str) -> Client {
+        let address = format!("http://{}", self.address).parse().expect("an address");
+        Client::new(address, Some(token.to_owned()), None).expect("a client")
+    }
+
+    /// A client with a fresh token of that role.
+    fn of(&self, role: Role) -> Client {
+        let body = CreateToken {
+            name: format!("{role:?}"),
+            role,
+            org: None,
+            lifetime_s: None,
+        };
+        self.with(&self.root().token_create(&body).expect("a token").token)
+    }
+
+    /// Bytes in, bytes out: what a client of ours would never send.
+    fn raw(&self, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).expect("connected");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a bound");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let status = answer
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .expect("a status");
+        (status, answer)
+    }
+
+    fn call(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let length = if body.is_empty() {
+            String::new()
+        } else {
+            format!("content-length: {}\r\n", body.len())
+        };
+        self.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}{length}\r\n{body}"
+        ))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.running.take());
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(reconciler) = self.reconciler.take() {
+            reconciler.join().expect("no panic in the reconciler");
+        }
+    }
+}
+
+fn place() -> Place {
+    Place {
+        org: "default".to_owned(),
+        project: "default".to_owned(),
+        environment: "production".to_owned(),
+    }
+}
+
+fn app(name: &str) -> CreateApp {
+    CreateApp {
+        name: name.to_owned(),
+    }
+}
+
+fn problem<T: std::fmt::Debug>(result: Result<T, client::Error>) -> api::Problem {
+    match result {
+        Err(client::Error::Problem(problem)) => *problem,
+        other => panic!("not a problem: {other:?}"),
+    }
+}
+
+/// Every operation of the document with its path filled in by `value`.
+fn operations(value: impl Fn(&str) -> String) -> Vec<(String, String, Value)> {
+    let paths = api::document::document()["paths"].as_object().expect("paths");
+    let mut all = Vec::new();
+    for (path, item) in paths {
+        let filled: Vec<String> = path
+            .split('/')
+            .map(
+                |segment| match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+                    Some(name) => value(name),
+                    None => segment.to_owned(),
+                },
+            )
+            .collect();
+        for (method, operation) in item.as_object().expect("an item") {
+            all.push((method.to_uppercase(), filled.join("/"), operation.clone()));
+        }
+    }
+    assert!(all.len() > 40, "the document is empty?");
+    all
+}
+
+#[test]
+fn nobody_gets_in_without_a_credential() {
+    let world = World::new();
+    for (method, path, operation) in operations(|_| "default".to_owned()) {
+        let is_open = operation["security"] == json!([]);
+        for headers in [
+            "",
+            "authorization: Bearer stoa_pat_0000000000000000000000000000000000000000000000000000000000000000\r\n",
+            "authorization: Basic cm9vdDpyb290\r\n",
+            "authorization: Bearer\r\n",
+            "cookie: token=stoa_pat_x\r\n",
+        ] {
+            let (status, answer) = world.call(&method, &path, headers, "");
+            if is_open {
+                // A broken header is refused even there; claiming without a body is a bad request.
+                assert!(
+                    matches!(status, 200 | 400 | 401 | 415 | 422),
+                    "{method} {path}: {answer}"
+                );
+            } else {
+                assert_eq!(status, 401, "{method} {path} {headers}: {answer}");
+                assert!(
+                    answer.contains("application/problem+json") && answer.contains("www-authenticate"),
+                    "{answer}"
+                );
+            }
+            for header in [
+                "x-request-id: req_",
+                "cache-control: no-store",
+                "x-content-type-options: nosniff",
+            ] {
+                assert!(
+                    answer.contains(header),
+                    "{method} {path} lacks {header}: {answer}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_foreign_and_the_absent_look_alike() {
+    let world = World::new();
+    let org = model::Org {
+        id: model::OrgId::fresh(),
+        name: "other".parse().expect("a name"),
+    };
+    let now = store::Now {
+        wall_ms: model::Timestamp::now().as_ms(),
+        mono_ms: 0,
+    };
+    world
+        .control
+        .store
+        .write(now, |tx| tx.insert(&org).map(drop))
+        .expect("an org");
+    let root = world.root();
+    root.app_create(&place(), &app("shop")).expect("an app");
+    let body = CreateToken {
+        name: "stranger".to_owned(),
+        role: Role::Owner,
+        org: Some("other".to_owned()),
+        lifetime_s: None,
+    };
+    let token = root.token_create(&body).expect("a token").token;
+    let header = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
+    let strip = |answer: &str, org: &str| {
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned();
+        let mut value: Value = serde_json::from_str(&body).expect("a problem");
+        value["request_id"] = json!("");
+        value.to_string().replace(org, "ORG")
+    };
+    for (method, path, _) in operations(|name| {
+        if name == "org" {
+            "ORG".to_owned()
+        } else {
+            "default".to_owned()
+        }
+    }) {
+        if !path.contains("ORG") {
+            continue;
+        }
+        let foreign = world.call(&method, &path.replace("ORG", "default"), &header, "");
+        let absent = world.call(&method, &path.replace("ORG", "nothere"), &header, "");
+        assert_eq!(
+            (foreign.0, absent.0),
+            (404, 404),
+            "{method} {path}: {}",
+            foreign.1
+        );
+        assert_eq!(
+            strip(&foreign.1, "default"),
+            strip(&absent.1, "nothere"),
+            "{method} {path}"
+        );
+    }
+    let stranger = world.with(&token);
+    assert_eq!(stranger.orgs().expect("orgs").len(), 1);
+    assert_eq!(problem(stranger.app(&place(), "shop")).code, "not_found");
+}
+
+#[test]
+fn roles_are_obeyed_before_content_is_looked_at() {
+    let world = World::new();
+    let viewer = world.of(Role::Viewer);
+    world.root().app_create(&place(), &app("shop")).expect("an app");
+    assert_eq!(viewer.app(&place(), "shop").expect("seen").name, "shop");
+    for (path, body) in [
+        ("apps", "{\"nonsense\": 1}"),
+        ("apps/shop/releases", "[]"),
+        ("apps/shop/run", ""),
+    ] {
+        let path = format!("/v1/orgs/default/projects/default/environments/production/{path}");
+        let answer = viewer.raw("POST", &path, Some(body.into())).expect("an answer");
+        assert_eq!(answer.status, 403, "{path}");
+    }
+    // What is not there is not there, whatever one may do.
+    assert_eq!(problem(viewer.app_restart(&place(), "nothing")).status, 404);
+    assert_eq!(problem(viewer.tokens()).status, 403);
+    let developer = world.of(Role::Developer);
+    let body = CreateToken {
+        name: "x".to_owned(),
+        role: Role::Owner,
+        org: None,
+        lifetime_s: None,
+    };
+    assert_eq!(problem(developer.token_create(&body)).status, 403);
+    let admin = world.of(Role::Admin);
+    assert_eq!(
+        problem(admin.token_create(&body)).status,
+        403,
+        "an admin makes no owner"
+    );
+}
+
+#[test]
+fn odd_requests_get_problems() {
+    let world = World::new();
+    let base = "/v1/orgs/default/projects/default/environments/production";
+    let root = world.root();
+    let post = |path: &str, body: &str| {
+        let answer = root
+            .raw("POST", &format!("{base}/{path}"), Some(body.into()))
+            .expect("an answer");
+        let problem: api::Problem = serde_json::from_slice(&answer.body).expect("a problem");
+        assert_eq!(answer.media_type, "application/problem+json");
+        (
+            problem.status,
+            problem.code,
+            problem.errors.into_iter().map(|e| e.pointer).collect::<Vec<_>>(),
+        )
+    };
+    let refused = |status: u16, code: &str, at: &[&str]| {
+        (
+            status,
+            code.to_owned(),
+            at.iter().map(|at| (*at).to_owned()).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(post("apps", "{"), refused(400, "bad_request", &[]));
+    assert_eq!(post("apps", "[\"shop\"]"), refused(422, "invalid", &[""]));
+    assert_eq!(
+        post("apps", "{\"name\":7,\"role\":\"owner\"}"),
+        refused(422, "invalid", &["/name", "/role"])
+    );
+    assert_eq!(
+        post("apps?dry=1", "{\"name\":\"shop\"}"),
+        refused(422, "invalid", &["?dry"])
+    );
+    assert_eq!(
+        post("apps?token=stoa_pat_x", "{\"name\":\"shop\"}"),
+        refused(422, "invalid", &["?token"])
+    );
+    assert_eq!(
+        post("databases", "{\"name\":\"main\",\"size_bytes\":1.5}"),
+        refused(422, "invalid", &["/size_bytes"])
+    );
+    assert_eq!(post("apps/shop", "{}").0, 405);
+    assert_eq!(post("nothing", "{}").0, 404);
+    let large = format!("{{\"name\":\"{}\"}}", "x".repeat(2 << 20));
+    assert_eq!(post("apps", &large), refused(413, "too_large", &[]));
+    let token = root
+        .token_create(&CreateToken {
+            name: "x".to_owned(),
+            role: Role::Owner,
+            org: None,
+            lifetime_s: None,
+        })
+        .expect("a token")
+        .token;
+    let header = format!("authorization: Bearer {token}\r\n");
+    assert_eq!(
+        world
+            .call("POST", &format!("{base}/apps"), &header, "{\"name\":\"shop\"}")
+            .0,
+        415
+    );
+    assert_eq!(
+        world
+            .call("GET", &format!("/v1/server?access_token={token}"), "", "")
+            .0,
+        401
+    );
+    let (status, answer) = world.call("DELETE", "/v1/whoami", &header, "");
+    assert!(status == 405 && answer.contains("allow: GET"), "{answer}");
+    for path in [
+        "/",
+        "/v1",
+        "/v1/server/",
+        "/v1//server",
+        "/V1/SERVER",
+        "/v1/%2e%2e/healthz",
+        "/admin",
+    ] {
+        assert_eq!(world.call("GET", path, &header, "").0, 404, "{path}");
+    }
+    let exec = world.call("POST", &format!("{base}/databases/main/exec"), &header, "");
+    assert_eq!(exec.0, 404, "a database that is not there");
+}
+
+#[test]
+fn generations_and_keys_protect_changes() {
+    let world = World::new();
+    let root = world.root();
+    root.app_create(&place(), &app("shop")).expect("an app");
+    assert_eq!(
+        problem(root.app_create(&place(), &app("shop"))).code,
+        "name_taken"
+    );
+    let token = root
+        .token_create(&CreateToken {
+            name: "x".to_owned(),
+            role: Role::Owner,
+            org: None,
+            lifetime_s: None,
+        })
+        .expect("a token")
+        .token;
+    let base = "/v1/orgs/default/projects/default/environments/production";
+    let header = format!("authorization: Bearer {token}\r\ncontent-type: application/json\r\n");
+    let (_, seen) = world.call("GET", &format!("{base}/apps/shop"), &header, "");
+    let etag = seen
+        .lines()
+        .find_map(|line| line.strip_prefix("etag: "))
+        .expect("an ETag")
+        .to_owned();
+    let patch = |etag: &str| {
+        let header = format!("{header}if-match: {etag}\r\n");
+        world
+            .call(
+                "PATCH",
+                &format!("{base}/apps/shop/env"),
+                &header,
+                "{\"set\":{\"A\":\"1\"}}",
+            )
+            .0
+    };
+    assert_eq!(patch("7"), 400);
+    assert_eq!(patch(&etag), 200);
+    assert_eq!(patch(&etag), 412, "it was changed by ourselves");
+    assert_eq!(patch("*"), 200);
+
+    let post = |key: &str, name: &str| {
+        let header = format!("{header}idempotency-key: {key}\r\n");
+        let (status, answer) = world.call(
+            "POST",
+            &format!("{base}/apps"),
+            &header,
+            &format!("{{\"name\":\"{name}\"}}"),
+        );
+        (
+            status,
+            answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned(),
+        )
+    };
+    let first = post("k1", "blog");
+    assert_eq!(first.0, 201);
+    assert_eq!(post("k1", "blog"), first, "the same answer, no second effect");
+    assert_eq!(post("k1", "other").0, 422);
+    assert_eq!(post("k2", "blog").0, 409);
+    assert_eq!(post("k3", "Bad").0, 422);
+    assert_eq!(post("k3", "good").0, 201, "a refused request leaves its key free");
+    assert_eq!(root.apps(&place()).expect("apps").len(), 3);
+}
+
+#[test]
+fn tokens_end_at_once() {
+    let world = World::new();
+    let claim = control::people::offer_claim(&world.control)
+        .expect("offered")
+        .expect("unclaimed");
+    let nobody = world.with("stoa_pat_x");
+    assert_eq!(problem(nobody.claim("wrong")).code, "sign_in");
+    let owner = world.with(&nobody.claim(&claim).expect("claimed").token);
+    assert_eq!(
+        problem(nobody.claim(&claim)).code,
+        "sign_in",
+        "a claim works once"
+    );
+    assert_eq!(owner.whoami().expect("an owner").role, Role::Owner);
+    let issued = owner
+        .token_create(&CreateToken {
+            name: "ci".to_owned(),
+            role: Role::Viewer,
+            org: None,
+            lifetime_s: Some(3600),
+        })
+        .expect("a token");
+    let viewer = world.with(&issued.token);
+    assert_eq!(
+        viewer.whoami().expect("a viewer").token_name.as_deref(),
+        Some("ci")
+    );
+    let mut events = viewer
+        .events(&api::endpoints::EVENT_WATCH, &[], &[])
+        .expect("a stream");
+    owner.token_delete(&issued.about.id).expect("revoked");
+    assert_eq!(problem(viewer.whoami()).code, "sign_in");
+    // The open stream ends too; what it said before is passed over.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(
+            Instant::now() < deadline,
+            "the stream of a revoked token is still open"
+        );
+        match events.next(Duration::from_millis(200)) {
+            Ok(Next::End) | Err(_) => break,
+            Ok(Next::Frame(_) | Next::Nothing) => {}
+        }
+    }
+    assert!(
+        owner
+            .audit()
+            .expect("the audit log")
+            .iter()
+            .any(|row| row.action == "token.revoke")
+    );
+    assert!(!format!("{:?}", owner.tokens().expect("tokens")).contains("stoa_pat_"));
+}
+
+#[test]
+fn lists_come_in_pages() {
+    let world = World::new();
+    let root = world.root();
+    for number in 0..7 {
+        root.app_create(&place(), &app(&format!("app-{number}")))
+            .expect("an app");
+    }
+    let mut names = Vec::new();
+    let mut token = String::new();
+    loop {
+        let mut query = vec![("limit", "3")];
+        if !token.is_empty() {
+            query.push(("page_token", token.as_str()));
+        }
+        let path = ["default", "default", "production"];
+        let page: api::AppPage = root
+            .call(&api::endpoints::APP_LIST, &path, &query, None::<&()>)
+            .expect("a page");
+        assert!(page.items.len() <= 3);
+        names.extend(page.items.into_iter().map(|app| app.name));
+        if page.next_page.is_empty() {
+            break;
+        }
+        token = page.next_page;
+    }
+    assert_eq!(names, (0..7).map(|n| format!("app-{n}")).collect::<Vec<_>>());
+    let wrong: Result<api::AppPage, _> = root.call(
+        &api::endpoints::APP_LIST,
+        &["default", "default", "production"],
+        &[("page_token", "nonsense")],
+        None::<&()>,
+    );
+    assert_eq!(problem(wrong).errors[0].pointer, "?page_token");
+}
+
+#[test]
+fn changes_are_watched_and_resumed() {
+    let world = World::new();
+    let root = world.root();
+    let watch = |since: &str| {
+        let query: Vec<(&str, &str)> = if since.is_empty() {
+            vec![]
+        } else {
+            vec![("since", since)]
+        };
+        root.events(&api::endpoints::EVENT_WATCH, &[], &query)
+    };
+    let created = |events: &mut client::Events<'_>, wanted: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(Instant::now() < deadline, "no event for {wanted}");
+            if let Next::Frame(frame) = events.next(Duration::from_millis(200)).expect("open") {
+                let event: api::Event = serde_json::from_str(&frame.data).expect("an event");
+                assert_eq!(frame.id.as_deref(), Some(event.revision.to_string().as_str()));
+                if event.kind == "app" && event.name == wanted {
+                    return event;
+                }
+            }
+        }
+    };
+    let mut events = watch("").expect("a stream");
+    root.app_create(&place(), &app("one")).expect("an app");
+    let one = created(&mut events, "one");
+    assert_eq!(one.change, "insert");
+    root.app_create(&place(), &app("two")).expect("an app");
+    created(&mut events, "two");
+    drop(events);
+    let mut resumed = watch(&one.revision.to_string()).expect("a stream");
+    created(&mut resumed, "two");
+    assert_eq!(problem(watch("yesterday").map(drop)).status, 422);
+}
+
+#[test]
+fn a_release_is_made_followed_and_scaled() {
+    let world = World::alive();
+    let root = world.root();
+    root.app_create(&place(), &app("shop")).expect("an app");
+    let body = CreateRelease {
+        source: ReleaseSource::Image {
+            image: "nothere:1".to_owned(),
+        },
+        manifest: None,
+    };
+    let operation = root.release_create(&place(), "shop", &body).expect("accepted");
+    let settled = wait(&root, &operation.id);
+    assert_eq!(settled.state, OperationState::Failed, "{settled:?}");
+    assert!(
+        settled
+            .error
+            .is_some_and(|error| !error.message.is_empty() && !error.next_step.is_empty())
+    );
+    let mut log = root.operation_log_follow(&operation.id, "").expect("a log");
+    let mut lines = Vec::new();
+    loop {
+        match log.next(Duration::from_secs(1)).expect("open") {
+            Next::Frame(frame) if frame.event.as_deref() == Some("end") => break,
+            Next::Frame(frame) => lines.push(frame.data),
+            Next::Nothing => {}
+            Next::End => panic!("the stream ended without its end frame"),
+        }
+    }
+    assert!(!lines.is_empty());
+    assert_eq!(
+        root.operation_log(&operation.id).expect("a log").lines.len(),
+        lines.len()
+    );
+    assert_eq!(root.operations(&place(), 10).expect("operations").len(), 1);
+    assert_eq!(problem(root.operation_cancel(&operation.id)).code, "state");
+    let scale = PutScale {
+        services: [("web".to_owned(), 2)].into(),
+    };
+    assert_eq!(problem(root.app_scale(&place(), "shop", &scale)).code, "state");
+    assert_eq!(
+        problem(root.app_rollback(&place(), "shop", &api::Rollback::default())).code,
+        "state"
+    );
+    let patch = PatchEnv {
+        set: [("A".to_owned(), "1".to_owned())].into(),
+        unset: vec![],
+    };
+    assert_eq!(
+        root.app_env_update(&place(), "shop", &patch)
+            .expect("set")
+            .operation,
+        None
+    );
+    assert_eq!(root.app_env(&place(), "shop").expect("env").env["A"], "1");
+    let bad = CreateRelease {
+        source: ReleaseSource::Image {
+            image: "x".to_owned(),
+        },
+        manifest: Some("schema = 1\napp = \"shop\"\nprot = 1\n".to_owned()),
+    };
+    let refused = problem(root.release_create(&place(), "shop", &bad));
+    assert!(
+        refused.status == 422 && refused.errors[0].pointer.contains("stoa.toml:3"),
+        "{refused:?}"
+    );
+}
+
+fn wait(client: &Client, operation: &str) -> api::Operation {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let seen = client.operation_wait(operation, "5s").expect("an operation");
+        if seen.state.is_settled() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "{seen:?}");
+    }
+}
+
+#[test]
+fn uploads_are_kept_whole_or_not_at_all() {
+    let world = World::new();
+    let root = world.root();
+    let mut file = tempfile::tempfile().expect("a file");
+    let bytes = vec![7_u8; 3 << 20];
+    file.write_all(&bytes).expect("written");
+    std::io::Seek::rewind(&mut file).expect("rewound");
+    let upload = root.upload(&place(), "application/x-tar", file).expect("kept");
+    assert_eq!(upload.bytes, bytes.len() as u64);
+    assert_eq!(upload.sha256.len(), 64);
+    let kept = || {
+        std::fs::read_dir(world.dir.path().join("uploads"))
+            .expect("uploads")
+            .count()
+    };
+    assert_eq!(kept(), 1);
+    let token = root
+        .token_create(&CreateToken {
+            name: "x".to_owned(),
+            role: Role::Developer,
+            org: None,
+            lifetime_s: None,
+        })
+        .expect("a token")
+        .token;
+    let path = "/v1/orgs/default/projects/default/environments/production/uploads";
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n");
+    let (status, answer) = world.raw(&format!("{head}content-length: 9999999999999\r\n\r\n"));
+    assert_eq!(status, 413, "{answer}");
+    // Half an archive, then silence of the other side.
+    let mut stream = TcpStream::connect(world.address).expect("connected");
+    stream
+        .write_all(format!("{head}content-length: 1000\r\n\r\nhalf").as_bytes())
+        .expect("sent");
+    stream.shutdown(std::net::Shutdown::Write).expect("closed");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer or an end");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while kept() != 1 {
+        assert!(Instant::now() < deadline, "the half upload is still there");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_open_endpoints_tell_what_they_should() {
+    let world = World::new();
+    for (path, wanted) in [
+        ("/healthz", "\"ok\""),
+        ("/readyz", "\"ok\""),
+        ("/openapi.json", "\"3.1.0\""),
+    ] {
+        let (status, answer) = world.call("GET", path, "", "");
+        assert!(status == 200 && answer.contains(wanted), "{path}: {answer}");
+    }
+    let root = world.root();
+    let server = root.server().expect("a server");
+    assert_eq!(
+        (server.version.as_str(), server.domain.as_str()),
+        ("test", "localhost")
+    );
+    let metrics = root.raw("GET", "/metrics", None).expect("metrics");
+    let text = String::from_utf8(metrics.body).expect("text");
+    assert!(
+        text.contains("stoa_api_requests_total{endpoint=\"server_view\",status=\"200\"} 1"),
+        "{text}"
+    );
+    assert_eq!(root.images().expect("images").len(), 0);
+    assert_eq!(root.databases(&place()).expect("databases").len(), 0);
+    assert_eq!(problem(root.image("nothere")).code, "not_found");
+}
