@@ -23,9 +23,6 @@ struct Case {
 fn journey(case: &Case) -> Result<()> {
     let stoa = Stoa::start(&format!("app-{}", case.name))?;
     let app = Application::copy(case.name, stoa.root())?;
-    if case.name == "rust-api" {
-        std::fs::copy(journeys::rust_api()?, app.folder().join("rust-api"))?;
-    }
     if case.name == "etcd" {
         let packages = [
             "image",
@@ -114,15 +111,12 @@ fn logs(stoa: &Stoa, case: &Case) -> Result<()> {
             "release {release} has no log lines"
         );
     }
-    // A program that could not even be started has said nothing.
-    if case.name != "rust-api" {
-        let rejected = lines("v3")?;
-        ensure!(
-            rejected.contains(case.reason),
-            "the log of v3 lacks {:?}:\n{rejected}",
-            case.reason
-        );
-    }
+    let rejected = lines("v3")?;
+    ensure!(
+        rejected.contains(case.reason),
+        "the log of v3 lacks {:?}:\n{rejected}",
+        case.reason
+    );
     Ok(())
 }
 
@@ -216,8 +210,15 @@ fn rust_api() -> Result<()> {
             )
         },
         second: |stoa| page(stoa, "rust-api", "/", "good day"),
-        break_it: |app| app.write("rust-api", "no program at all"),
-        reason: "rust-api",
+        break_it: |app| {
+            let begin = "fn main() -> std::io::Result<()> {\n";
+            app.replace(
+                "src/main.rs",
+                begin,
+                &format!("{begin}    assert!(IDLE.is_zero(), \"broken on purpose\");\n"),
+            )
+        },
+        reason: "broken on purpose",
     })
 }
 
