@@ -274,3 +274,104 @@ fn read_output(from: OwnedFd, output: &mpsc::Sender<Frame>, frame: fn(Vec<u8>) -
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc as std_mpsc;
+
+    use client::{Client, Input, Output};
+    use hyper::service::service_fn;
+
+    /// A program of the host in place of one inside an instance.
+    fn streams(program: &str, arguments: &[&str]) -> ExecStreams {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        ExecStreams {
+            stdin: child.stdin.take().expect("stdin").into(),
+            stdout: child.stdout.take().expect("stdout").into(),
+            stderr: child.stderr.take().map(Into::into),
+            wait: Box::new(move || Ok(child.wait().expect("waited").code().unwrap_or(128))),
+        }
+    }
+
+    /// Serves one exec session of that program, and returns a client for it.
+    fn serve(make: impl Fn() -> ExecStreams + Send + 'static) -> Client {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        listener.set_nonblocking(true).expect("nonblocking");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let permits = Arc::new(tokio::sync::Semaphore::new(1));
+                let service = service_fn(|mut request: http::Request<hyper::body::Incoming>| {
+                    assert!(is_asked_for(request.headers()));
+                    let permit = Arc::clone(&permits).try_acquire_owned().expect("a permit");
+                    let response = hand_over(make(), hyper::upgrade::on(&mut request), permit);
+                    async move { Ok::<_, std::convert::Infallible>(response) }
+                });
+                let http = hyper::server::conn::http1::Builder::new();
+                http.serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await
+                    .expect("served");
+                // The session is over when its permit is back.
+                drop(permits.acquire().await);
+            });
+        });
+        Client::new(address.parse().expect("an address"), None, None).expect("a client")
+    }
+
+    fn run(client: &Client, input: &[&[u8]]) -> (i32, Vec<u8>, Vec<u8>) {
+        let exec = api::Exec {
+            command: Vec::new(),
+            terminal: None,
+        };
+        let session = client
+            .exec(&api::endpoints::DATABASE_EXEC, &["a", "b", "c", "d"], &exec)
+            .expect("a session");
+        let (sender, receiver) = std_mpsc::channel();
+        for bytes in input {
+            sender.send(Input::Bytes(bytes.to_vec())).expect("sent");
+        }
+        drop(sender);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = session
+            .carry(receiver, |output| {
+                match output {
+                    Output::Stdout(bytes) => out.extend_from_slice(bytes),
+                    Output::Stderr(bytes) => err.extend_from_slice(bytes),
+                }
+                Ok(())
+            })
+            .expect("an exit code");
+        (code, out, err)
+    }
+
+    #[test]
+    fn input_comes_back_whole_and_the_code_last() {
+        let large: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
+        let client = serve(|| streams("cat", &[]));
+        let (code, out, err) = run(&client, &[b"first\n", &large]);
+        assert_eq!((code, err.len()), (0, 0));
+        assert_eq!(out, [b"first\n".as_slice(), &large].concat());
+    }
+
+    #[test]
+    fn errors_and_codes_come_through() {
+        let (code, out, err) = run(&serve(|| streams("cat", &["/nowhere/at/all"])), &[]);
+        assert_eq!((code, out.len()), (1, 0));
+        assert!(String::from_utf8_lossy(&err).contains("/nowhere/at/all"));
+    }
+}
