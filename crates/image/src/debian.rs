@@ -181,7 +181,7 @@ fn name(spec: &DebianBase, key: &str) -> String {
     match (spec.packages.is_empty(), spec.variant) {
         (true, Variant::Extract) => format!("debian:{release}"),
         (true, Variant::Minbase) => format!("debian:{release}-minbase"),
-        (false, _) => format!("debian:{release}-{end}"),
+        (false, Variant::Extract | Variant::Minbase) => format!("debian:{release}-{end}"),
     }
 }
 

@@ -409,11 +409,9 @@ fn continues_at(headers: &ureq::http::HeaderMap, begin: u64) -> bool {
 
 /// Whether the same question may have another answer soon.
 fn is_passing(cause: &ImageError) -> bool {
-    match cause {
-        ImageError::Unreachable { .. } => true,
-        ImageError::Registry { status, .. } => *status == 429 || *status >= 500,
-        _other => false,
-    }
+    let is_overload = |status: u16| status == 429 || status >= 500;
+    matches!(cause, ImageError::Unreachable { .. })
+        || matches!(cause, ImageError::Registry { status, .. } if is_overload(*status))
 }
 
 fn pause(failures: u32) {
