@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::Path;
 
 use engine::{EngineError, FetchImage, ImageFacts, ImageSummary, LineSink};
-use image::{Archive, Budget, DebianBase, ImageError, ImageId, Progress, Quota, Toolchain, Variant};
+use image::{
+    Archive, Budget, DebianBase, ImageError, ImageId, Progress, PullPolicy, Quota, Reference, Toolchain,
+    Variant,
+};
 use model::operation::ImageSource;
 use model::{ImageDigest, Timestamp};
 
@@ -38,7 +41,16 @@ pub(crate) fn fetch(
         Progress::Bytes { .. } => {}
     };
     let id = match request.source {
-        ImageSource::Pull { .. } => return Err(EngineError::Unsupported("pull")),
+        ImageSource::Pull { reference, insecure } => {
+            let reference: Reference = reference.parse().map_err(&failed)?;
+            let mut policy = PullPolicy::default();
+            if *insecure {
+                policy.insecure.push(reference.registry().to_owned());
+            }
+            host.images
+                .pull(&reference, &policy, &progress)
+                .map_err(&failed)?
+        }
         ImageSource::Archive { .. } => {
             let Some(path) = request.archive else {
                 return Err(EngineError::Image {
@@ -124,8 +136,8 @@ pub(crate) fn find(host: &Host, name_or_digest: &str) -> Result<Option<ImageFact
 }
 
 pub(crate) fn list(host: &Host) -> Result<Vec<ImageSummary>, EngineError> {
-    let summaries = host.images.list().map_err(error::host("list the images"))?;
-    summaries
+    host.images
+        .list()
         .into_iter()
         .map(|summary| {
             Ok(ImageSummary {
