@@ -113,7 +113,7 @@ pub trait Engine: Send + Sync {
     /// When the store cannot be read or written.
     fn collect_images(&self, keep: &[ImageDigest]) -> Result<u64, EngineError>;
 
-    /// Unpacks an uploaded source archive safely into an empty directory.
+    /// Unpacks an uploaded source archive safely into a directory that does not exist yet.
     ///
     /// # Errors
     /// When the archive is hostile, broken or beyond the quota; the directory is removed then.
