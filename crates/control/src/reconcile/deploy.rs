@@ -394,7 +394,7 @@ impl Workspace {
             .join(operation.to_string());
         let source = dir.join("source");
         drop(fs::remove_dir_all(&dir));
-        fs::create_dir_all(&source)
+        fs::create_dir_all(&dir)
             .map_err(|cause| uploads::file_error("could not make the build's directory", cause))?;
         Ok(Self { dir, source })
     }
