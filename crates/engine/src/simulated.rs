@@ -59,8 +59,15 @@ struct World {
     images: BTreeMap<String, ImageDigest>,
     volumes: BTreeSet<String>,
     names: Vec<NetworkNames>,
+    /// Changing calls that still succeed before `failing` ones fail.
+    spared: u32,
     failing: u32,
+    blind: u32,
     starts: BTreeMap<InstanceId, u32>,
+    workloads: BTreeMap<InstanceId, Workload>,
+    asked: BTreeSet<InstanceId>,
+    removed: BTreeSet<InstanceId>,
+    calls: u64,
 }
 
 /// The simulated engine.
@@ -92,7 +99,43 @@ impl Simulated {
 
     /// Lets the next `calls` calls that change something fail.
     pub fn fail_next(&self, calls: u32) {
-        self.world().failing = calls;
+        self.fail_later(0, calls);
+    }
+
+    /// Lets `spared` calls that change something pass and the `calls` after them fail.
+    pub fn fail_later(&self, spared: u32, calls: u32) {
+        let mut world = self.world();
+        world.spared = spared;
+        world.failing = calls;
+    }
+
+    /// Lets the world be unreadable for the next looks.
+    pub fn blind(&self, looks: u32) {
+        self.world().blind = looks;
+    }
+
+    /// What an instance was started with.
+    #[must_use]
+    pub fn workload(&self, id: InstanceId) -> Option<Workload> {
+        self.world().workloads.get(&id).cloned()
+    }
+
+    /// Every instance that was ever asked to end.
+    #[must_use]
+    pub fn asked_to_end(&self) -> BTreeSet<InstanceId> {
+        self.world().asked.clone()
+    }
+
+    /// Every id that was ever to be removed.
+    #[must_use]
+    pub fn removed(&self) -> BTreeSet<InstanceId> {
+        self.world().removed.clone()
+    }
+
+    /// Calls so far that change something, failed ones included.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.world().calls
     }
 
     /// Ends a workload as if by itself.
@@ -129,7 +172,10 @@ impl Simulated {
 
     fn changing(&self, what: &str) -> Result<MutexGuard<'_, World>, EngineError> {
         let mut world = self.world();
-        if world.failing > 0 {
+        world.calls += 1;
+        if world.spared > 0 {
+            world.spared -= 1;
+        } else if world.failing > 0 {
             world.failing -= 1;
             return Err(EngineError::Host {
                 what: what.to_owned(),
@@ -165,6 +211,7 @@ impl Engine for Simulated {
         let place = u32::try_from(world.starts.len()).unwrap_or(u32::MAX);
         let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 255, 0, 2)).wrapping_add(place));
         *world.starts.entry(workload.id).or_default() += 1;
+        world.workloads.insert(workload.id, workload.clone());
         world.lives.insert(
             workload.id,
             Life {
@@ -183,6 +230,7 @@ impl Engine for Simulated {
         let now = world.now;
         let grace = Millis::new(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         let behaviours = world.behaviours.clone();
+        world.asked.insert(id);
         if let Some(life) = world.lives.get_mut(&id) {
             let obeys = behaviours
                 .get(&life.image)
@@ -200,12 +248,21 @@ impl Engine for Simulated {
     }
 
     fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
-        self.changing("remove an instance")?.lives.remove(&id);
+        let mut world = self.changing("remove an instance")?;
+        world.lives.remove(&id);
+        world.removed.insert(id);
         Ok(())
     }
 
     fn observe(&self) -> Result<Vec<Observed>, EngineError> {
-        let world = self.world();
+        let mut world = self.world();
+        if world.blind > 0 {
+            world.blind -= 1;
+            return Err(EngineError::Host {
+                what: "look at the instances".to_owned(),
+                why: "blind as the test asked".to_owned(),
+            });
+        }
         let seen = world.lives.iter().map(|(id, life)| {
             let ended = life.ends.as_ref().filter(|(at, _)| *at <= world.now);
             let phase = if let Some((at, exit)) = ended {

@@ -1,0 +1,126 @@
+//! Deleting: nothing is left, whatever was under way.
+
+use control::{EnvPath, apps, operations, releases};
+use engine::simulated::Behaviour;
+use model::{App, Instance, Millis, OperationState, Release};
+use store::Secret;
+use store::rows::SecretVersion;
+
+use crate::world::{ROOT, World, routed, succeeded};
+
+fn nothing_is_left(world: &mut World) {
+    world.quiet();
+    assert!(world.all::<App>().is_empty());
+    assert!(world.all::<Release>().is_empty());
+    assert!(world.all::<SecretVersion>().is_empty());
+    assert!(world.all::<Instance>().is_empty());
+    assert!(world.edge.table().services.is_empty());
+    assert!(world.engine.names().is_empty());
+    world.until(Millis::seconds(60), "the host is empty", |world| {
+        engine::Engine::observe(&*world.engine).expect("seen").is_empty()
+    });
+}
+
+#[test]
+fn a_deleted_app_leaves_nothing() {
+    let mut world = World::with_shop();
+    let path = EnvPath::default();
+    let key = "KEY".parse().expect("a key");
+    let value = Secret::from("x".to_owned());
+    control::secrets::set(world.control(), &ROOT, &path, "shop", &key, &value).expect("set");
+    world.quiet();
+    world.must_serve = false;
+    let first = apps::delete(world.control(), &ROOT, &path, "shop", None)
+        .expect("accepted")
+        .operation;
+    let second = apps::delete(world.control(), &ROOT, &path, "shop", None)
+        .expect("accepted")
+        .operation;
+    assert_eq!(first.id, second.id);
+    let refused = operations::cancel(world.control(), &ROOT, &first.id.to_string());
+    assert_eq!(refused.expect_err("no way back").code(), "state");
+    let refused = world.try_deploy("shop", "good:2", None);
+    assert_eq!(refused.expect_err("it is being deleted").code(), "state");
+    succeeded(&world.settle(first.id));
+    nothing_is_left(&mut world);
+    // Its name is free.
+    world.create("shop");
+    succeeded(&world.deployed("shop", "good:2", None));
+    assert_eq!(routed(&world.edge.table()).len(), 1);
+}
+
+#[test]
+fn deleting_ends_deploys_and_commands_under_way() {
+    for looks in 0..5 {
+        let mut world = World::with_shop();
+        let path = EnvPath::default();
+        world.must_serve = false;
+        world.image(
+            "slow",
+            Behaviour {
+                ready_after: None,
+                ..Behaviour::default()
+            },
+        );
+        let run = releases::run(world.control(), &ROOT, &path, "shop", &["x".to_owned()]).expect("accepted");
+        let deploy = world.deploy("shop", "slow", None);
+        let queued = world.deploy("shop", "good:2", None);
+        for _ in 0..looks {
+            world.tick();
+        }
+        let deletion = apps::delete(world.control(), &ROOT, &path, "shop", None).expect("accepted");
+        succeeded(&world.settle(deletion.operation.id));
+        for id in [run.operation.id, deploy.id, queued.id] {
+            let state = world.operation(id).state;
+            assert!(
+                matches!(state, OperationState::Canceled { .. }),
+                "{looks}: {state:?}"
+            );
+        }
+        nothing_is_left(&mut world);
+    }
+}
+
+#[test]
+fn a_deletion_past_its_deadline_goes_on() {
+    let mut world = World::with_shop();
+    world.must_serve = false;
+    world.image(
+        "good:1",
+        Behaviour {
+            obeys_after: None,
+            ..Behaviour::default()
+        },
+    );
+    let deletion = apps::delete(world.control(), &ROOT, &EnvPath::default(), "shop", None).expect("accepted");
+    world.tick();
+    world.engine.fail_next(u32::MAX);
+    world.now = deletion.operation.deadline;
+    world.tick();
+    assert!(matches!(
+        world.operation(deletion.operation.id).state,
+        OperationState::Failed { .. }
+    ));
+    world.engine.fail_next(0);
+    nothing_is_left(&mut world);
+}
+
+#[test]
+fn a_database_that_cannot_be_made_says_so_and_can_be_destroyed() {
+    let mut world = World::new();
+    let path = EnvPath::default();
+    let wish = control::databases::Wish::default();
+    let name = crate::world::name("main");
+    let (_, made) =
+        control::databases::create(world.control(), &ROOT, &path, &name, &wish).expect("accepted");
+    let done = world.settle(made.operation.id);
+    crate::world::failed(&done);
+    let state = world.all::<model::Database>()[0].state.clone();
+    assert!(matches!(state, model::DatabaseState::Failed { .. }), "{state:?}");
+    let destroyed =
+        control::databases::destroy(world.control(), &ROOT, &path, "main", None).expect("accepted");
+    succeeded(&world.settle(destroyed.operation.id));
+    world.now = world.now.plus(Millis::seconds(8 * 24 * 3600));
+    world.tick();
+    assert!(world.all::<model::Database>().is_empty());
+}

@@ -1,0 +1,377 @@
+//! Who may do what: the claim, tokens, roles, foreign orgs, and what the audit says of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use control::{
+    Control, ControlError, EnvPath, apps, databases, events, images, logs, operations, people, releases,
+    secrets, uploads,
+};
+use model::operation::{ImageSource, Source};
+use model::{Action, Actor, Millis, Org, OrgId, Role, TokenId};
+use store::{AuditBody, Now, Secret};
+
+use crate::world::{ROOT, World, name};
+
+#[test]
+fn founding_is_idempotent() {
+    let world = World::new();
+    people::found(world.control()).expect("again");
+    assert_eq!(world.all::<Org>().len(), 1);
+    assert_eq!(world.all::<model::Environment>().len(), 1);
+}
+
+#[test]
+fn a_claim_works_once() {
+    let mut world = World::new();
+    let first = people::offer_claim(world.control())
+        .expect("offered")
+        .expect("nobody claimed it");
+    // Another start ends the earlier one.
+    world.crash();
+    let text = people::offer_claim(world.control())
+        .expect("offered")
+        .expect("nobody claimed it");
+    let path = people::claim_path(world.control());
+    assert_eq!(std::fs::read_to_string(&path).expect("for root"), text);
+    for wrong in [first.as_str(), "", "stoa_claim_00"] {
+        assert!(matches!(
+            people::claim(world.control(), wrong),
+            Err(ControlError::SignIn)
+        ));
+    }
+    let (token, secret) = people::claim(world.control(), &text).expect("claimed");
+    assert_eq!((token.role, token.org), (Role::Owner, None));
+    assert!(!path.exists());
+    assert!(matches!(
+        people::claim(world.control(), &text),
+        Err(ControlError::SignIn)
+    ));
+    assert_eq!(people::offer_claim(world.control()).expect("asked"), None);
+    let actor = people::authenticate(world.control(), secret.expose_str().expect("text")).expect("it works");
+    assert!(matches!(
+        actor,
+        Actor::Token {
+            role: Role::Owner,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_revoked_token_ends_at_once() {
+    let world = World::new();
+    let (token, secret) =
+        people::create_token(world.control(), &ROOT, "ci", Role::Admin, None, None).expect("made");
+    let text = secret.expose_str().expect("text").to_owned();
+    let actor = people::authenticate(world.control(), &text).expect("it works");
+    for wrong in ["", "stoa_pat_", &text[..text.len() - 1], &format!("{text}0")] {
+        assert!(matches!(
+            people::authenticate(world.control(), wrong),
+            Err(ControlError::SignIn)
+        ));
+    }
+    let more = people::create_token(world.control(), &actor, "boss", Role::Owner, None, None);
+    assert!(
+        matches!(more, Err(ControlError::Denied { .. })),
+        "more rights than its maker"
+    );
+    people::revoke_token(world.control(), &ROOT, &token.id.to_string()).expect("revoked");
+    assert!(matches!(
+        people::authenticate(world.control(), &text),
+        Err(ControlError::SignIn)
+    ));
+    let stored = serde_json::to_string(&world.all::<model::Token>()).expect("text");
+    assert!(!stored.contains(&text), "only its hash is kept");
+    let short = people::create_token(
+        world.control(),
+        &ROOT,
+        "x",
+        Role::Admin,
+        None,
+        Some(Millis::new(1)),
+    );
+    assert!(matches!(short, Err(ControlError::Invalid(_))));
+}
+
+type Case = (
+    &'static str,
+    Action,
+    bool,
+    fn(&Control, &Actor) -> Result<(), ControlError>,
+);
+
+fn exec() -> engine::Exec {
+    engine::Exec {
+        argv: vec!["true".to_owned()],
+        env: Vec::new(),
+        user: None,
+        workdir: None,
+        terminal: None,
+    }
+}
+
+/// Every use case, the right it needs, and whether it is about the installation.
+fn cases() -> Vec<Case> {
+    fn p() -> EnvPath {
+        EnvPath::default()
+    }
+    fn image() -> Source {
+        Source::Image {
+            image: "good:1".to_owned(),
+        }
+    }
+    vec![
+        ("apps::list", Action::Read, false, |c, a| {
+            apps::list(c, a, &p()).map(drop)
+        }),
+        ("apps::view", Action::Read, false, |c, a| {
+            apps::view(c, a, &p(), "shop").map(drop)
+        }),
+        ("apps::instances", Action::Read, false, |c, a| {
+            apps::instances(c, a, &p(), "shop").map(drop)
+        }),
+        ("apps::create", Action::Manage, false, |c, a| {
+            apps::create(c, a, &p(), &name("new")).map(drop)
+        }),
+        ("apps::configure", Action::Configure, false, |c, a| {
+            apps::configure(c, a, &p(), "shop", &BTreeMap::new(), None).map(drop)
+        }),
+        ("apps::scale", Action::Deploy, false, |c, a| {
+            apps::scale(c, a, &p(), "shop", &BTreeMap::new(), None).map(drop)
+        }),
+        ("releases::list", Action::Read, false, |c, a| {
+            releases::list(c, a, &p(), "shop").map(drop)
+        }),
+        ("releases::view", Action::Read, false, |c, a| {
+            releases::view(c, a, &p(), "shop", "v1").map(drop)
+        }),
+        ("releases::deploy", Action::Deploy, false, |c, a| {
+            releases::deploy(c, a, &p(), "shop", &image(), None).map(drop)
+        }),
+        ("releases::rollback", Action::Deploy, false, |c, a| {
+            releases::rollback(c, a, &p(), "shop", Some("v1")).map(drop)
+        }),
+        ("releases::restart", Action::Deploy, false, |c, a| {
+            releases::restart(c, a, &p(), "shop").map(drop)
+        }),
+        ("releases::run", Action::Deploy, false, |c, a| {
+            releases::run(c, a, &p(), "shop", &["x".to_owned()]).map(drop)
+        }),
+        ("releases::enter", Action::Deploy, false, |c, a| {
+            releases::enter(c, a, &p(), "shop", None, &exec()).map(drop)
+        }),
+        ("secrets::list", Action::Read, false, |c, a| {
+            secrets::list(c, a, &p(), "shop").map(drop)
+        }),
+        ("secrets::set", Action::Configure, false, |c, a| {
+            let value = Secret::from("x".to_owned());
+            secrets::set(c, a, &p(), "shop", &"K".parse().expect("a key"), &value).map(drop)
+        }),
+        ("secrets::unset", Action::Configure, false, |c, a| {
+            secrets::unset(c, a, &p(), "shop", &"K".parse().expect("a key")).map(drop)
+        }),
+        ("logs::of_app", Action::Read, false, |c, a| {
+            logs::of_app(c, a, &p(), "shop", &logs::Wanted::default()).map(drop)
+        }),
+        ("logs::of_database", Action::Read, false, |c, a| {
+            logs::of_database(c, a, &p(), "main", &logs::Wanted::default()).map(drop)
+        }),
+        ("operations::list", Action::Read, false, |c, a| {
+            operations::list(c, a, &p()).map(drop)
+        }),
+        ("databases::list", Action::Read, false, |c, a| {
+            databases::list(c, a, &p()).map(drop)
+        }),
+        ("databases::view", Action::Read, false, |c, a| {
+            databases::view(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::create", Action::Manage, false, |c, a| {
+            databases::create(c, a, &p(), &name("more"), &databases::Wish::default()).map(drop)
+        }),
+        ("databases::rotate", Action::Configure, false, |c, a| {
+            databases::rotate(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::connection", Action::ReadSecrets, false, |c, a| {
+            databases::connection(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::enter", Action::ReadSecrets, false, |c, a| {
+            databases::enter(c, a, &p(), "main", &[], None).map(drop)
+        }),
+        ("databases::destroy", Action::Manage, false, |c, a| {
+            databases::destroy(c, a, &p(), "main", None).map(drop)
+        }),
+        ("uploads::receive", Action::Deploy, false, |c, a| {
+            uploads::receive(c, a, &p(), &mut b"x".as_slice()).map(drop)
+        }),
+        ("people::projects", Action::Read, false, |c, a| {
+            people::projects(c, a, "default").map(drop)
+        }),
+        ("people::environments", Action::Read, false, |c, a| {
+            people::environments(c, a, "default", "default").map(drop)
+        }),
+        ("people::create_environment", Action::Administer, false, |c, a| {
+            people::create_environment(c, a, "default", "default", &name("staging")).map(drop)
+        }),
+        ("people::tokens", Action::Administer, true, |c, a| {
+            people::tokens(c, a).map(drop)
+        }),
+        ("people::create_token", Action::Administer, true, |c, a| {
+            people::create_token(c, a, "x", Role::Viewer, None, None).map(drop)
+        }),
+        ("people::revoke_token", Action::Administer, true, |c, a| {
+            people::revoke_token(c, a, &TokenId::fresh().to_string())
+        }),
+        ("events::audit", Action::Administer, true, |c, a| {
+            events::audit(c, a, None, 1).map(drop)
+        }),
+        ("images::fetch", Action::Administer, true, |c, a| {
+            images::fetch(c, a, &ImageSource::Host, "host").map(drop)
+        }),
+        ("images::remove", Action::Administer, true, |c, a| {
+            images::remove(c, a, "nothing")
+        }),
+        // Last: it ends the others' object.
+        ("apps::delete", Action::Manage, false, |c, a| {
+            apps::delete(c, a, &p(), "shop", None).map(drop)
+        }),
+    ]
+}
+
+fn token(role: Role, org: Option<OrgId>) -> Actor {
+    Actor::Token {
+        token: TokenId::fresh(),
+        name: "t".to_owned(),
+        role,
+        org,
+    }
+}
+
+fn foreign_org(world: &World) -> OrgId {
+    let org = Org {
+        id: OrgId::fresh(),
+        name: name("other"),
+    };
+    let now = Now::at(world.now.as_ms());
+    let stored: Result<_, store::StoreError> = world.control().store.write(now, |tx| tx.insert(&org));
+    stored.expect("an org");
+    org.id
+}
+
+#[test]
+fn every_use_case_obeys_role_and_org() {
+    let mut world = World::with_shop();
+    world.must_serve = false;
+    let home = world.all::<Org>()[0].id;
+    let foreign = foreign_org(&world);
+    let wish = databases::Wish::default();
+    databases::create(world.control(), &ROOT, &EnvPath::default(), &name("main"), &wish).expect("asked");
+    for (case, action, is_global, call) in cases() {
+        for role in [Role::Viewer, Role::Developer, Role::Admin, Role::Owner] {
+            for (org, where_from) in [(None, "all"), (Some(home), "own"), (Some(foreign), "foreign")] {
+                let result = call(world.control(), &token(role, org));
+                let is_denied = matches!(result, Err(ControlError::Denied { .. }));
+                let is_missing = matches!(&result, Err(ControlError::NotFound { kind: "org", .. }));
+                let at = format!("{case} as {role:?} of {where_from}: {result:?}");
+                match (is_global, where_from) {
+                    (false, "foreign") => assert!(is_missing, "{at}"),
+                    (true, "own" | "foreign") => assert!(is_denied, "{at}"),
+                    _ => assert_eq!(is_denied, !role.allows(action), "{at}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn foreign_and_absent_are_the_same() {
+    let world = World::with_shop();
+    let foreign = token(Role::Owner, Some(foreign_org(&world)));
+    let operation = world.operations()[0].id.to_string();
+    let absent = model::OperationId::fresh().to_string();
+    let ask = |id: &str| {
+        let answer = operations::view(world.control(), &foreign, id, Duration::ZERO);
+        answer.expect_err("not to be seen").to_string().replace(id, "ID")
+    };
+    assert_eq!(ask(&operation), ask(&absent));
+    let cancel = |id: &str| {
+        let answer = operations::cancel(world.control(), &foreign, id);
+        answer.expect_err("not to be seen").to_string().replace(id, "ID")
+    };
+    assert_eq!(cancel(&operation), cancel(&absent));
+    let image = images::fetch(world.control(), &ROOT, &ImageSource::Host, "host").expect("accepted");
+    assert_eq!(ask(&image.operation.id.to_string()), ask(&absent));
+}
+
+#[test]
+fn watchers_see_their_own_and_never_keys() {
+    let world = World::with_shop();
+    people::create_token(world.control(), &ROOT, "ci", Role::Viewer, None, None).expect("made");
+    people::offer_claim(world.control()).expect("offered");
+    let home = world.all::<Org>()[0].id;
+    let foreign = foreign_org(&world);
+    let kinds = |actor: &Actor| -> Vec<String> {
+        let (changes, _) = events::watch(world.control(), actor, Some(0), Duration::ZERO).expect("changes");
+        changes.into_iter().map(|change| change.kind).collect()
+    };
+    let own = kinds(&token(Role::Viewer, Some(home)));
+    assert!(own.contains(&"app".to_owned()) && own.contains(&"instance".to_owned()));
+    for kinds in [own, kinds(&token(Role::Owner, None))] {
+        let secret = ["token", "claim", "secret", "upload"];
+        assert!(
+            kinds.iter().all(|kind| !secret.contains(&kind.as_str())),
+            "{kinds:?}"
+        );
+    }
+    let others = kinds(&token(Role::Owner, Some(foreign)));
+    assert!(others.iter().all(|kind| kind == "org"), "{others:?}");
+}
+
+#[test]
+fn refusals_are_recorded() {
+    let world = World::with_shop();
+    let viewer = token(Role::Viewer, None);
+    let control = world.control();
+    let path = EnvPath::default();
+    let newest = || {
+        let records = events::audit(control, &ROOT, None, 2).expect("the audit");
+        let AuditBody::Complete { outcome, .. } = &records[0].body else {
+            panic!("{records:?}")
+        };
+        let AuditBody::Begin(entry) = &records[1].body else {
+            panic!("{records:?}")
+        };
+        (entry.action.clone(), entry.decision.clone(), outcome.clone())
+    };
+    let told = |action: &str, decision: &str, outcome: &str| {
+        (action.to_owned(), decision.to_owned(), outcome.to_owned())
+    };
+    apps::create(control, &viewer, &path, &name("x")).expect_err("no right");
+    assert_eq!(newest(), told("app.create", "refused", "denied"));
+    world
+        .try_deploy("shop", "good:1", Some("nonsense"))
+        .expect_err("not a manifest");
+    assert_eq!(newest(), told("release.create", "refused", "invalid"));
+    people::create_token(control, &token(Role::Admin, None), "x", Role::Owner, None, None).expect_err("more");
+    assert_eq!(newest(), told("token.create", "refused", "denied"));
+    uploads::receive(control, &viewer, &path, &mut b"x".as_slice()).expect_err("no right");
+    assert_eq!(newest(), told("upload.create", "refused", "denied"));
+    images::remove(control, &ROOT, "nothing").expect_err("not there");
+    assert_eq!(newest(), told("image.delete", "refused", "not_found"));
+    people::claim(control, "stoa_claim_0").err().expect("wrong");
+    assert_eq!(newest(), told("claim", "refused", "sign_in"));
+    apps::create(control, &ROOT, &path, &name("x")).expect("made");
+    assert_eq!(newest(), told("app.create", "allowed", "committed"));
+    apps::create(control, &ROOT, &path, &name("x")).expect_err("taken");
+    assert_eq!(newest(), told("app.create", "refused", "name_taken"));
+}
+
+#[test]
+fn a_stale_change_is_refused() {
+    let world = World::with_shop();
+    let path = EnvPath::default();
+    let stale = apps::configure(world.control(), &ROOT, &path, "shop", &BTreeMap::new(), Some(99));
+    assert!(matches!(stale, Err(ControlError::Stale { expected: 99, .. })));
+    let stale = apps::delete(world.control(), &ROOT, &path, "shop", Some(99));
+    assert!(matches!(stale, Err(ControlError::Stale { expected: 99, .. })));
+}

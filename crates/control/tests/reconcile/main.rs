@@ -1,0 +1,10 @@
+//! Control at middle height: a real store, the simulated engine, a simulated edge, and a time that the test moves.
+
+mod crashes;
+mod deploys;
+mod ends;
+mod faults;
+mod gate;
+mod jobs;
+mod speed;
+mod world;
