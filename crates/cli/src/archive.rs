@@ -134,6 +134,8 @@ fn write(dir: &Path, found: &[PathBuf]) -> std::io::Result<Archive> {
         let about = std::fs::symlink_metadata(&source)?;
         let mut header = tar::Header::new_gnu();
         header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
         if about.is_symlink() {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
