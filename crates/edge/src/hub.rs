@@ -253,9 +253,10 @@ impl Hub {
     /// Stops accepting because nobody shall any more; idle connections end now.
     pub(crate) fn stop(&self, limit: Duration) {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        // Upgraded connections would rarely end by themselves: they do not delay a stop.
         let limits = DrainLimits {
             requests_ms: limit_ms,
-            upgrades_ms: limit_ms,
+            upgrades_ms: 0,
         };
         *lock(&self.draining) = Some(Draining {
             since: Instant::now(),
@@ -286,12 +287,11 @@ impl Hub {
             self.tell(|| Message::Drain(Ending::Now));
             return false;
         }
-        let limit_ms = if open.upgrades > 0 {
-            state.limits.upgrades_ms
-        } else {
-            state.limits.requests_ms
-        };
-        open.connections == 0 || elapsed_ms > limit_ms.saturating_add(1_000)
+        // A second more than promised: those that ended just now are still closing.
+        let requests_wait =
+            open.connections > open.upgrades && elapsed_ms <= state.limits.requests_ms.saturating_add(1_000);
+        let upgrades_wait = open.upgrades > 0 && elapsed_ms <= state.limits.upgrades_ms;
+        !requests_wait && !upgrades_wait
     }
 
     /// Each thread's number and heartbeat.

@@ -107,7 +107,8 @@ async fn converse(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr, tl
         None => (Io::Plain(stream), None, false),
         Some(Tls { config, resolver }) => {
             watch.arm(worker.timeouts.handshake);
-            match tls::accept(config, &resolver, stream, &watch).await {
+            // Boxed, like all that follows: an idle plain connection must not carry the state of a handshake.
+            match Box::pin(tls::accept(config, &resolver, stream, &watch)).await {
                 Ok(secured) => (Io::Tls(secured.stream), Some(secured.identity), secured.is_http2),
                 // Scanners and impatient clients: not worth a line each.
                 Err(_) => return,

@@ -89,7 +89,8 @@ pub(crate) async fn serve(mut connection: Connection) -> Ended {
             return Ended::IsHttp2(connection);
         }
         first = false;
-        let flow = exchange(&mut connection, length).await;
+        // Boxed: its state is several times that of a connection waiting for its next request.
+        let flow = Box::pin(exchange(&mut connection, length)).await;
         if flow != Flow::Next {
             end(connection, flow).await;
             return Ended::Closed;

@@ -35,7 +35,8 @@ pub struct Child {
 }
 
 impl Child {
-    /// This same binary with other arguments, no sockets, default restart delays, ten seconds to stop.
+    /// This same binary with other arguments, no sockets, default restart delays, fifteen seconds to stop (the edge gives
+    /// its requests ten).
     pub fn of_this_binary(name: &str, argv: &[&str]) -> Child {
         Child {
             name: name.to_owned(),
@@ -44,7 +45,7 @@ impl Child {
             env: Vec::new(),
             sockets: Vec::new(),
             restart: Backoff::default(),
-            stop_grace: Duration::from_secs(10),
+            stop_grace: Duration::from_secs(15),
         }
     }
 

@@ -174,6 +174,10 @@ fn a_stop_signal_lets_requests_finish() {
     wait_for("the slow request", || {
         (client.in_flight(&["b"]).unwrap()["b"].requests == 1).then_some(())
     });
+    // A WebSocket would last for hours: it does not delay the stop.
+    let mut websocket = Wire::to(warden.address);
+    websocket.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(status(&websocket.answer().0), 101);
     kill_process(pid(&edge), Signal::TERM).unwrap();
     assert_eq!(idle.rest(), "");
     backend.gate.open();
