@@ -35,7 +35,7 @@ pub(crate) struct Facts {
 impl Facts {
     /// Everything, from one snapshot.
     pub(super) fn read(control: &Control) -> Result<Self, ControlError> {
-        control.read(|tx| Self::whole(tx))
+        control.read(Self::whole)
     }
 
     /// The same as of now. Costs nothing when nothing changed.

@@ -289,13 +289,12 @@ pub(super) fn reject(
     control.write(|tx| {
         if let Some(release) = release
             && let Some(mut found) = tx.get::<Release>(&release.to_string())?
+            && found.row.state == ReleaseState::Pending
         {
-            if found.row.state == ReleaseState::Pending {
-                found.row.state = ReleaseState::Rejected {
-                    why: failure.message.clone(),
-                };
-                tx.update_status(&found.row, Expect::Any)?;
-            }
+            found.row.state = ReleaseState::Rejected {
+                why: failure.message.clone(),
+            };
+            tx.update_status(&found.row, Expect::Any)?;
         }
         let mut found = tx.need::<Operation>(&operation.id.to_string())?;
         if found.row.state.is_settled() {

@@ -3,6 +3,7 @@
 //! Invariants: an instance counts as idle only after the edge obeys a table without it; what is not known (an app whose
 //! decision could not be stored, before anything was published) is never published as empty.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{AppId, Condition, InstanceId, Purpose};
@@ -30,9 +31,9 @@ impl Published {
     /// Publishes what is true now. Apps without an answer of this look keep what they had.
     pub(super) fn publish(&mut self, control: &Control, facts: &Facts, mut routed: BTreeMap<AppId, Routed>) {
         for app in facts.apps.values().filter(|app| app.serving.is_some()) {
-            if !routed.contains_key(&app.id) {
+            if let Entry::Vacant(place) = routed.entry(app.id) {
                 match self.routed.get(&app.id) {
-                    Some(last) => drop(routed.insert(app.id, last.clone())),
+                    Some(last) => drop(place.insert(last.clone())),
                     // The edge and the names serve what they had before our start.
                     None if self.table.is_none() => return,
                     None => {}

@@ -220,8 +220,10 @@ fn scaled_up_and_down() {
 #[test]
 fn what_cannot_be_scaled_does_not_hold_up_the_mending_deploy() {
     let mut world = World::with_shop();
-    let mut half = Behaviour::default();
-    half.exits = Some((Millis::seconds(4), Exit::Code { code: 1 }));
+    let half = Behaviour {
+        exits: Some((Millis::seconds(4), Exit::Code { code: 1 })),
+        ..Behaviour::default()
+    };
     world.image("good:1", half);
     world.must_serve = false;
     let counts = BTreeMap::from([(name("web"), 3)]);

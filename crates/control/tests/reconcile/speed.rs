@@ -71,3 +71,22 @@ fn two_hundred_apps() {
     println!("coming back with {APPS} apps takes {:?}", begin.elapsed());
     assert_eq!(routed(&world.edge.table()).len(), APPS);
 }
+
+/// The loop itself, with the clock of the machine: it hears of a deploy, serves it and ends when told.
+#[test]
+fn the_loop_hears_works_and_ends() {
+    let mut world = World::new();
+    world.image("good:1", engine::simulated::Behaviour::default());
+    world.create("shop");
+    let reconciler = world.take_reconciler();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| reconciler.run(&stop));
+        let operation = world.deploy("shop", "good:1", None);
+        let wait = Duration::from_secs(60);
+        let id = operation.id.to_string();
+        let done = control::operations::view(world.control(), &crate::world::ROOT, &id, wait);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        crate::world::succeeded(&done.expect("the operation").row);
+    });
+}

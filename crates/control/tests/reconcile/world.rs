@@ -125,12 +125,13 @@ impl World {
         self.control = Some(control);
     }
 
-    pub fn control(&self) -> &Control {
-        self.control.as_ref().expect("open")
+    /// The reconciler, for a test that runs it by itself.
+    pub fn take_reconciler(&mut self) -> Reconciler {
+        self.reconciler.take().expect("open")
     }
 
-    pub fn data_dir(&self) -> &std::path::Path {
-        self.dir.path()
+    pub fn control(&self) -> &Control {
+        self.control.as_ref().expect("open")
     }
 
     /// Control dies and comes back: only the store, the engine and the edge remember.
