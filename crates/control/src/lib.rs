@@ -26,6 +26,10 @@ mod files;
 mod transact;
 mod workload;
 
+// What the use cases take and give, so that the doors need to know no other room.
+pub use engine::{Exec, ExecStreams, LogRecord, Stream as LogStream};
+pub use store::{Begun, Now, Secret, StoreError};
+
 pub use authorize::EnvPath;
 pub use error::ControlError;
 pub use settings::Settings;

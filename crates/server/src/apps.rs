@@ -14,10 +14,10 @@ use model::{Condition, EnvKey, Instance, InstanceId, Name, Purpose, ReleaseId, T
 
 use crate::answer::Reply;
 use crate::call::{Call, key, moment, name};
-use crate::foreign::{LogRecord, LogStream, Secret};
 use crate::pages;
 use crate::refusal::Refusal;
 use crate::stream::{Events, Seen};
+use control::{LogRecord, LogStream, Secret};
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
     let all = apps::list(call.control(), call.actor()?, &call.place()?)?;
@@ -87,7 +87,8 @@ pub(crate) fn env_update(call: &Call) -> Result<Reply, Refusal> {
         }
     }
     if changes.is_empty() {
-        return Err(Refusal::field("", "changes nothing: give set or unset"));
+        // Nothing to change is no reason for a new release.
+        return env_view(call);
     }
     let app = call.parameter("app")?;
     let (app, accepted) = apps::configure(

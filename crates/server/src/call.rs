@@ -115,8 +115,10 @@ pub(crate) fn check_query(endpoint: &Endpoint, query: &[(String, String)]) -> Ve
             refuse("is given twice".to_owned());
         }
         match known.kind {
-            QueryKind::Text if value.chars().count() > 1000 => refuse("is too long".to_owned()),
-            QueryKind::Text => {}
+            QueryKind::Text | QueryKind::Form(_) if value.chars().count() > 1000 => {
+                refuse("is too long".to_owned());
+            }
+            QueryKind::Text | QueryKind::Form(_) => {}
             QueryKind::Integer(least, most) => {
                 if !value
                     .parse::<u64>()

@@ -26,8 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::Shared;
 use crate::answer::{Outgoing, insert};
 use crate::call::Call;
-use crate::foreign::{Exec, ExecStreams};
 use crate::refusal::Refusal;
+use control::{Exec, ExecStreams};
 
 /// Frames under way in each direction: a slow reader slows the program down.
 const AHEAD: usize = 8;

@@ -10,9 +10,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::answer::{Reply, operation_at};
 use crate::call::Call;
-use crate::foreign::{Begun, Now};
 use crate::refusal::Refusal;
 use crate::request::Act;
+use control::{Begun, Now};
 
 const KEY_MAX: usize = 200;
 

@@ -11,7 +11,6 @@ mod body;
 mod call;
 mod databases;
 mod exec;
-mod foreign;
 mod idempotency;
 mod images;
 mod installation;

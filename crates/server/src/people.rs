@@ -6,9 +6,9 @@ use model::{Actor, Millis, Timestamp, Token};
 
 use crate::answer::Reply;
 use crate::call::Call;
-use crate::foreign::Secret;
 use crate::pages;
 use crate::refusal::Refusal;
+use control::Secret;
 
 pub(crate) fn claim(call: &Call) -> Result<Reply, Refusal> {
     let body: Claim = call.needed_body()?;
@@ -70,7 +70,12 @@ pub(crate) fn audit_list(call: &Call) -> Result<Reply, Refusal> {
         match call.query("page_token") {
             None => None,
             Some(token) => {
-                let number = token.parse::<u64>();
+                let number = token
+                    .split_once('.')
+                    .filter(|(n, same)| n == same)
+                    .unwrap_or_default()
+                    .0
+                    .parse::<u64>();
                 Some(number.map_err(|_| {
                     Refusal::field("?page_token", "is not the next_page of a page of this list")
                 })?)
@@ -78,7 +83,7 @@ pub(crate) fn audit_list(call: &Call) -> Result<Reply, Refusal> {
         };
     let found = control::events::audit(call.control(), call.actor()?, before, limit)?;
     let next_page = match found.last() {
-        Some(last) if found.len() == limit && last.seq > 1 => last.seq.to_string(),
+        Some(last) if found.len() == limit && last.seq > 1 => format!("{0}.{0}", last.seq),
         Some(_) | None => String::new(),
     };
     let rows = found.into_iter().map(|record| {

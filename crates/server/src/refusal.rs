@@ -5,7 +5,7 @@
 use api::{FieldError, Problem};
 use control::ControlError;
 
-use crate::foreign::StoreError;
+use control::StoreError;
 
 /// Why a request was not done.
 #[derive(Debug)]

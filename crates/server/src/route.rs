@@ -7,9 +7,9 @@ use api::{Endpoint, endpoints as e};
 
 use crate::answer::Reply;
 use crate::call::Call;
-use crate::foreign::ExecStreams;
 use crate::refusal::Refusal;
 use crate::{apps, databases, exec, images, installation, operations, people, places, releases};
+use control::ExecStreams;
 
 /// How an endpoint is done.
 #[derive(Clone, Copy)]
