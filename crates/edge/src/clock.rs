@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// The clock's step. All limits are seconds; being late by this is nothing.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
+/// The step while there are no connections; still several heartbeats within the watchdog's patience.
+pub(crate) const IDLE_TICK: Duration = Duration::from_millis(500);
+
 /// A thread's clock and the watches on it.
 #[derive(Debug)]
 pub(crate) struct Clock {

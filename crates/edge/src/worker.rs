@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::buffer::Stock;
-use crate::clock::{Clock, TICK};
+use crate::clock::{Clock, IDLE_TICK, TICK};
 use crate::options::{Limits, Timeouts};
 use crate::pick::{Budget, Choice, LocalService, Random, Target};
 use crate::record::{Metrics, Series, TargetMetrics};
@@ -235,9 +235,7 @@ impl Worker {
 
     /// Obeys messages and keeps time, for as long as the process lives.
     pub(crate) async fn obey(&self, mut messages: UnboundedReceiver<Message>, heartbeat: &AtomicU64) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut sweep_at_ms = 0;
+        let (mut due, mut sweep_at_ms) = (tokio::time::Instant::now(), 0);
         loop {
             tokio::select! {
                 biased;
@@ -245,7 +243,9 @@ impl Worker {
                     Some(message) => self.handle(message),
                     None => return,
                 },
-                _ = ticks.tick() => {
+                () = tokio::time::sleep_until(due) => {
+                    // With nobody there, nothing can expire: an idle edge hardly wakes the machine.
+                    due = tokio::time::Instant::now() + if self.connections.get() > 0 { TICK } else { IDLE_TICK };
                     self.clock.tick();
                     heartbeat.fetch_add(1, Ordering::Relaxed);
                     let now_ms = self.clock.now_ms();

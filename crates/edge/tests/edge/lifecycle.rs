@@ -190,7 +190,7 @@ fn a_stop_signal_lets_requests_finish() {
 #[allow(unsafe_code)]
 fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
     let warden = Warden::new();
-    let mut edge = warden.start(&[("STALLED_MS", "1000")]);
+    let mut edge = warden.start(&[("STALLED_MS", "3000")]);
     drop(warden.client(&edge));
     let threads = std::fs::read_dir(format!("/proc/{}/task", edge.0.id())).unwrap();
     let worker: i32 = threads

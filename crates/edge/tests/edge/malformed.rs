@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::support::{Backend, Edge, read_head, status, table};
+use crate::support::{Backend, Edge, field, read_head, status, table};
 
 /// Each is sent followed by a second request: neither may reach the instance.
 const HEADS: &[(&str, &[u8])] = &[
@@ -173,4 +173,108 @@ fn oversized_heads_are_refused() {
     assert_eq!(backend.requests(), 0);
     let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000));
     assert_eq!(statuses(&edge, large.as_bytes()), [200]);
+}
+
+/// Sound requests, to be damaged.
+const SEEDS: &[&[u8]] = &[
+    b"GET /seed?a=b HTTP/1.1\r\nHost: a\r\nCookie: c\r\n\r\n",
+    b"POST /seed HTTP/1.1\r\nHost: a\r\nContent-Length: 44\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\nX-Long: 1\r\n\r\n",
+    b"POST /seed HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n23\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n\r\n0\r\nX-T: 1\r\n\r\n",
+    b"GET http://a/seed HTTP/1.1\r\nHost: a\r\nConnection: upgrade, X-A\r\nUpgrade: echo\r\nX-A: 1\r\n\r\n",
+    b"PUT /seed HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok",
+];
+
+/// What damage is made of.
+const PIECES: &[&[u8]] = &[
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\0",
+    b" ",
+    b"\t",
+    b":",
+    b",",
+    b";",
+    b"0",
+    b"1",
+    b"9",
+    b"a",
+    b"%2e",
+    b"/",
+    b"..",
+    b"\x0b",
+    b"\xff",
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Host: b\r\n",
+    b"chunked",
+    b"\r\n\r\n",
+    b"0\r\n\r\n",
+];
+
+/// A damaged copy: pieces put in, bytes taken out, lines doubled.
+fn damage(seed: &[u8], random: &mut impl FnMut(usize) -> usize) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=random(3) {
+        let at = random(bytes.len());
+        match random(4) {
+            0 => drop(bytes.remove(at)),
+            1 => bytes[at] = u8::try_from(random(256)).unwrap(),
+            2 => {
+                let start = bytes[..at].iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1);
+                let end = bytes[at..]
+                    .iter()
+                    .position(|&b| b == b'\n')
+                    .map_or(bytes.len(), |n| at + n + 1);
+                let line = bytes[start..end].to_vec();
+                drop(bytes.splice(start..start, line));
+            }
+            _ => drop(bytes.splice(at..at, PIECES[random(PIECES.len())].iter().copied())),
+        }
+    }
+    bytes
+}
+
+/// Whatever is sent, the instance reads exactly the requests that the edge meant, each of them well formed.
+#[test]
+fn damaged_requests_never_put_edge_and_instance_out_of_step() {
+    let (backend, admin) = (Backend::start("b"), Backend::start("admin"));
+    let edge = edge_with(&backend, &admin);
+    let mut state = 0x5eed_u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below.max(1)
+    };
+    for round in 0..3000 {
+        let bytes = damage(SEEDS[round % SEEDS.len()], &mut random);
+        statuses(&edge, &[&bytes, SECOND].concat());
+    }
+    let metrics = edge.client().metrics().unwrap();
+    let meant = metrics.targets.iter().find(|t| t.target == "b").unwrap().requests;
+    let seen = backend.seen.lock().unwrap();
+    assert_eq!(seen.len() as u64, meant);
+    assert!(seen.len() > 1000, "the damage leaves nothing to test");
+    for head in seen.iter() {
+        let count = |name: &str| {
+            head.lines()
+                .filter(|l| l.to_ascii_lowercase().starts_with(name))
+                .count()
+        };
+        assert_eq!((count("host:"), field(head, "host")), (1, Some("a")), "{head:?}");
+        assert!(
+            count("content-length:") + count("transfer-encoding:") <= 1,
+            "{head:?}"
+        );
+        let lines_sound = head
+            .split("\r\n")
+            .all(|line| !line.contains(['\r', '\n', '\0']) && !line.starts_with([' ', '\t']));
+        assert!(lines_sound, "{head:?}");
+        let line = head.lines().next().unwrap();
+        assert!(
+            line.ends_with(" HTTP/1.1") && line.split(' ').count() == 3 && !line.contains("/../"),
+            "{line:?}"
+        );
+    }
 }

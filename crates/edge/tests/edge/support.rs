@@ -194,13 +194,13 @@ fn converse(stream: &TcpStream, name: &str, gate: &Gate, seen: &Mutex<Vec<String
 
 /// The text up to and including the empty line; `None` at the end of the connection.
 pub fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head)? == 0 {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if reader.read_until(b'\n', &mut head)? == 0 {
             return Ok(None);
         }
     }
-    Ok(Some(head))
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
 pub fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
@@ -216,7 +216,9 @@ pub fn read_body(reader: &mut impl BufRead, head: &str) -> std::io::Result<Strin
     if field(head, "transfer-encoding").is_some() {
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line)?;
+            if reader.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             let size = usize::from_str_radix(line.trim_end(), 16)
                 .unwrap_or_else(|_| panic!("not a canonical chunk size: {line:?}"));
             if size == 0 {
