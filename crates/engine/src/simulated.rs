@@ -65,7 +65,7 @@ struct World {
     blind: u32,
     starts: BTreeMap<InstanceId, u32>,
     workloads: BTreeMap<InstanceId, Workload>,
-    asked: BTreeSet<InstanceId>,
+    asked: BTreeMap<InstanceId, u32>,
     removed: BTreeSet<InstanceId>,
     calls: u64,
 }
@@ -123,7 +123,13 @@ impl Simulated {
     /// Every instance that was ever asked to end.
     #[must_use]
     pub fn asked_to_end(&self) -> BTreeSet<InstanceId> {
-        self.world().asked.clone()
+        self.world().asked.keys().copied().collect()
+    }
+
+    /// How often an instance was asked to end.
+    #[must_use]
+    pub fn stops(&self, id: InstanceId) -> u32 {
+        self.world().asked.get(&id).copied().unwrap_or_default()
     }
 
     /// Every id that was ever to be removed.
@@ -230,7 +236,7 @@ impl Engine for Simulated {
         let now = world.now;
         let grace = Millis::new(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
         let behaviours = world.behaviours.clone();
-        world.asked.insert(id);
+        *world.asked.entry(id).or_default() += 1;
         if let Some(life) = world.lives.get_mut(&id) {
             let obeys = behaviours
                 .get(&life.image)

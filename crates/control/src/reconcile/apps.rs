@@ -173,12 +173,11 @@ fn act(
         let grace = row_of(*instance)
             .and_then(|row| stop_grace(facts, row))
             .unwrap_or(model::spec::STOP_GRACE);
-        match control.engine.stop(*instance, grace.as_duration()) {
-            Ok(()) | Err(engine::EngineError::NotRunning(_)) => {}
-            Err(cause) => failed = Some(cause),
+        if let Err(cause) = facts.told.stop(control, *instance, grace.as_duration(), now) {
+            failed = Some(cause);
         }
     }
-    failed.map_or(Ok(()), |cause| Err(cause.into()))
+    failed.map_or(Ok(()), Err)
 }
 
 fn write_rows(tx: &WriteTx, facts: &Facts, steps: &[&Step], now: Timestamp) -> Result<(), ControlError> {

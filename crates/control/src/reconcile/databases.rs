@@ -89,7 +89,7 @@ fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) ->
                 Ok(())
             })
         }
-        (false, Some(instance)) => stop(control, instance, now),
+        (false, Some(instance)) => stop(control, facts, instance, now),
         (true, Some(_)) | (false, None) => Ok(()),
     }
 }
@@ -156,7 +156,7 @@ fn prune(control: &Control, mine: &[&Instance]) -> Result<(), ControlError> {
     })
 }
 
-fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
+fn stop(control: &Control, facts: &Facts, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
     if !matches!(instance.condition, Condition::Stopping { .. }) {
         control.write(|tx| {
             let mut found = tx.need::<Instance>(&instance.id.to_string())?;
@@ -166,10 +166,7 @@ fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), Co
         })?;
     }
     // Said again until it has ended: a crash of ours may have come between the row and the request.
-    match control.engine.stop(instance.id, STOP_GRACE) {
-        Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
-        Err(cause) => Err(cause.into()),
-    }
+    facts.told.stop(control, instance.id, STOP_GRACE, now)
 }
 
 /// Gives an operation on a database to a worker.

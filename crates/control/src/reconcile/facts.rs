@@ -12,6 +12,7 @@ use model::{
 };
 use store::{Change, Op, ReadTx, Row, StoreError};
 
+use super::told::Told;
 use crate::{Control, ControlError, operations};
 
 /// More changes than this are read as the whole.
@@ -30,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) operations: BTreeMap<OperationId, Operation>,
     /// Instances without a request under way that the edge no longer knows.
     pub(crate) idle: BTreeSet<InstanceId>,
+    /// Who was asked to end already.
+    pub(super) told: Told,
 }
 
 impl Facts {
@@ -58,9 +61,12 @@ impl Facts {
                     self.rev = end;
                 }
                 None | Some(Err(StoreError::Compacted { .. })) => {
-                    let idle = std::mem::take(&mut self.idle);
-                    *self = Self::whole(tx)?;
-                    self.idle = idle;
+                    let (idle, told) = (std::mem::take(&mut self.idle), self.told.clone());
+                    *self = Self {
+                        idle,
+                        told,
+                        ..Self::whole(tx)?
+                    };
                 }
                 Some(Err(cause)) => return Err(cause.into()),
             }

@@ -72,7 +72,7 @@ pub(super) fn gate(
             | Condition::Draining { .. }
             | Condition::Stopping { .. } => {
                 if now.since(instance.created_at) > job.timeout {
-                    stop(control, instance, now)?;
+                    stop(control, facts, instance, now)?;
                     return Ok(Gate::Shut(Failure {
                         code: "release_rejected".to_owned(),
                         message: format!(
@@ -200,7 +200,7 @@ pub(super) fn sweep(control: &Control, facts: &Facts, now: Timestamp) {
         let is_asked = matches!(instance.condition, Condition::Stopping { .. });
         let is_awaited = facts.operations.contains_key(operation);
         if (is_asked || !is_awaited)
-            && let Err(cause) = stop(control, instance, now)
+            && let Err(cause) = stop(control, facts, instance, now)
         {
             tracing::warn!(instance = %instance.id, %cause, "could not end a job; it is tried again");
         }
@@ -208,7 +208,12 @@ pub(super) fn sweep(control: &Control, facts: &Facts, now: Timestamp) {
 }
 
 /// Asks a job's instance to end. May be said again.
-pub(super) fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Result<(), ControlError> {
+pub(super) fn stop(
+    control: &Control,
+    facts: &Facts,
+    instance: &Instance,
+    now: Timestamp,
+) -> Result<(), ControlError> {
     if !matches!(instance.condition, Condition::Stopping { .. }) {
         control.write(|tx| {
             let mut found = tx.need::<Instance>(&instance.id.to_string())?;
@@ -219,10 +224,7 @@ pub(super) fn stop(control: &Control, instance: &Instance, now: Timestamp) -> Re
             Ok(())
         })?;
     }
-    match control.engine.stop(instance.id, STOP_GRACE) {
-        Ok(()) | Err(engine::EngineError::NotRunning(_)) => Ok(()),
-        Err(cause) => Err(cause.into()),
-    }
+    facts.told.stop(control, instance.id, STOP_GRACE, now)
 }
 
 /// The last lines of an instance.

@@ -19,6 +19,7 @@ mod operations;
 mod orphans;
 mod publish;
 mod start;
+mod told;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub struct Reconciler {
     /// What the store said at the end of the last look.
     facts: Option<Facts>,
     read_whole: Option<Timestamp>,
+    told: told::Told,
     /// When this process looked first.
     first: Option<Timestamp>,
     house_kept: Option<Timestamp>,
@@ -67,6 +69,7 @@ impl Reconciler {
             orphans: BTreeMap::new(),
             facts: None,
             read_whole: None,
+            told: told::Told::default(),
             first: None,
             house_kept: None,
             control,
@@ -120,6 +123,8 @@ impl Reconciler {
         self.first.get_or_insert(now);
         facts.refresh(&control)?;
         facts.idle = self.published.idle(&control, &facts);
+        facts.told = self.told.clone();
+        facts.told.forget(&facts);
         self.orphans(&control, &facts, &seen, now);
         operations::advance(&control, &self.workers, &mut facts, now)?;
         let mut routed = BTreeMap::new();

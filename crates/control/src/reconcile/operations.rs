@@ -340,7 +340,7 @@ fn give_up(
         if let Purpose::Job { operation: of, .. } = &instance.purpose
             && *of == operation.id
         {
-            jobs::stop(control, instance, now)?;
+            jobs::stop(control, facts, instance, now)?;
         }
     }
     match app {

@@ -81,6 +81,21 @@ fn a_drain_ends_after_its_bound() {
     world.quiet();
 }
 
+/// Many programs take a second signal as "now".
+#[test]
+fn an_instance_that_takes_its_time_is_asked_once() {
+    let mut world = World::with_shop();
+    let lazy = Behaviour {
+        obeys_after: Some(Millis::seconds(20)),
+        ..Behaviour::default()
+    };
+    world.image("good:1", lazy);
+    let old = world.live_of("web")[0].id;
+    succeeded(&world.deployed("shop", "good:2", None));
+    world.quiet();
+    assert_eq!(world.engine.stops(old), 1);
+}
+
 #[test]
 fn a_bad_release_is_rejected_and_the_old_one_serves() {
     let cases = [
