@@ -78,3 +78,54 @@ impl Digest {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(path: &Path) -> String {
+        let mut digest = Digest::new("test");
+        digest.tree(path).expect("readable");
+        digest.hex()
+    }
+
+    #[test]
+    fn what_shapes_a_result_changes_the_digest_and_nothing_else_does() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = place.path().join("a");
+        fs::create_dir(&dir).expect("a directory");
+        fs::write(dir.join("one"), "1").expect("a file");
+        let first = of(&dir);
+        let copy = place.path().join("b");
+        fs::create_dir(&copy).expect("a directory");
+        fs::write(copy.join("one"), "1").expect("a file");
+        assert_eq!(of(&copy), first, "neither time nor place matters");
+        let mut seen = vec![first];
+        let mut changed = |what: &str| {
+            let digest = of(&dir);
+            assert!(!seen.contains(&digest), "{what}");
+            seen.push(digest);
+        };
+        fs::write(dir.join("one"), "2").expect("a file");
+        changed("content");
+        fs::set_permissions(dir.join("one"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        changed("permission to run");
+        fs::rename(dir.join("one"), dir.join("two")).expect("renamed");
+        changed("name");
+        std::os::unix::fs::symlink("two", dir.join("link")).expect("a link");
+        changed("a link");
+        fs::create_dir(dir.join("empty")).expect("a directory");
+        changed("an empty directory");
+    }
+
+    #[test]
+    fn lists_are_not_mistaken_for_each_other() {
+        let of = |texts: &[&str]| {
+            let mut digest = Digest::new("test");
+            digest.list(texts.iter().copied());
+            digest.hex()
+        };
+        assert_ne!(of(&["ab", "c"]), of(&["a", "bc"]));
+        assert_ne!(of(&[]), of(&[""]));
+    }
+}

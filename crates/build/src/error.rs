@@ -66,6 +66,9 @@ pub enum BuildError {
         #[source]
         cause: std::io::Error,
     },
+    /// The Rust toolchain failed, or is not there.
+    #[error(transparent)]
+    Cargo(EngineError),
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -90,6 +93,9 @@ impl BuildError {
             Self::File { next_step, .. } => next_step.clone(),
             Self::Machine { .. } => "build it for this machine, or deploy its source".to_owned(),
             Self::Disk { .. } => "try again: stoa deploy; if it stays, check the host: stoa doctor".to_owned(),
+            Self::Cargo(_) => "mend the source; when the base has no cargo: write [build] base = \"debian:12\" in stoa.toml, or \
+                               deploy the executable"
+                .to_owned(),
             Self::Engine(error) => error.next(),
         }
     }

@@ -189,7 +189,13 @@ impl Run<'_> {
             timeout: step.timeout,
             config,
         };
-        let done = self.engine.build_step(&wanted, self.lines)?;
+        let done = self
+            .engine
+            .build_step(&wanted, self.lines)
+            .map_err(|error| match error {
+                EngineError::Step { .. } if step.name == "cargo" => BuildError::Cargo(error),
+                other => BuildError::Engine(other),
+            })?;
         if done.cached {
             (self.lines)(&format!("{}: as before, nothing to do", step.name));
         }
@@ -201,8 +207,9 @@ impl Run<'_> {
         // What clients leave in their home is not part of the image: the temporary directory is not either.
         for (key, value) in [
             ("HOME", "/tmp"),
-            ("npm_config_cache", "/tmp/npm"),
             ("TMPDIR", "/tmp"),
+            ("npm_config_cache", "/tmp/npm"),
+            ("npm_config_update_notifier", "false"),
         ] {
             env.insert(key.to_owned(), value.to_owned());
         }
