@@ -373,15 +373,14 @@ fn store(data: &Path) -> Check {
     if !places.store().exists() {
         return Check::good("store", "none yet");
     }
-    let lock = match warden::Lock::take(data) {
-        Ok(lock) => lock,
-        Err(_) => return Check::good("store", "in use by a running Stoa, which checks what it serves"),
+    let Ok(lock) = warden::Lock::take(data) else {
+        return Check::good("store", "in use by a running Stoa, which checks what it serves");
     };
     let fix = "restore it from a copy, or report it";
     let opened = MasterKey::load(&places.master_key())
         .map_err(store::StoreError::from)
         .and_then(|key| Store::open(&places.store(), &key, Now::at(model::Timestamp::now().as_ms())));
-    let checked = opened.and_then(|store| store.read(|tx| tx.verify()));
+    let checked = opened.and_then(|store| store.read(store::ReadTx::verify));
     drop(lock);
     match checked {
         Ok(_) => Check::good("store", "every row is as it was written"),

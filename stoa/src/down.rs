@@ -89,7 +89,9 @@ fn end_edge(places: &Places) {
     let Some(pid) = i32::try_from(status.pid).ok().and_then(Pid::from_raw) else {
         return;
     };
-    drop(rustix::process::kill_process(pid, Signal::TERM));
+    if rustix::process::kill_process(pid, Signal::TERM).is_err() {
+        return;
+    }
     let until = Instant::now() + ENDS_WITHIN;
     while edge::control::Client::connect(socket).is_ok() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));

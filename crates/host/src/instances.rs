@@ -24,6 +24,8 @@ use crate::{Host, error, users};
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Log bytes of one instance.
 const LOG_BYTES: u64 = 64 << 20;
+/// Log bytes of all instances of a service together, over all releases.
+const LOG_DIR_BYTES: u64 = 256 << 20;
 /// More output than this a second is dropped and counted: a flood must not fill the disk's bandwidth.
 const LOG_RATE: u64 = 8 << 20;
 /// Open files; what servers with many connections expect.
@@ -66,7 +68,7 @@ pub(crate) fn ensure(host: &Host, workload: &Workload) -> Result<Ipv4Addr, Engin
             (State::Exited(_), Some(place)) => return Ok(place.ip),
             // A start that was cut off, or the network of a former boot: nothing of it can be used.
             (State::Running { .. } | State::Starting | State::Exited(_) | State::Lost, _) => {
-                remove(host, workload.id)?
+                remove(host, workload.id)?;
             }
         }
     }
@@ -191,6 +193,7 @@ fn specify(
     };
     let log_dir = host.options.data_dir.join("logs").join(&workload.log_key);
     fs::create_dir_all(&log_dir).map_err(error::host("make the log's directory"))?;
+    crate::logs::prune(&log_dir, LOG_DIR_BYTES);
     Ok(ContainerSpec {
         id: name.to_owned(),
         hostname: workload.hostname.clone(),

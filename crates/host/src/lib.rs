@@ -17,7 +17,8 @@ mod watch;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use engine::{
     BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary,
@@ -25,13 +26,16 @@ use engine::{
 };
 use image::Images;
 use model::{ImageDigest, InstanceId};
-use net::{Mark, Networks};
+use net::{Mark, Networks, Repaired};
 use runtime::Runtime;
 use volume::Pool;
 
 use crate::error::host;
 use crate::probe::Probes;
 use crate::watch::Watch;
+
+/// How often the networks and the pool are looked over.
+const MEND_EVERY: Duration = Duration::from_secs(30);
 
 /// How the engine of this machine is set up.
 #[derive(Debug, Clone)]
@@ -56,6 +60,7 @@ pub struct Host {
     probes: Probes,
     watch: Watch,
     names: names::Published,
+    mended: Mutex<Instant>,
 }
 
 impl Host {
@@ -82,10 +87,41 @@ impl Host {
             networks,
             pool,
             names: names::Published::default(),
+            mended: Mutex::new(Instant::now()),
         };
         opened.adopt()?;
         builds::sweep(&opened);
         Ok(opened)
+    }
+
+    /// Repairs, every now and then, what somebody else removed (firewall rules, links), and lets the pool grow.
+    fn mend(&self) {
+        let mut mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+        if mended.elapsed() < MEND_EVERY {
+            return;
+        }
+        *mended = Instant::now();
+        drop(mended);
+        match self.networks.reapply() {
+            Ok(repaired) => {
+                for one in repaired {
+                    tracing::warn!(?one, "repaired a network");
+                    // A program in a namespace that is gone reaches nobody: it gets a fresh life in the new one.
+                    if let Repaired::Namespace { instance } = one
+                        && let Err(cause) = self.runtime.kill(&instance)
+                    {
+                        tracing::warn!(instance, cause = error::chain(&cause), "could not end it");
+                    }
+                }
+            }
+            Err(cause) => tracing::warn!(
+                cause = error::chain(&cause),
+                "the networks could not be looked over"
+            ),
+        }
+        if let Err(cause) = self.pool.maintain() {
+            tracing::warn!(cause = error::chain(&cause), "the pool could not be looked over");
+        }
     }
 
     /// Ends and removes everything that bears this installation's mark, but for the data directory's files.
@@ -120,6 +156,7 @@ impl Engine for Host {
         instances::remove(self, id)
     }
     fn observe(&self) -> Result<Vec<Observed>, EngineError> {
+        self.mend();
         instances::observe(self)
     }
     fn wait_change(&self, seen: u64, timeout: Duration) -> u64 {

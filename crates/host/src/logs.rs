@@ -49,7 +49,7 @@ pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, Eng
             }
             found.extend(
                 records
-                    .into_iter()
+                    .iter()
                     .filter_map(|record| translate(&key, record))
                     .filter(|r| matches(r, query)),
             );
@@ -63,6 +63,31 @@ pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, Eng
         }
     }
     Ok(found)
+}
+
+/// Deletes the oldest segments of a directory until the rest fits. Called before a new instance writes there; what a
+/// living one still writes is among the newest.
+pub(crate) fn prune(dir: &Path, budget: u64) {
+    let mut segments: Vec<(std::time::SystemTime, u64, PathBuf)> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log"))
+        .filter_map(|entry| {
+            let meta = entry.metadata().ok()?;
+            Some((meta.modified().ok()?, meta.len(), entry.path()))
+        })
+        .collect();
+    segments.sort();
+    let mut total: u64 = segments.iter().map(|(_, bytes, _)| bytes).sum();
+    for (_, bytes, path) in segments {
+        if total <= budget {
+            return;
+        }
+        if fs::remove_file(&path).is_ok() {
+            total -= bytes;
+        }
+    }
 }
 
 /// The directory of a key and those one level below, which are its services.
@@ -112,7 +137,7 @@ fn fits(label: &str, query: &LogQuery) -> bool {
     })
 }
 
-fn translate(key: &str, record: Record) -> Option<LogRecord> {
+fn translate(key: &str, record: &Record) -> Option<LogRecord> {
     let (label, instance) = parts(&record.label)?;
     let stream = match &record.kind {
         Kind::Line(Output::Stdout) | Kind::Piece(Output::Stdout) => Stream::Stdout,

@@ -65,7 +65,8 @@ impl Watch {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.insert(id.to_owned(), Arc::new(keeper));
         drop(watched);
-        drop(rustix::io::write(&*self.wake, &1_u64.to_ne_bytes()));
+        // A full counter wakes as well.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
     }
 
     pub(crate) fn wait(&self, seen: u64, timeout: Duration) -> u64 {
@@ -91,7 +92,7 @@ fn look(wake: &OwnedFd, watched: &Mutex<BTreeMap<String, Arc<OwnedFd>>>, bump: &
     }
     if !polled[0].revents().is_empty() {
         let mut count = [0_u8; 8];
-        drop(rustix::io::read(wake, &mut count[..]));
+        let _ = rustix::io::read(wake, &mut count[..]);
     }
     let ended = polled[1..]
         .iter()
