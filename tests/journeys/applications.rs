@@ -60,10 +60,8 @@ fn journey(case: &Case) -> Result<()> {
     let releases = stoa
         .cli(&["releases", "--app", case.name, "--json"])?
         .ok()?
-        .json()?;
-    let states: Vec<(&str, bool)> = releases["items"]
-        .as_array()
-        .context("no releases")?
+        .items()?;
+    let states: Vec<(&str, bool)> = releases
         .iter()
         .filter_map(|release| Some((release["name"].as_str()?, release["serving"].as_bool()?)))
         .collect();
@@ -297,7 +295,7 @@ fn etcd() -> Result<()> {
         },
         change: |app| app.replace("stoa.toml", "--name=node1", "--name=node2"),
         second: |stoa| named(stoa, "node2"),
-        break_it: |app| app.replace("stoa.toml", "--name=node2", "--no-such"),
-        reason: "flag provided but not defined: -no-such",
+        break_it: |app| app.replace("stoa.toml", "--data-dir=/tmp/etcd", "--data-dir=/proc/etcd"),
+        reason: "cannot access data directory",
     })
 }

@@ -62,8 +62,8 @@ impl World {
             .stoa
             .cli(&["ps", "--env", environment, "--app", app, "--json"])?
             .ok()?
-            .json()?;
-        let text = list["items"][0]["address"]
+            .items()?;
+        let text = list[0]["address"]
             .as_str()
             .context("an instance without an address")?;
         Ok(text.parse()?)

@@ -180,11 +180,10 @@ fn after_the_warden_stoa_up_finds_everything() -> Result<()> {
 }
 
 fn releases(stoa: &Stoa) -> Result<BTreeSet<String>> {
-    let list = stoa
+    let items = stoa
         .cli(&["releases", "--app", "probe", "--json"])?
         .ok()?
-        .json()?;
-    let items = list["items"].as_array().context("no releases")?;
+        .items()?;
     Ok(items
         .iter()
         .map(|item| format!("{} {} {}", item["name"], item["state"], item["serving"]))

@@ -85,6 +85,17 @@ impl Answer {
             .with_context(|| format!("`{}` did not print JSON: {}", self.line, self.stdout))
     }
 
+    /// The items of a list printed as JSON.
+    ///
+    /// # Errors
+    /// When it is no list.
+    pub fn items(&self) -> Result<Vec<Value>> {
+        let list = self.json()?;
+        list.as_array()
+            .cloned()
+            .with_context(|| format!("`{}` printed no list: {list}", self.line))
+    }
+
     /// The lines of data.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.stdout.lines()

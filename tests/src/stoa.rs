@@ -179,6 +179,9 @@ impl Stoa {
             .current_dir(folder)
             .args(arguments)
             .env("STOA_API", self.api_url());
+        if let Some(api) = &self.api {
+            command.env("STOA_TOKEN", api.token());
+        }
         let stdin = if input.is_empty() {
             Stdio::null()
         } else {
@@ -323,9 +326,7 @@ impl Stoa {
     /// # Errors
     /// When the CLI fails.
     pub fn instances(&self, app: &str) -> Result<Vec<Value>> {
-        let answer = self.cli(&["ps", "--app", app, "--json"])?.ok()?.json()?;
-        let items = answer.get("items").unwrap_or(&answer).as_array().cloned();
-        items.context("`stoa ps --json` lists no items")
+        self.cli(&["ps", "--app", app, "--json"])?.ok()?.items()
     }
 
     /// `stoa down`, then looks whether anything is left.
