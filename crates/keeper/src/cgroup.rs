@@ -276,6 +276,18 @@ impl Group {
         Ok(())
     }
 
+    /// Keeps the grace period from having to be waited for again, by a cheap write that changes nothing: `pid`, a member
+    /// already, joins once more.
+    pub fn keep_warm(&self, pid: u32) {
+        if let Some((_, path)) = self
+            .0
+            .iter()
+            .find(|(role, _)| !matches!(role, Role::Hybrid | Role::V2))
+        {
+            let _ = set(path, "cgroup.procs", u64::from(pid));
+        }
+    }
+
     /// Opened `cgroup.procs` of every tree this process is not in yet: writing a pid joins it.
     pub fn doors(&self) -> io::Result<Vec<fs::File>> {
         let mine = fs::read_to_string("/proc/self/cgroup")?;

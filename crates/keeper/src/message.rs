@@ -19,6 +19,9 @@ pub const VERSION: u16 = 1;
 /// The oldest version this build still understands.
 pub const OLDEST: u16 = 1;
 
+/// Stage of a failed start that means: the instance has a keeper already; nothing was touched.
+pub const ANOTHER_KEEPER: &str = "another-keeper";
+
 /// What a keeper has to know; everything else stays with the helper, so that a keeper never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {

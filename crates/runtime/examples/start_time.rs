@@ -67,13 +67,12 @@ fn weigh(runtime: &Runtime) -> Result<(), Box<dyn Error>> {
         pss += field("Pss:");
         keepers += 1;
     }
-    if keepers > 0 {
-        println!(
-            "per keeper: {} kB private dirty, {} kB PSS ({keepers} keepers)",
-            private / keepers,
-            pss / keepers
-        );
-    }
+    let average = |sum: u64| sum.checked_div(keepers).unwrap_or(0);
+    println!(
+        "per keeper: {} kB private dirty, {} kB PSS ({keepers} keepers)",
+        average(private),
+        average(pss)
+    );
     Ok(())
 }
 

@@ -85,22 +85,29 @@ impl Runtime {
         crate::instance::check_name("the id", id)?;
         let dir = self.dir(id);
         let lock = Lock::take(&dir, Make::Nothing).map_err(Error::io(&dir))?;
-        let group = self.hierarchies.group(&self.mark, id);
-        if lock.is_some() {
-            self.end_keeper(id, &dir)?;
-        }
-        let late = |what| Error::Late {
-            id: id.to_owned(),
-            what,
-            limit_s: KILL_LIMIT.as_secs(),
-        };
-        if !group.kill_and_wait(KILL_LIMIT) {
-            return Err(late("killing its processes"));
-        }
-        group.remove(KILL_LIMIT).map_err(Error::io("its control group"))?;
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&dir)(error)),
-            Ok(()) | Err(_) => Ok(()),
+        let deadline = Instant::now() + KILL_LIMIT;
+        loop {
+            if lock.is_some() {
+                self.end_keeper(id, &dir)?;
+            }
+            let late = |what| Error::Late {
+                id: id.to_owned(),
+                what,
+                limit_s: KILL_LIMIT.as_secs(),
+            };
+            let group = self.hierarchies.group(&self.mark, id);
+            if !group.kill_and_wait(KILL_LIMIT) {
+                return Err(late("killing its processes"));
+            }
+            group.remove(KILL_LIMIT).map_err(Error::io("its control group"))?;
+            match fs::remove_dir_all(&dir) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // A keeper whose starter was killed came to life meanwhile: once more from the beginning.
+                Err(error)
+                    if error.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {}
+                Err(error) => return Err(Error::io(&dir)(error)),
+            }
         }
     }
 

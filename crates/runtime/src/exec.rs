@@ -68,10 +68,11 @@ impl Runtime {
             fds.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
         }
         wire::send(&socket, &Request::Exec.to_frame(), &fds).map_err(|cause| gone(id, cause))?;
+        // From here on they are the process's: our copies would keep its readers from seeing the end.
+        drop(stdio);
         // Entering takes a fork and, on v1, a grace period; the socket's own bound applies.
-        let (frame, fds) = match wire::receive(&socket).map_err(|cause| gone(id, cause))? {
-            Some(received) => received,
-            None => return Err(Error::Ended { id: id.to_owned() }),
+        let Some((frame, fds)) = wire::receive(&socket).map_err(|cause| gone(id, cause))? else {
+            return Err(Error::Ended { id: id.to_owned() });
         };
         match Reply::from_frame(&frame) {
             Some(Reply::Started { pid, .. }) => {

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keeper::cgroup::Bounds;
-use keeper::message::{Reply, Request, Start};
+use keeper::message::{ANOTHER_KEEPER, Reply, Request, Start};
 use keeper::record::Running;
 use keeper::spec::{ContainerSpec, ID_RANGE, Task};
 use keeper::wire;
@@ -35,10 +35,17 @@ impl Runtime {
         check(spec)?;
         let dir = self.dir(&spec.id);
         let lock = Lock::take(&dir, Make::Directory).map_err(Error::io(&dir))?;
-        if let Some(record) = self.present(&spec.id, &dir)? {
-            return Ok(record);
-        }
-        let result = self.start_new(spec, &dir);
+        let result = loop {
+            if let Some(record) = self.present(&spec.id, &dir)? {
+                return Ok(record);
+            }
+            match self.start_new(spec, &dir) {
+                // One that an earlier, killed starter had spawned was faster: look again.
+                Ok(None) => {}
+                Ok(Some(record)) => break Ok(record),
+                Err(error) => break Err(error),
+            }
+        };
         if result.is_err() {
             self.clear(&spec.id, &dir);
             remove_empty_parts(&spec.writable);
@@ -79,7 +86,8 @@ impl Runtime {
         }
     }
 
-    fn start_new(&self, spec: &ContainerSpec, dir: &Path) -> Result<Running> {
+    /// `None` when there turns out to be a keeper already.
+    fn start_new(&self, spec: &ContainerSpec, dir: &Path) -> Result<Option<Running>> {
         let group = self.hierarchies.group(&self.mark, &spec.id);
         let keepers = self.hierarchies.keepers(&self.mark);
         let limits = |cause: io::Error| Error::Start {
@@ -125,9 +133,12 @@ impl Runtime {
         let helper = programs::create().map_err(Error::io("the helper program"))?;
         let frame = Request::Start(Box::new(start)).to_frame();
         wire::send(&ours, &frame, &[task.as_fd(), helper.as_fd()]).map_err(Error::io("the keeper"))?;
-        answer(&spec.id, &ours)?;
-        Running::load(dir)
-            .map_err(Error::io(dir))?
+        if !answer(&spec.id, &ours)? {
+            return Ok(None);
+        }
+        let record = Running::load(dir).map_err(Error::io(dir))?;
+        record
+            .map(Some)
             .ok_or_else(|| Error::Lost { id: spec.id.clone() })
     }
 
@@ -163,7 +174,8 @@ fn spawn(socket: OwnedFd) -> io::Result<std::process::Child> {
         .spawn()
 }
 
-fn answer(id: &str, socket: &OwnedFd) -> Result<()> {
+/// True: started; false: there is a keeper already.
+fn answer(id: &str, socket: &OwnedFd) -> Result<bool> {
     let timeout = rustix::net::sockopt::Timeout::Recv;
     rustix::net::sockopt::set_socket_timeout(socket, timeout, Some(ANSWER_LIMIT))
         .map_err(|cause| Error::io("the keeper")(cause.into()))?;
@@ -185,7 +197,8 @@ fn answer(id: &str, socket: &OwnedFd) -> Result<()> {
         Err(cause) => return Err(Error::io("the keeper")(cause)),
     };
     match reply {
-        Some(Reply::Started { .. }) => Ok(()),
+        Some(Reply::Started { .. }) => Ok(true),
+        Some(Reply::Failed { stage, .. }) if stage == ANOTHER_KEEPER => Ok(false),
         Some(Reply::Failed { stage, reason }) => Err(failed(Stage::from_name(&stage), &reason)),
         Some(Reply::Ok | Reply::Ended { .. } | Reply::Unsupported { .. }) | None => {
             Err(failed(Stage::Helper, "the keeper answered something unexpected"))

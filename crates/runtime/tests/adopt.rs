@@ -1,5 +1,10 @@
 //! Instances outlive whoever started them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,10 @@
 //! Further processes in a running instance.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::fs::File;
@@ -159,6 +164,49 @@ fn it_is_confined_like_the_first_process() {
     assert_eq!(session.wait(LONG).unwrap().unwrap().code, 137);
 }
 
+/// The class of CVE-2024-21626: a working directory that is a descriptor left open by the runtime.
+#[test]
+fn a_working_directory_cannot_be_a_descriptor_of_the_runtime() {
+    let bed = Bed::new("cwd");
+    std::fs::write(bed.path("host-only"), "outside").unwrap();
+    let up = "../".repeat(12);
+    let look = format!("cat {up}{}/host-only; echo looked", bed.dir.path().display());
+    bed.runtime.start(&bed.spec("a", "sleep 1000")).unwrap();
+    for number in 3..24 {
+        let cwd: std::path::PathBuf = format!("/proc/self/fd/{number}").into();
+        let (stdio, mut ends) = pipes();
+        if let Ok(mut session) = bed.runtime.exec(
+            "a",
+            &ExecSpec {
+                cwd: cwd.clone(),
+                ..spec(&look)
+            },
+            Some(stdio),
+        ) {
+            session.wait(LONG).unwrap().unwrap();
+            let mut text = String::new();
+            ends.output.read_to_string(&mut text).unwrap();
+            assert!(!text.contains("outside"), "exec {number}");
+        }
+        let id = format!("i{number}");
+        if bed
+            .runtime
+            .start(&runtime::ContainerSpec {
+                cwd,
+                ..bed.spec(&id, &look)
+            })
+            .is_ok()
+        {
+            bed.wait(&id);
+            assert!(
+                !bed.lines(&id).iter().any(|line| line.contains("outside")),
+                "start {number}"
+            );
+        }
+        bed.runtime.remove(&id).unwrap();
+    }
+}
+
 #[test]
 fn a_terminal_is_a_terminal_and_can_be_resized() {
     let bed = Bed::new("tty");
@@ -250,7 +298,6 @@ fn failures_are_told_and_sessions_end_with_their_holder() {
         )
         .unwrap();
     wait_for("the trap", || {
-        session.signal(0).unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", session.pid())).unwrap_or_default();
         let caught = status
             .lines()

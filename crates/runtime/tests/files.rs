@@ -1,5 +1,10 @@
 //! What an instance sees of files, and whose they are on disk.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::fs;

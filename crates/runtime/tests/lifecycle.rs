@@ -1,5 +1,10 @@
 //! From start to removal: exit codes, signals, stopping, idempotence, and what a failed start says and leaves.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::fs;
@@ -328,6 +333,33 @@ fn a_killed_keeper_is_noticed_and_its_instance_removable() {
     bed.runtime.remove("a").unwrap();
     assert!(!Path::new(&format!("/proc/{}/cwd", record.pid)).exists());
     assert_eq!(bed.run(&bed.spec("a", "exit 2")).0.code, 2);
+}
+
+#[test]
+fn a_request_from_the_future_is_answered_with_the_versions_spoken() {
+    use keeper::message::{OLDEST, Reply, VERSION};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    let bed = Bed::new("future");
+    bed.runtime.start(&bed.spec("a", "sleep 1000")).unwrap();
+    let keeper = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(
+        &keeper,
+        &SocketAddrUnix::new(bed.path("instances/a/keeper.sock")).unwrap(),
+    )
+    .unwrap();
+    keeper::wire::send(&keeper, &keeper::wire::Frame::new(99, 999).text(77, "new"), &[]).unwrap();
+    let (frame, _) = keeper::wire::receive(&keeper).unwrap().unwrap();
+    assert_eq!(
+        Reply::from_frame(&frame),
+        Some(Reply::Unsupported {
+            oldest: OLDEST,
+            newest: VERSION
+        })
+    );
+    // Garbage costs the connection, not the keeper.
+    rustix::net::send(&keeper, b"GET / HTTP/1.1", rustix::net::SendFlags::empty()).unwrap();
+    assert!(keeper::wire::receive(&keeper).unwrap().is_none());
+    assert!(matches!(bed.state("a"), State::Running { .. }));
 }
 
 #[test]

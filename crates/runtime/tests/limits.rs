@@ -1,5 +1,10 @@
 //! Limits hold, and exceeding them hurts nobody else.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use common::{Bed, wait_for};
@@ -19,7 +24,7 @@ fn exceeding_the_memory_limit_ends_only_that_instance_and_is_named() {
         .unwrap();
     for (id, init) in [("hog", true), ("bare", false)] {
         let hog = limited(&bed, id, "exec tail /dev/zero", |limits| {
-            limits.memory_bytes = 32 << 20
+            limits.memory_bytes = 32 << 20;
         });
         let (exit, _) = bed.run(&ContainerSpec { init, ..hog });
         assert!(exit.oom && exit.oom_kills > 0 && exit.code == 137, "{exit:?}");
@@ -68,7 +73,7 @@ fn the_cpu_limit_throttles() {
         .unwrap();
     bed.runtime
         .start(&limited(&bed, "control", busy, |limits| {
-            limits.cpu_millis = 64_000
+            limits.cpu_millis = 64_000;
         }))
         .unwrap();
     wait_for("throttling", || {

@@ -1,5 +1,10 @@
 //! Output of instances: order, rotation, floods, a full disk.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, also in its helpers"
+)]
+
 mod common;
 
 use std::fs;
@@ -156,7 +161,7 @@ fn a_full_disk_costs_lines_not_the_program() {
     let mounted = Mounted::tmpfs(&tiny, "size=512k");
     fs::write(tiny.join("filler"), vec![0; 400 << 10]).unwrap();
     let script = "yes 0123456789 | head -c 3000000; echo flooded > /dev/shm/done; \
-                  while [ ! -e /go ]; do sleep 0.05; done; echo; echo after";
+                  while [ ! -e /go ]; do sleep 0.05; done; echo; for i in 1 2 3 4 5; do sleep 0.1; echo after; done";
     let go = bed.path("go");
     fs::create_dir(&go).unwrap();
     let mut spec = bed.spec("a", &script.replace("/go", "/go/now"));

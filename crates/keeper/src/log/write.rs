@@ -16,6 +16,9 @@ use super::{Kind, MAX_LINE_BYTES, Stream, encode, header, segment_path, segments
 
 /// What waits in memory for a disk that fails or is slow; beyond it output is dropped, so that programs go on.
 const WAITING_BYTES: usize = 64 * 1024;
+/// A program that speaks after a silence is heard although a flood before it has filled that.
+const AFTER_SILENCE_BYTES: usize = 16 * 1024;
+const MOST_WAITING_BYTES: usize = 256 * 1024;
 /// A write that takes longer marks the disk as slow; it is left alone for as long again.
 const SLOW_WRITE: Duration = Duration::from_millis(200);
 /// After a failed write, the next try; a full disk is not asked thousands of times a second.
@@ -48,6 +51,7 @@ pub struct Writer {
     last_time_us: u64,
     partial: [Vec<u8>; 2],
     pending: Vec<u8>,
+    waiting_limit: usize,
     lost: Lost,
     lost_in_all: u64,
     rests_until: Option<Instant>,
@@ -81,6 +85,7 @@ impl Writer {
             last_time_us: 0,
             partial: [Vec::new(), Vec::new()],
             pending: Vec::new(),
+            waiting_limit: WAITING_BYTES,
             lost: Lost::default(),
             lost_in_all: 0,
             rests_until: None,
@@ -106,6 +111,9 @@ impl Writer {
             rest = &rest[end + 1..];
         }
         self.hold(stream, rest, time_us);
+        if self.pending.len() >= WAITING_BYTES {
+            self.flush();
+        }
     }
 
     /// Whether something waits to be shown; see [`Writer::release`].
@@ -115,11 +123,15 @@ impl Writer {
             || self.partial.iter().any(|partial| !partial.is_empty())
     }
 
-    /// Writes unfinished lines as pieces: a prompt without a line break should be seen. Tells of a gap, too.
+    /// For after a silence. Writes unfinished lines as pieces: a prompt without a line break should be seen. Tells of a
+    /// gap, too.
     pub fn release(&mut self) {
         self.show_held(Kind::Piece);
         self.tell_gap();
         self.flush();
+        if !self.pending.is_empty() {
+            self.waiting_limit = (self.pending.len() + AFTER_SILENCE_BYTES).min(MOST_WAITING_BYTES);
+        }
     }
 
     /// Writes what has gathered.
@@ -192,7 +204,7 @@ impl Writer {
     }
 
     fn refuses(&mut self, bytes: u64) -> Option<&'static str> {
-        if self.rests_until.is_some() && self.pending.len() >= WAITING_BYTES {
+        if self.rests_until.is_some() && self.pending.len() >= self.waiting_limit {
             return Some(self.rest_reason);
         }
         let rate = self.settings.rate_bytes_per_s;
@@ -243,22 +255,43 @@ impl Writer {
     }
 
     fn write_out(&mut self) -> io::Result<()> {
-        if self.file.is_none()
-            || self
-                .ring
-                .back()
-                .is_some_and(|(_, size)| *size >= self.settings.segment_bytes)
-        {
-            self.rotate()?;
-        }
         let pending = std::mem::take(&mut self.pending);
-        let written = self.append(&pending);
+        let mut done = 0;
+        let mut result = Ok(());
+        while done < pending.len() {
+            // By whole records: what a nearly full disk still takes, it gets.
+            let rest = &pending[done..];
+            let most = &rest[..rest.len().min(WAITING_BYTES)];
+            let end = most
+                .iter()
+                .rposition(|b| *b == b'\n')
+                .map_or(rest.len(), |at| at + 1);
+            result = self.rotate_when_due().and_then(|()| self.append(&rest[..end]));
+            if result.is_err() {
+                break;
+            }
+            done += end;
+        }
         self.pending = pending;
-        written?;
-        self.pending.clear();
-        // A flood must not leave its largest buffer behind for ever.
-        self.pending.shrink_to(MAX_LINE_BYTES);
-        Ok(())
+        self.pending.drain(..done);
+        if result.is_ok() {
+            // A flood must not leave its largest buffer behind for ever.
+            self.pending.shrink_to(MAX_LINE_BYTES);
+            self.waiting_limit = WAITING_BYTES;
+        }
+        result
+    }
+
+    fn rotate_when_due(&mut self) -> io::Result<()> {
+        let full = self
+            .ring
+            .back()
+            .is_some_and(|(_, size)| *size >= self.settings.segment_bytes);
+        if self.file.is_none() || full {
+            self.rotate()
+        } else {
+            Ok(())
+        }
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -34,7 +34,8 @@ pub fn run(spec: &ContainerSpec, group: &Group) -> Result<Started, Failure> {
     let trees = mounts::open(spec)?;
     network::enter(spec.netns.as_deref())?;
     mounts::hide_cgroups()?;
-    mounts::arrange(spec, trees)?;
+    mounts::arrange(spec, &trees)?;
+    drop(trees);
     check_cwd(spec)?;
     let config = oci::config(spec, doors.is_empty());
     let path = Path::new(mounts::BUNDLE).join("config.json");

@@ -128,7 +128,7 @@ pub fn hide_cgroups() -> Result<(), Failure> {
 }
 
 /// Puts everything in place below [`STAGE_DIR`].
-pub fn arrange(spec: &ContainerSpec, trees: Trees) -> Result<(), Failure> {
+pub fn arrange(spec: &ContainerSpec, trees: &Trees) -> Result<(), Failure> {
     stage_tmpfs(spec).map_err(Failure::with(Stage::Container, "private tmpfs"))?;
     let count = trees.layers.len();
     for (index, layer) in trees.layers.iter().enumerate() {

@@ -201,14 +201,15 @@ pub fn keep_over_exec(number: i32) -> io::Result<()> {
 pub fn terminal(rows: u16, cols: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: opened descriptors are owned at once; the integers and the size live across their calls.
     unsafe {
-        let master = check(
-            libc::open(
-                c"/dev/ptmx".as_ptr(),
-                libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
-            )
-            .into(),
-        )?;
+        // Not /dev/ptmx, which the instance may have replaced by anything; and whatever it is, it must not hold us up.
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let master = check(libc::open(c"/dev/pts/ptmx".as_ptr(), flags).into())?;
         let master = OwnedFd::from_raw_fd(i32::try_from(master).unwrap_or(-1));
+        let device = rustix::fs::fstat(&master)?.st_rdev;
+        if (rustix::fs::major(device), rustix::fs::minor(device)) != (5, 2) {
+            return Err(io::Error::other("/dev/pts/ptmx is not a terminal multiplexer"));
+        }
+        rustix::fs::fcntl_setfl(&master, rustix::fs::OFlags::empty())?;
         let unlock: libc::c_int = 0;
         check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock).into())?;
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;

@@ -29,8 +29,8 @@ pub struct Session {
 
 impl Session {
     /// Starts the helper. Descriptors: task, helper, and without a terminal stdin, stdout, stderr.
-    pub fn begin(group: &Group, instance: BorrowedFd<'_>, fds: Vec<OwnedFd>) -> io::Result<Session> {
-        let [task, helper, stdio @ ..] = fds.as_slice() else {
+    pub fn begin(group: &Group, instance: BorrowedFd<'_>, fds: &[OwnedFd]) -> io::Result<Session> {
+        let [task, helper, stdio @ ..] = fds else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "expected a task and a helper",

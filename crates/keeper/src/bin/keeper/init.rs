@@ -25,9 +25,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     sys::set_close_on_exec(report);
     // Before the child exists: an unblocked SIGCHLD would be lost, and we would wait for it for ever.
     sys::block_signals();
-    let child = match sys::spawn_child(&path, &argv, report) {
-        Ok(child) => child,
-        Err(_) => return ExitCode::from(125),
+    let Ok(child) = sys::spawn_child(&path, &argv, report) else {
+        return ExitCode::from(125);
     };
     // Now only the child holds it: its exec, or its end, tells our starter.
     sys::close(report);

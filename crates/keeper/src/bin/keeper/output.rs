@@ -17,7 +17,10 @@ use crate::sys;
 
 /// What a program may write ahead of us: the most an ordinary kernel grants.
 const PIPE_BYTES: i32 = 1 << 20;
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Large enough for the C library to map it: pages nobody wrote to cost nothing.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// More than this of the chunk is given back once the burst is over.
+const KEPT_BYTES: usize = 8 * 1024;
 /// Chunks taken in a row before others get their turn.
 const CHUNKS_IN_A_ROW: usize = 16;
 
@@ -26,6 +29,8 @@ pub struct Output {
     pipes: [Option<OwnedFd>; 2],
     writer: Writer,
     chunk: Vec<u8>,
+    /// Most that a read has put into it.
+    touched: usize,
 }
 
 impl Output {
@@ -45,6 +50,7 @@ impl Output {
                 pipes: [Some(out), Some(err)],
                 writer,
                 chunk: vec![0; CHUNK_BYTES],
+                touched: 0,
             },
             out_end,
             err_end,
@@ -61,18 +67,27 @@ impl Output {
 
     /// Takes what is there.
     pub fn drain(&mut self) {
+        let mut most = 0;
         for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             for _ in 0..CHUNKS_IN_A_ROW {
                 let Some(pipe) = &self.pipes[index] else { break };
                 match rustix::io::read(pipe, &mut self.chunk[..]) {
                     Ok(0) => self.pipes[index] = None,
-                    Ok(count) => self.writer.push(stream, &self.chunk[..count], now_us()),
+                    Ok(count) => {
+                        most = most.max(count);
+                        self.writer.push(stream, &self.chunk[..count], now_us());
+                    }
                     Err(rustix::io::Errno::INTR) => {}
                     Err(_) => break,
                 }
             }
         }
         self.writer.flush();
+        self.touched = self.touched.max(most);
+        if self.touched > KEPT_BYTES && most <= KEPT_BYTES {
+            self.chunk = vec![0; CHUNK_BYTES];
+            self.touched = 0;
+        }
     }
 
     /// When to call [`Output::release`] although nothing arrives.

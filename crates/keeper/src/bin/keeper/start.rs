@@ -7,16 +7,18 @@
 //!
 //! On v1 the first write of a pid into a cgroup waits 13-16 ms for an RCU grace period, later ones soon after do not.
 //! So the helper is started first, and while it works the keeper joins its own group: that wait runs beside the helper's
-//! work, and when the helper finally puts process 1 in its group, the grace period is over.
+//! work, and when the helper finally puts process 1 in its group, the grace period is over. The kernel forgets it after
+//! another one, so while we wait for the helper we join once more every few milliseconds.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use keeper::message::{Reply, Request, Start};
+use keeper::message::{ANOTHER_KEEPER, Reply, Request, Start};
 use keeper::record::{Exit, KEEPER_LOCK, Running, SOCKET, boot_id, start_time};
 use keeper::wire;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::Pid;
@@ -27,6 +29,10 @@ use crate::sys;
 
 /// A helper that has not finished by then never will.
 const HELPER_LIMIT: Duration = Duration::from_secs(60);
+/// Well below the time after which the kernel asks for a new grace period.
+const WARM_EVERY: Duration = Duration::from_millis(5);
+/// A checker holds the lock for an instant; another keeper holds it for its life.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
 /// Our starter sends at once.
 const ORDER_LIMIT: Duration = Duration::from_secs(10);
 /// Exit code of an instance that never ran, in the manner of other runtimes.
@@ -81,7 +87,14 @@ pub fn run() -> io::Result<()> {
         ));
     };
     std::env::set_current_dir(&start.dir)?;
-    let _lock = take_lock()?;
+    let Some(_lock) = take_lock()? else {
+        // A start cut off by its starter's death may come to life again; whoever has the lock is the instance.
+        let reply = Reply::Failed {
+            stage: ANOTHER_KEEPER.to_owned(),
+            reason: "another keeper is at it".to_owned(),
+        };
+        return wire::send(&control, &reply.to_frame(), &[]);
+    };
     match begin(*start, signals, task, &helper, &control) {
         Ok(mut keeper) => {
             drop((helper, control));
@@ -126,7 +139,9 @@ fn begin(
     control: &OwnedFd,
 ) -> Result<Keeper, Failure> {
     let (output, out_end, err_end) = Output::open(&start).map_err(Failure::own)?;
-    let (report, helper_pid) = launch(&start, task, helper, out_end, err_end).map_err(Failure::own)?;
+    let (report, helper_pid) = launch(&start, &task, helper, &out_end, &err_end).map_err(Failure::own)?;
+    // Or the pipes would never end.
+    drop((task, out_end, err_end));
     // See the module's text: this wait overlaps with the helper's work. Failing costs accounting, not the instance.
     let _ = start.keepers.join(std::process::id());
     let listener = listen().map_err(Failure::own);
@@ -159,10 +174,10 @@ fn begin(
 
 fn launch(
     start: &Start,
-    task: OwnedFd,
+    task: &OwnedFd,
     helper: &OwnedFd,
-    out_end: OwnedFd,
-    err_end: OwnedFd,
+    out_end: &OwnedFd,
+    err_end: &OwnedFd,
 ) -> io::Result<(OwnedFd, Pid)> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
@@ -187,8 +202,15 @@ fn launch(
 
 fn await_helper(report: &OwnedFd, start: &Start) -> Result<Pid, Failure> {
     let deadline = Instant::now() + HELPER_LIMIT;
-    rustix::net::sockopt::set_socket_timeout(report, rustix::net::sockopt::Timeout::Recv, Some(HELPER_LIMIT))
-        .map_err(Failure::own)?;
+    while !is_readable(report, WARM_EVERY).map_err(Failure::own)? {
+        if Instant::now() >= deadline {
+            return Err(Failure::own(format!(
+                "not started within {} s",
+                HELPER_LIMIT.as_secs()
+            )));
+        }
+        start.keepers.keep_warm(std::process::id());
+    }
     let silent = "the helper ended without a word; was it killed for memory?";
     match wire::receive(report) {
         Ok(Some((frame, _))) => match Reply::from_frame(&frame) {
@@ -206,11 +228,19 @@ fn await_helper(report: &OwnedFd, start: &Start) -> Result<Pid, Failure> {
             reason: "the memory limit is too small to start".to_owned(),
         }),
         Ok(None) => Err(Failure::own(silent)),
-        Err(_) if Instant::now() >= deadline => Err(Failure::own(format!(
-            "not started within {} s",
-            HELPER_LIMIT.as_secs()
-        ))),
         Err(error) => Err(Failure::own(error)),
+    }
+}
+
+fn is_readable(fd: &OwnedFd, within: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: within.subsec_nanos().into(),
+    };
+    match rustix::event::poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -233,11 +263,20 @@ fn running_record(start: &Start, pid: u32) -> io::Result<Running> {
     })
 }
 
-fn take_lock() -> io::Result<File> {
+fn take_lock() -> io::Result<Option<File>> {
     let lock = File::create(KEEPER_LOCK)?;
-    // Held until this process ends. A checker holds it for an instant, so wait.
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-    Ok(lock)
+    let deadline = Instant::now() + LOCK_LIMIT;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            // Held until this process ends.
+            Ok(()) => return Ok(Some(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn listen() -> io::Result<OwnedFd> {

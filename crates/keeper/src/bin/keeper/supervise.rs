@@ -170,7 +170,7 @@ impl Keeper {
                 return false;
             }
         };
-        let reply = match self.obey(&frame, fds, client) {
+        let reply = match self.obey(&frame, &fds, client) {
             Ok(Some(reply)) => reply,
             Ok(None) => return true,
             Err(error) => Reply::Failed {
@@ -181,7 +181,7 @@ impl Keeper {
         wire::send(&client.socket, &reply.to_frame(), &[]).is_ok()
     }
 
-    fn obey(&mut self, frame: &Frame, fds: Vec<OwnedFd>, client: &mut Client) -> io::Result<Option<Reply>> {
+    fn obey(&mut self, frame: &Frame, fds: &[OwnedFd], client: &mut Client) -> io::Result<Option<Reply>> {
         let Some(request) = Request::from_frame(frame) else {
             return Ok(Some(Reply::Unsupported {
                 oldest: OLDEST,
