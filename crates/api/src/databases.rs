@@ -58,7 +58,7 @@ pub struct CreateDatabase {
     pub name: String,
     /// Major version of PostgreSQL; without it, what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 8)]
+    #[schema(pattern = "^[0-9]{1,3}$")]
     pub version: Option<String>,
     /// Budget of its volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]

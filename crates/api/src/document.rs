@@ -190,8 +190,15 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             _ => format!("Name or id of the {name}."),
         };
         json!({"name": name, "in": "path", "required": true, "description": about,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 256}})
+            "schema": path_schema(name)})
     })
+}
+
+fn path_schema(name: &str) -> Value {
+    match name {
+        "key" => json!({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$"}),
+        _ => json!({"type": "string", "minLength": 1, "maxLength": 256}),
+    }
 }
 
 fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
@@ -199,12 +206,12 @@ fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
         .then(|| {
             json!({"name": "Idempotency-Key", "in": "header", "required": false,
                 "description": "Send the same key again to get the first answer again instead of a second effect; kept 24 hours.",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 200}})
+                "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"}})
         });
     let condition = endpoint.is_conditional.then(|| {
         json!({"name": "If-Match", "in": "header", "required": false,
             "description": "The `ETag` you have seen: 412 when it was changed meanwhile.",
-            "schema": {"type": "string", "maxLength": 100}})
+            "schema": {"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"}})
     });
     key.into_iter().chain(condition)
 }
@@ -221,6 +228,7 @@ fn query_parameter(query: &Query) -> Value {
         QueryKind::Text => json!({"type": "string", "maxLength": 1000}),
         QueryKind::Integer(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         QueryKind::Boolean => json!({"type": "boolean"}),
+        QueryKind::Form(pattern) => json!({"type": "string", "pattern": pattern}),
         QueryKind::Duration => json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}),
     };
     json!({"name": query.name, "in": "query", "required": false, "description": query.about, "schema": schema})

@@ -124,6 +124,8 @@ pub enum QueryKind {
     Boolean,
     /// A span of time such as `30s`.
     Duration,
+    /// Text of this form (a regular expression, for the document; the handler reads it itself).
+    Form(&'static str),
 }
 
 /// One endpoint.

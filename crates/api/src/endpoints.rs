@@ -34,19 +34,29 @@ macro_rules! endpoints {
     };
 }
 
+/// Of a page token: a place in the list and the item before it.
+const CURSOR: &str = r"^[1-9][0-9]{0,14}\.[ -~]{1,200}$";
 const PAGES: &[Query] = &[
     query(
         "limit",
         QueryKind::Integer(1, PAGE_MAX as u64),
         "How many items at most; 100 when absent.",
     ),
-    text("page_token", "`next_page` of the page before."),
+    query(
+        "page_token",
+        QueryKind::Form(CURSOR),
+        "`next_page` of the page before.",
+    ),
 ];
 const _: () = assert!(PAGE_DEFAULT == 100, "the text above says 100");
 
 const LOGS: &[Query] = &[
     text("service", "Only this service or job."),
-    text("instance", "Only this instance."),
+    query(
+        "instance",
+        QueryKind::Form("^ins_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+        "Only this instance.",
+    ),
     text("release", "Only this release, for example `v3`."),
     text(
         "since",
@@ -201,7 +211,7 @@ endpoints! {
         "List operations of an environment" "Newest first.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);
     OPERATION_VIEW = "operation_view" Get "/v1/operations/{operation}", "operations", Right(Read);
         "Show an operation" "With `wait` the answer comes when it settles, or after that time.",
-        query(&[query("wait", QueryKind::Duration, "How long to wait for it to settle, at most `60s`.")]),
+        query(&[query("wait", QueryKind::Duration, "How long to wait for it to settle; more than `60s` counts as that.")]),
         gives(&[json::<crate::Operation>(200)]);
     OPERATION_CANCEL = "operation_cancel" Post "/v1/operations/{operation}/cancel", "operations", Right(Deploy);
         "Give an operation up" "It settles soon after, as `canceled` or as what it had become.", gives(&[Accepted]);
@@ -211,7 +221,7 @@ endpoints! {
 
     EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Credential;
         "Watch what changes" "An event stream of `event` frames about what the caller may see. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
-        query(&[text("since", "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
+        query(&[query("since", QueryKind::Form("^[0-9]{1,18}$"), "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
     SERVER_VIEW = "server_view" Get "/v1/server", "installation", Right(Read);
         "Show the installation" "", gives(&[json::<crate::Server>(200)]);
     HEALTH = "health_view" Get "/healthz", "installation", Nothing;

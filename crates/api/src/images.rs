@@ -77,8 +77,10 @@ pub enum ImageSource {
     #[schema(title = "DebianSource")]
     Debian {
         /// For example `bookworm`.
+        #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9+.:-]*$")]
         suite: String,
         /// Package names.
+        #[schema(max_items = 500)]
         packages: Vec<String>,
     },
     /// The toolchains of the host: its `/usr`, read-only.

@@ -164,12 +164,35 @@ fn check_text(schema: &'static Value, text: &str, at: &str, errors: &mut Vec<Fie
             at,
             format!("must have at most {} characters", schema["maxLength"]),
         );
-    } else if schema["pattern"].is_string() {
-        // The one pattern of ours is that of names.
-        if let Err(why) = text.parse::<model::Name>() {
-            refuse(errors, at, why.to_string());
-        }
+    } else if let Some(pattern) = schema["pattern"].as_str()
+        && let Some(why) = mismatch(pattern, text)
+    {
+        refuse(errors, at, why);
     }
+}
+
+/// The pattern of names.
+const NAME: &str = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$";
+/// The pattern of a major version.
+const MAJOR: &str = "^[0-9]{1,3}$";
+/// The pattern of a Debian package or suite.
+const PACKAGE: &str = "^[A-Za-z0-9][A-Za-z0-9+.:-]*$";
+
+/// Why a text does not fit. Our patterns are few, so they are checked by hand and need no engine for all of them.
+fn mismatch(pattern: &str, text: &str) -> Option<String> {
+    let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let fits = match pattern {
+        NAME => return text.parse::<model::Name>().err().map(|why| why.to_string()),
+        MAJOR => (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
+        PACKAGE => {
+            starts_well
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"+.:-".contains(&b))
+        }
+        _ => false,
+    };
+    (!fits).then(|| format!("must have the form {pattern}"))
 }
 
 fn check_object(
@@ -373,9 +396,9 @@ mod tests {
                     "properties" => value.as_object().into_iter().flatten().for_each(|(_, v)| walk(v)),
                     "oneOf" => value.as_array().into_iter().flatten().for_each(walk),
                     "items" | "additionalProperties" => walk(value),
-                    "pattern" => assert_eq!(
-                        value, "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$",
-                        "only the pattern of names"
+                    "pattern" => assert!(
+                        [NAME, MAJOR, PACKAGE].contains(&value.as_str().unwrap_or_default()),
+                        "{value}"
                     ),
                     _ => {}
                 }

@@ -3,6 +3,7 @@
 //! Invariant: leaving (Ctrl-C, `--timeout`, `--detach`) never stops the operation, and says how to come back. A server
 //! that restarts meanwhile is waited for.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use api::{Operation, OperationLine, OperationState};
@@ -64,16 +65,16 @@ pub(crate) fn to_the_end(
 ) -> Result<Operation, Failure> {
     terminal::catch_interrupt();
     let deadline = Instant::now() + timeout.as_duration();
-    let mut position = String::new();
+    let mut seen = Seen::default();
     let mut away_since = None;
     loop {
-        match follow_log(session, id, deadline, lines, &mut position) {
+        match follow_log(session, id, deadline, lines, &mut seen) {
             Ok(()) => {}
             Err(FollowError::Left(failure)) => return Err(failure),
             Err(FollowError::Client(error)) => wait_for_return(error, &mut away_since)?,
         }
         match session.client.operation_wait(id, "1s") {
-            Ok(operation) if operation.state.is_settled() => return settled(operation),
+            Ok(operation) if operation.state.is_settled() => return settled(operation, &seen.lines),
             Ok(_) => away_since = None,
             Err(error) => wait_for_return(error, &mut away_since)?,
         }
@@ -94,11 +95,11 @@ fn follow_log(
     id: &str,
     deadline: Instant,
     lines: Lines,
-    position: &mut String,
+    seen: &mut Seen,
 ) -> Result<(), FollowError> {
     let mut events = session
         .client
-        .operation_log_follow(id, position)
+        .operation_log_follow(id, &seen.position)
         .map_err(FollowError::Client)?;
     loop {
         leave_when_asked(id, deadline).map_err(FollowError::Left)?;
@@ -107,26 +108,46 @@ fn follow_log(
             Next::End => return Ok(()),
             Next::Frame(frame) => {
                 if let Some(at) = frame.id {
-                    *position = at;
+                    seen.position = at;
                 }
                 if frame.event.as_deref() == Some("end") {
                     return Ok(());
                 }
                 if let Ok(line) = serde_json::from_str::<OperationLine>(&frame.data) {
-                    show(&line.text, lines).map_err(FollowError::Left)?;
+                    seen.show(line.text, lines).map_err(FollowError::Left)?;
                 }
             }
         }
     }
 }
 
-fn show(line: &str, lines: Lines) -> Result<(), Failure> {
-    match lines {
-        Lines::Stdout if !line.starts_with("==> ") => output::data(&format!("{line}\n")),
-        Lines::Stdout | Lines::Stderr => {
-            say(line);
-            Ok(())
+/// What was shown of a log.
+#[derive(Default)]
+struct Seen {
+    /// Where to go on.
+    position: String,
+    /// The last lines, so that a failure does not repeat them.
+    lines: VecDeque<String>,
+}
+
+/// More than any failure repeats.
+const REMEMBERED: usize = 200;
+
+impl Seen {
+    fn show(&mut self, line: String, lines: Lines) -> Result<(), Failure> {
+        // The failure itself comes last, with its next step.
+        if line.starts_with("failed: ") {
+            return Ok(());
         }
+        match lines {
+            Lines::Stdout if !line.starts_with("==> ") => output::data(&format!("{line}\n"))?,
+            Lines::Stdout | Lines::Stderr => say(&line),
+        }
+        if self.lines.len() == REMEMBERED {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+        Ok(())
     }
 }
 
@@ -159,7 +180,7 @@ fn wait_for_return(error: client::Error, away_since: &mut Option<Instant>) -> Re
 }
 
 /// The operation if it succeeded; otherwise why not.
-fn settled(operation: Operation) -> Result<Operation, Failure> {
+fn settled(operation: Operation, shown: &VecDeque<String>) -> Result<Operation, Failure> {
     match operation.state {
         OperationState::Succeeded | OperationState::Pending | OperationState::Running => Ok(operation),
         OperationState::Canceled => Err(with_operation(
@@ -187,7 +208,8 @@ fn settled(operation: Operation) -> Result<Operation, Failure> {
                 Code::Failed
             };
             let mut failure = Failure::new(code, error.message.clone(), error.next_step.clone());
-            failure.details = error.log_tail.iter().map(|line| format!("| {line}")).collect();
+            let fresh = error.log_tail.iter().filter(|line| !shown.contains(line));
+            failure.details = fresh.map(|line| format!("| {line}")).collect();
             Err(with_operation(failure, &operation))
         }
     }
@@ -297,9 +319,10 @@ mod tests {
             code: "release_rejected".to_owned(),
             message: "v8 rejected: connection refused on :8080. v7 still serves".to_owned(),
             next_step: "stoa logs --release v8".to_owned(),
-            log_tail: vec!["panic: no database".to_owned()],
+            log_tail: vec!["shown before".to_owned(), "panic: no database".to_owned()],
         };
-        let failure = settled(operation(OperationState::Failed, Some(error))).expect_err("rejected");
+        let shown = VecDeque::from(["shown before".to_owned()]);
+        let failure = settled(operation(OperationState::Failed, Some(error)), &shown).expect_err("rejected");
         assert_eq!(failure.code, Code::Rejected);
         assert_eq!(
             failure.text(),
@@ -309,10 +332,12 @@ mod tests {
 
     #[test]
     fn other_ends_have_their_codes() {
-        assert!(settled(operation(OperationState::Succeeded, None)).is_ok());
+        assert!(settled(operation(OperationState::Succeeded, None), &VecDeque::new()).is_ok());
         for state in [OperationState::Failed, OperationState::Canceled] {
             assert_eq!(
-                settled(operation(state, None)).expect_err("an end").code,
+                settled(operation(state, None), &VecDeque::new())
+                    .expect_err("an end")
+                    .code,
                 Code::Failed
             );
         }

@@ -92,7 +92,9 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Environments { command } => status::environments(&open()?, command),
         Remote::Api(args) => status::api(&open()?, args),
         Remote::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "stoa", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "stoa", &mut script);
+            output::data(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
     }

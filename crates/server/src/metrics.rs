@@ -43,3 +43,48 @@ impl Metrics {
         text
     }
 }
+
+/// What the edge counted, by app, service and release, in the text form of Prometheus.
+pub(crate) fn requests(all: &[control::routes::Requests]) -> String {
+    let mut text = String::from(
+        "# HELP stoa_edge_requests_total Requests of apps, by kind of answer.\n# TYPE stoa_edge_requests_total counter\n",
+    );
+    for one in all {
+        for (kind, count) in (1..).zip(one.statuses) {
+            let labels = labels(one);
+            let _ = writeln!(
+                text,
+                "stoa_edge_requests_total{{{labels},status=\"{kind}xx\"}} {count}"
+            );
+        }
+    }
+    let counters: [(&str, &str, fn(&control::routes::Requests) -> u64); 3] = [
+        (
+            "stoa_edge_own_answers_total",
+            "Requests answered by the edge itself.",
+            |one| one.answered_by_edge,
+        ),
+        ("stoa_edge_cut_total", "Answers that broke off.", |one| one.cut),
+        (
+            "stoa_edge_retries_total",
+            "Requests sent to an instance a second time.",
+            |one| one.retries,
+        ),
+    ];
+    for (name, help, count) in counters {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
+        for one in all {
+            let _ = writeln!(text, "{name}{{{}}} {}", labels(one), count(one));
+        }
+    }
+    text
+}
+
+/// Names are checked where they come in, so none needs escaping.
+fn labels(one: &control::routes::Requests) -> String {
+    let service = one.service.rsplit('/').next().unwrap_or_default();
+    format!(
+        "app=\"{}\",service=\"{service}\",release=\"{}\"",
+        one.app, one.release
+    )
+}

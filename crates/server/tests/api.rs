@@ -23,6 +23,9 @@ impl EdgeLink for NoEdge {
     fn busy(&self, _: &[InstanceId]) -> Result<BTreeSet<InstanceId>, String> {
         Ok(BTreeSet::new())
     }
+    fn requests(&self) -> Result<Vec<control::routes::Requests>, String> {
+        Ok(Vec::new())
+    }
     fn generation(&self) -> u64 {
         1
     }
