@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         sealer: Sealer::new(&key),
         store: Arc::new(store),
         engine: Arc::new(host),
-        edge: Arc::new(Link::new(places.edge_socket())),
+        edge: Arc::new(Link::new(places.edge_socket(), places.certificates())),
         settings,
         bell: Bell::default(),
     });

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use control::routes::{EdgeLink, RouteTable};
+use control::routes::{EdgeLink, Requests, RouteTable};
 use edge::control::Client;
-use edge::table::{Route, Service, Table, Target, VERSION};
+use edge::table::{Certificate, Route, Service, Table, Target, VERSION};
 use model::{InstanceId, Timestamp};
 
 use crate::chain;
@@ -26,13 +26,16 @@ const WEIGHT: u32 = 100;
 /// The edge behind its control socket. A connection per question: the edge may be another process the next time.
 pub(crate) struct Link {
     socket: PathBuf,
+    certificates: PathBuf,
     generation: AtomicU64,
 }
 
 impl Link {
-    pub(crate) fn new(socket: PathBuf) -> Self {
+    /// `certificates` is where the operator puts `HOST.crt` and `HOST.key`.
+    pub(crate) fn new(socket: PathBuf, certificates: PathBuf) -> Self {
         Self {
             socket,
+            certificates,
             generation: AtomicU64::new(0),
         }
     }
@@ -47,7 +50,7 @@ impl EdgeLink for Link {
         // Grows over restarts of control too, because the clock does; never falls back if the clock does.
         let last = self.generation.load(Ordering::Relaxed);
         let generation = Timestamp::now().as_ms().max(last + 1);
-        let document = document(table, generation);
+        let document = document(table, generation, certificates(&self.certificates));
         self.client()?.publish(&document).map_err(|cause| chain(&cause))?;
         self.generation.store(generation, Ordering::Relaxed);
         Ok(())
@@ -65,16 +68,54 @@ impl EdgeLink for Link {
         Ok(instances.iter().filter(|id| is_busy(id)).copied().collect())
     }
 
+    fn requests(&self) -> Result<Vec<Requests>, String> {
+        let metrics = self.client()?.metrics().map_err(|cause| chain(&cause))?;
+        let translate = |one: edge::ServiceMetrics| Requests {
+            app: one.app,
+            service: one.service,
+            release: one.release,
+            statuses: one.statuses,
+            answered_by_edge: one.answered_by_edge,
+            cut: one.cut,
+            retries: one.retries,
+        };
+        Ok(metrics.services.into_iter().map(translate).collect())
+    }
+
     fn generation(&self) -> u64 {
-        // Another process is another generation; an edge that cannot be asked is not told anything either.
-        self.client()
-            .ok()
-            .and_then(|mut client| client.status().ok())
-            .map_or(0, |status| u64::from(status.pid))
+        // Another process is another generation, and so are other certificates; an edge that cannot be asked is not
+        // told anything either.
+        let status = self.client().ok().and_then(|mut client| client.status().ok());
+        let changed = std::fs::metadata(&self.certificates)
+            .and_then(|meta| meta.modified())
+            .ok();
+        let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed = changed.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
+        status.map_or(0, |status| (changed << 22) ^ u64::from(status.pid))
     }
 }
 
-fn document(table: &RouteTable, generation: u64) -> Table {
+/// Certificates given by the operator: `HOST.crt` (chain, leaf first) beside `HOST.key`; `_.example.org` stands for `*`.
+fn certificates(dir: &Path) -> Vec<Certificate> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<Certificate> = entries
+        .filter_map(|entry| {
+            let cert_file = entry.path();
+            let key_file = cert_file.with_extension("key");
+            let host = cert_file.file_stem()?.to_str()?.replacen('_', "*", 1);
+            let is_pair = cert_file.extension().is_some_and(|kind| kind == "crt") && key_file.is_file();
+            is_pair.then(|| Certificate {
+                hosts: vec![host],
+                cert_file,
+                key_file,
+            })
+        })
+        .collect();
+    found.sort_by(|one, other| one.cert_file.cmp(&other.cert_file));
+    found
+}
+
+fn document(table: &RouteTable, generation: u64, certificates: Vec<Certificate>) -> Table {
     let mut routes = Vec::new();
     let mut services = Vec::new();
     for service in &table.services {
@@ -111,6 +152,6 @@ fn document(table: &RouteTable, generation: u64) -> Table {
         generation,
         routes,
         services,
-        certificates: Vec::new(),
+        certificates,
     }
 }

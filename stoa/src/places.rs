@@ -24,10 +24,9 @@ impl Places {
         let places = Self {
             data: data.canonicalize()?,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(places.run())?;
+        for dir in [places.run(), places.certificates()] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
         Ok(places)
     }
 
@@ -55,6 +54,9 @@ impl Places {
     }
     pub(crate) fn edge_state(&self) -> PathBuf {
         self.data.join("edge")
+    }
+    pub(crate) fn certificates(&self) -> PathBuf {
+        self.data.join("certificates")
     }
     pub(crate) fn store(&self) -> PathBuf {
         self.data.join("store").join("stoa.db")

@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub source: &'a Path,
     /// What `stoa.toml` says; what it leaves out is detected.
     pub manifest: &'a Manifest,
+    /// Whose build it is: steps are shared within a scope and never beyond.
+    pub scope: &'a str,
     /// The image that builds and runs what names no base.
     pub default_base: &'a str,
 }
@@ -52,7 +54,7 @@ pub fn build(engine: &dyn Engine, request: &Request<'_>, lines: LineSink<'_>) ->
     let detected = detect::detect(request.source, request.manifest)?;
     let plan = plan::plan(&detected, request.manifest, request.default_base)?;
     lines(&format!("found {}", detected.describe()));
-    let (image, base) = run::run(engine, &request.manifest.app, request.source, &plan, lines)?;
+    let (image, base) = run::run(engine, request.scope, request.source, &plan, lines)?;
     let note = format!("{} on {base}", detected.describe());
     Ok(Built {
         image,

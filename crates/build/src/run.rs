@@ -1,7 +1,7 @@
 //! Doing a plan's steps on an engine, one on top of the other.
 //!
 //! Lives here: getting the base, staging inputs, keys. Does not live here: what a step is confined to (the engine).
-//! Invariants: a step's key covers everything that shapes its result, the app it is for included, so that nobody finds the
+//! Invariants: a step's key covers everything that shapes its result, the scope it is for included, so that nobody finds the
 //! steps of another's app in the cache; the source on disk is only read, but for one permission.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use engine::{BuildStep, Engine, EngineError, FetchImage, ImageFacts, LineSink, StepConfig, StepInput};
 use model::operation::ImageSource;
-use model::{Bytes, CpuMillis, ImageDigest, Name, Resources};
+use model::{Bytes, CpuMillis, ImageDigest, Resources};
 
 use crate::digest::Digest;
 use crate::error::BuildError;
@@ -47,7 +47,7 @@ const NOT_FOR_VISITORS: [&str; 6] = [
 /// One build on its way.
 struct Run<'a> {
     engine: &'a dyn Engine,
-    app: &'a Name,
+    scope: &'a str,
     source: &'a Path,
     lines: LineSink<'a>,
     plan: &'a Plan,
@@ -59,7 +59,7 @@ struct Run<'a> {
 /// Does a plan and returns its image, and the name of the base for people.
 pub(crate) fn run(
     engine: &dyn Engine,
-    app: &Name,
+    scope: &str,
     source: &Path,
     plan: &Plan,
     lines: LineSink<'_>,
@@ -74,7 +74,7 @@ pub(crate) fn run(
     let mut image = facts.digest.clone();
     let run = Run {
         engine,
-        app,
+        scope,
         source,
         lines,
         plan,
@@ -249,7 +249,7 @@ impl Run<'_> {
         config: &StepConfig,
     ) -> Result<String, BuildError> {
         let mut digest = Digest::new(FORMAT);
-        digest.text(self.app.as_str());
+        digest.text(self.scope);
         digest.text(base.as_str());
         digest.text(&self.user());
         digest.list(step.argv.iter().map(String::as_str));

@@ -43,6 +43,25 @@ pub struct Target {
     pub release: String,
 }
 
+/// Requests of one service and release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requests {
+    /// Name of the app.
+    pub app: String,
+    /// The service's id.
+    pub service: String,
+    /// `v3`.
+    pub release: String,
+    /// By status: 1xx to 5xx.
+    pub statuses: [u64; 5],
+    /// Of these, answered by the edge itself: no instance was ready, or it took too long.
+    pub answered_by_edge: u64,
+    /// Answers that broke off.
+    pub cut: u64,
+    /// Requests sent to an instance a second time.
+    pub retries: u64,
+}
+
 /// Whoever answers requests from outside. The binary connects it with the edge process; tests with a simulated one.
 pub trait EdgeLink: Send + Sync {
     /// Publishes the table whole. Returns when every thread of the edge obeys it.
@@ -56,6 +75,12 @@ pub trait EdgeLink: Send + Sync {
     /// # Errors
     /// A sentence, when the edge could not be asked.
     fn busy(&self, instances: &[InstanceId]) -> Result<BTreeSet<InstanceId>, String>;
+
+    /// What the edge counted of each service and release since it started.
+    ///
+    /// # Errors
+    /// A sentence, when the edge could not be asked.
+    fn requests(&self) -> Result<Vec<Requests>, String>;
 
     /// Grows whenever the edge process is another one, so that it is told again.
     fn generation(&self) -> u64;

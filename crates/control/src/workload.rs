@@ -44,6 +44,8 @@ pub(crate) fn of_app(
         put(&mut env, "PORT", &port.to_string());
     }
     inject_uses(control, tx, app, release, &shape.uses, &mut env)?;
+    // Before the secrets: what stands in a command shows in process lists.
+    let command = model::manifest::command::expand(&shape.command, |key| env.get(key).map(String::as_str));
     let mut secrets = Vec::new();
     for key in &shape.secrets {
         let Some(version) = release.secrets.get(key) else {
@@ -65,7 +67,7 @@ pub(crate) fn of_app(
         hostname: format!("{name}-{}", instance.id.short(6)),
         network: app.environment.to_string(),
         image: release.images.get(name).unwrap_or(&release.image).clone(),
-        command: shape.command,
+        command,
         user: None,
         workdir: None,
         env,

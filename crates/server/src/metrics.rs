@@ -46,6 +46,7 @@ impl Metrics {
 
 /// What the edge counted, by app, service and release, in the text form of Prometheus.
 pub(crate) fn requests(all: &[control::routes::Requests]) -> String {
+    type Count = fn(&control::routes::Requests) -> u64;
     let mut text = String::from(
         "# HELP stoa_edge_requests_total Requests of apps, by kind of answer.\n# TYPE stoa_edge_requests_total counter\n",
     );
@@ -58,7 +59,7 @@ pub(crate) fn requests(all: &[control::routes::Requests]) -> String {
             );
         }
     }
-    let counters: [(&str, &str, fn(&control::routes::Requests) -> u64); 3] = [
+    let counters: [(&str, &str, Count); 3] = [
         (
             "stoa_edge_own_answers_total",
             "Requests answered by the edge itself.",

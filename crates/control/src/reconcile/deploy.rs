@@ -80,6 +80,7 @@ fn from_upload(
     let request = build::Request {
         source: &workspace.source,
         manifest: &manifest,
+        scope: &app.id.to_string(),
         default_base: &control.settings.default_base,
     };
     let built = build::build(&*control.engine, &request, &lines).map_err(|cause| build_failed(&cause))?;

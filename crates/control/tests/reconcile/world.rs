@@ -70,6 +70,9 @@ impl EdgeLink for Edge {
         let busy = self.busy.lock().expect("no panic");
         Ok(instances.iter().filter(|id| busy.contains(id)).copied().collect())
     }
+    fn requests(&self) -> Result<Vec<control::routes::Requests>, String> {
+        Ok(Vec::new())
+    }
     fn generation(&self) -> u64 {
         self.process.load(Ordering::SeqCst)
     }
