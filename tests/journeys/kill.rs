@@ -21,14 +21,16 @@ fn world(name: &str) -> Result<World> {
     let app = Application::copy("probe", stoa.root())?;
     app.replace("stoa.toml", "port = 8080", "port = 8080\nscale = 2")?;
     stoa.deploy(&app)?.ok()?;
-    let workloads = workloads(&stoa);
-    ensure!(workloads.len() == 2, "expected two workloads: {workloads:?}");
+    let workloads = workloads(&stoa)?;
     Ok(World { stoa, app, workloads })
 }
 
-/// The processes of its instances.
-fn workloads(stoa: &Stoa) -> BTreeSet<Process> {
-    stoa.members("python3 server.py").into_iter().collect()
+/// The processes of its two instances; those of an earlier release may still be finishing.
+fn workloads(stoa: &Stoa) -> Result<BTreeSet<Process>> {
+    until("two workloads", PATIENCE, || {
+        let found: BTreeSet<Process> = stoa.members("python3 server.py").into_iter().collect();
+        Ok(Some(found).filter(|found| found.len() == 2))
+    })
 }
 
 impl World {
@@ -118,7 +120,7 @@ fn a_dead_edge_refuses_no_connection() -> Result<()> {
                     // Refused fails here; a connection the old edge had taken may end unanswered and is asked again.
                     let mut connection = Connection::open(address).context("refused")?;
                     match connection.get(&host, "/") {
-                        Ok(response) => ensure!(response.status == 200, "status {}", response.status),
+                        Ok(response) => ensure!(response.status == 200, "status {}: {}", response.status, response.text()),
                         Err(_) => continue,
                     }
                     answered += 1;
@@ -149,7 +151,7 @@ fn after_the_warden_stoa_up_finds_everything() -> Result<()> {
         .ok()?;
     let before: BTreeSet<String> = releases(&world.stoa)?;
     // `env set` made a release, hence other processes.
-    world.workloads = workloads(&world.stoa);
+    world.workloads = workloads(&world.stoa)?;
     for order in [
         ["control", "edge", "warden"],
         ["warden", "edge", "control"],

@@ -289,17 +289,13 @@ impl Stoa {
         found
     }
 
-    /// Processes inside its instances whose command line contains a text.
+    /// Processes inside its instances whose command line contains a text; not the init that watches over each.
     #[must_use]
     pub fn members(&self, text: &str) -> Vec<Process> {
         let marks = self.marks();
         let mut found = process::all();
-        found.retain(|process| {
-            process.line.contains(text)
-                && marks
-                    .iter()
-                    .any(|mark| process.cgroups().contains(&format!("stoa-{mark}/")))
-        });
+        found.retain(|process| process.line.contains(text) && !process.line.starts_with("stoa-init"));
+        found.retain(|process| marks.iter().any(|mark| process.cgroups().contains(&format!("stoa-{mark}/"))));
         found
     }
 
