@@ -41,7 +41,7 @@ impl Places {
         self.data.join("run")
     }
     pub(crate) fn control_socket(&self) -> PathBuf {
-        self.run().join("control.sock")
+        self.run().join("api.sock")
     }
     pub(crate) fn edge_socket(&self) -> PathBuf {
         self.run().join("edge.sock")
