@@ -134,7 +134,10 @@ fn workspace_tests() -> Result<(Done, bool)> {
 
 fn journeys() -> Result<(Done, bool)> {
     let binary = repository::target().join("debug/stoa");
-    let step = Step::cargo("journeys").limit(TESTS_LIMIT).env("STOA_BIN", binary).env("RUST_LIB_BACKTRACE", "0");
+    let step = Step::cargo("journeys")
+        .limit(TESTS_LIMIT)
+        .env("STOA_BIN", binary)
+        .env("RUST_LIB_BACKTRACE", "0");
     let step = if has_nextest() {
         step.args([
             "nextest",
