@@ -317,10 +317,10 @@ fn number(
     made: &Made,
     images: &BTreeMap<Name, ImageDigest>,
 ) -> Result<(), ControlError> {
-    let number = control.write(|tx| {
+    control.write(|tx| {
         let mut current = tx.need::<Operation>(&operation.id.to_string())?;
         if current.row.state.is_settled() || current.row.cancel || current.row.release.is_some() {
-            return Ok(None);
+            return Ok(());
         }
         let app = tx.need::<App>(&app.id.to_string())?.row;
         for name in made
@@ -371,13 +371,14 @@ fn number(
         current.row.state = OperationState::Running;
         current.row.step = format!("made release v{}", release.number);
         tx.update_status(&current.row, Expect::Any)?;
-        Ok(Some(release.number))
-    })?;
-    // The release is made: from here on the operation is the reconciler's, and only a line of its log is left to write.
-    if let Some(number) = number {
-        operations::log_line(control, operation.id, &format!("==> made release v{number}"));
-    }
-    Ok(())
+        // Before the commit: from then on the operation, and so the next line, is the reconciler's.
+        operations::log_line(
+            control,
+            operation.id,
+            &format!("==> made release v{}", release.number),
+        );
+        Ok(())
+    })
 }
 
 /// A build's directory: empty at the beginning, gone at the end.
