@@ -120,10 +120,7 @@ fn processes_of_others_are_not_seen() -> Result<()> {
         control.contains(&marker),
         "the control does not see Stoa: {control}"
     );
-    ensure!(
-        seen.matches(PROGRAM).count() == 1,
-        "more than its own: {seen}"
-    );
+    ensure!(seen.matches(PROGRAM).count() == 1, "more than its own: {seen}");
     ensure!(!seen.contains(&marker), "an instance sees Stoa: {seen}");
     world.stoa.finish()
 }
@@ -226,7 +223,9 @@ fn files_of_others_are_not_seen() -> Result<()> {
         world.inside("production", "probe", &read(&secret))? == "absent",
         "a file of the host is seen"
     );
-    let mut paths = ["/etc/shadow", "/etc/ssh", "/var/lib/dpkg/status", "/root/.bashrc"].map(str::to_owned).to_vec();
+    let mut paths = ["/etc/shadow", "/etc/ssh", "/var/lib/dpkg/status", "/root/.bashrc"]
+        .map(str::to_owned)
+        .to_vec();
     for folder in ["/home", "/opt", "/srv", "/boot"] {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         paths.extend(entries.map(|entry| entry.path().to_string_lossy().into_owned()));

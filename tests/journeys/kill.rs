@@ -120,7 +120,12 @@ fn a_dead_edge_refuses_no_connection() -> Result<()> {
                     // Refused fails here; a connection the old edge had taken may end unanswered and is asked again.
                     let mut connection = Connection::open(address).context("refused")?;
                     match connection.get(&host, "/") {
-                        Ok(response) => ensure!(response.status == 200, "status {}: {}", response.status, response.text()),
+                        Ok(response) => ensure!(
+                            response.status == 200,
+                            "status {}: {}",
+                            response.status,
+                            response.text()
+                        ),
                         Err(_) => continue,
                     }
                     answered += 1;

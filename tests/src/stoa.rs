@@ -295,7 +295,11 @@ impl Stoa {
         let marks = self.marks();
         let mut found = process::all();
         found.retain(|process| process.line.contains(text) && !process.line.starts_with("stoa-init"));
-        found.retain(|process| marks.iter().any(|mark| process.cgroups().contains(&format!("stoa-{mark}/"))));
+        found.retain(|process| {
+            marks
+                .iter()
+                .any(|mark| process.cgroups().contains(&format!("stoa-{mark}/")))
+        });
         found
     }
 
