@@ -1,6 +1,6 @@
 //! Where the serving threads are spoken to as one.
 //!
-//! Lives here: the handles of all threads, the table in force, draining, the watchdog's counting.
+//! Lives here: the handles of all threads, the table in force, draining.
 //! Does not live here: the socket (`control`), signals and exit (`process`).
 //! Invariant: one publication at a time; "published" means that every thread has said so. Locks here are never taken by a
 //! serving thread.
@@ -23,6 +23,7 @@ use crate::record::Metrics;
 use crate::route::Index;
 use crate::table::{Policy, Problem, RouteTable};
 use crate::tls::{Chosen, Resolver};
+use crate::watchdog::Pulse;
 use crate::worker::{Ending, Loads, Message, Open, Published};
 
 /// A thread answers within a tick; this long means that it is stalled, which the watchdog handles.
@@ -125,20 +126,22 @@ impl Hub {
         *lock(&self.predecessor) = Some(predecessor);
     }
 
-    /// Asks every thread, and waits for every answer.
+    /// Asks every thread, and waits for every answer. Each has a channel of its own: a shared one has a lock inside, and a
+    /// thread that stalls within it would stall the others.
     fn ask<T>(&self, message: impl Fn(Sender<T>) -> Message) -> Result<Vec<T>, Stalled> {
-        let (sender, answers) = channel();
-        let count = {
-            let handles = lock(&self.handles);
-            for handle in handles.iter() {
-                handle
-                    .messages
-                    .send(message(sender.clone()))
-                    .map_err(|_| Stalled)?;
-            }
-            handles.len()
-        };
-        collect(&answers, count)
+        let mut answers = Vec::new();
+        for handle in lock(&self.handles).iter() {
+            let (sender, answer) = channel();
+            handle.messages.send(message(sender)).map_err(|_| Stalled)?;
+            answers.push(answer);
+        }
+        let deadline = Instant::now() + ANSWER;
+        let hear =
+            |answer: Receiver<T>| answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        answers
+            .into_iter()
+            .map(|answer| hear(answer).map_err(|_| Stalled))
+            .collect()
     }
 
     /// Checks a table, keeps it for the next start, has every thread serve it.
@@ -294,19 +297,9 @@ impl Hub {
         !requests_wait && !upgrades_wait
     }
 
-    /// Each thread's number and heartbeat.
-    pub(crate) fn pulses(&self) -> Vec<(i32, u64)> {
-        let pulse = |h: &Handle| (h.tid.load(Ordering::Relaxed), h.heartbeat.load(Ordering::Relaxed));
+    /// Each thread's number and heartbeat, to be watched.
+    pub(crate) fn pulses(&self) -> Vec<Pulse> {
+        let pulse = |h: &Handle| Pulse::new(h.tid.clone(), h.heartbeat.clone());
         lock(&self.handles).iter().map(pulse).collect()
     }
-}
-
-fn collect<T>(answers: &Receiver<T>, count: usize) -> Result<Vec<T>, Stalled> {
-    let deadline = Instant::now() + ANSWER;
-    (0..count)
-        .map(|_| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            answers.recv_timeout(left).map_err(|_| Stalled)
-        })
-        .collect()
 }

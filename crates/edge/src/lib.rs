@@ -35,6 +35,7 @@ pub mod table;
 mod tls;
 mod tunnel;
 mod upstream;
+mod watchdog;
 mod worker;
 
 pub use certs::CertificateError;

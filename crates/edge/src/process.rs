@@ -1,11 +1,10 @@
 //! The edge as a process: start, run, watch, end.
 //!
-//! Lives here: starting the threads, taking over from an edge that runs, signals, the watchdog, exit.
-//! Does not live here: what a thread does (`worker`).
+//! Lives here: starting the threads, taking over from an edge that runs, signals, exit.
+//! Does not live here: what a thread does (`worker`), noticing that one does not (`watchdog`).
 //! Invariant: the last good table is served before anybody speaks to us; the edge before us stops accepting only once we
 //! accept; a stalled thread ends the process, because the warden can replace a process but nobody can replace a thread.
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -29,10 +28,11 @@ use crate::listen::{Tls, accept};
 use crate::options::{Limits, Options, Scheme, Timeouts};
 use crate::table::RouteTable;
 use crate::tls::{Resolver, config};
+use crate::watchdog::Watchdog;
 use crate::worker::{Published, Worker};
 
 /// How often the process looks after itself.
-const LOOK: Duration = Duration::from_millis(250);
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
 
 /// Descriptors not meant for connections.
 const DESCRIPTORS_KEPT: u64 = 128;
@@ -329,89 +329,18 @@ impl Running {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Threads)?;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut watchdog = Watchdog::new(self.timeouts.stalled);
+        let mut watchdog = Watchdog::new(self.hub.pulses(), self.timeouts.stalled, self.state_dir.clone());
         loop {
             tokio::select! {
                 _ = term.recv() => self.hub.stop(self.timeouts.stop),
                 _ = interrupt.recv() => self.hub.stop(self.timeouts.stop),
                 _ = looks.tick() => {
-                    if let Some(tid) = watchdog.look(&self.hub.pulses()) {
-                        self.abort(tid);
-                    }
+                    watchdog.look();
                     if self.hub.is_drained() {
                         return Ok(());
                     }
                 }
             }
         }
-    }
-
-    /// Leaves what is known about the stalled thread, and ends the process.
-    fn abort(&self, tid: i32) -> ! {
-        let mut dump = format!("thread {tid} of edge {} is stalled\n", std::process::id());
-        for name in ["status", "wchan", "syscall", "stack"] {
-            let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/{name}"));
-            // Writing to a String cannot fail.
-            let _written = writeln!(dump, "--- {name}\n{}", text.unwrap_or_else(|e| e.to_string()));
-        }
-        tracing::error!(
-            tid,
-            "a serving thread is stalled; ending the process so that it is replaced"
-        );
-        let _best_effort = disk::write(
-            &self.state_dir.join("stalled.txt"),
-            dump.as_bytes(),
-            disk::Access::Private,
-        );
-        std::process::abort();
-    }
-}
-
-/// Counts looks without a heartbeat. Looks, not seconds: a machine that was asleep has no stalled threads.
-#[derive(Debug)]
-struct Watchdog {
-    looks_allowed: u32,
-    seen: Vec<(i32, u64, u32)>,
-}
-
-impl Watchdog {
-    fn new(limit: Duration) -> Watchdog {
-        let looks_allowed = u32::try_from(limit.as_millis() / LOOK.as_millis())
-            .unwrap_or(u32::MAX)
-            .max(1);
-        Watchdog {
-            looks_allowed,
-            seen: Vec::new(),
-        }
-    }
-
-    /// The thread that has not moved for too long.
-    fn look(&mut self, pulses: &[(i32, u64)]) -> Option<i32> {
-        let before = std::mem::take(&mut self.seen);
-        for &(tid, beat) in pulses {
-            let still = before
-                .iter()
-                .find(|(t, b, _)| *t == tid && *b == beat)
-                .map_or(0, |(_, _, n)| n + 1);
-            self.seen.push((tid, beat, still));
-        }
-        self.seen
-            .iter()
-            .find(|(_, _, still)| *still >= self.looks_allowed)
-            .map(|(tid, _, _)| *tid)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_thread_that_stays_still_is_stalled() {
-        let mut watchdog = Watchdog::new(LOOK * 2);
-        assert_eq!(watchdog.look(&[(1, 0), (2, 0)]), None);
-        assert_eq!(watchdog.look(&[(1, 0), (2, 1)]), None);
-        assert_eq!(watchdog.look(&[(1, 1), (2, 1)]), None);
-        assert_eq!(watchdog.look(&[(1, 2), (2, 1)]), Some(2));
     }
 }

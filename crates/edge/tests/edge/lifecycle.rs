@@ -186,8 +186,43 @@ fn a_stop_signal_lets_requests_finish() {
     assert!(exit.success(), "{exit}");
 }
 
+/// A thread of our own child that does not run while this lives.
+struct Frozen(i32);
+
+impl Frozen {
+    #[allow(unsafe_code)]
+    fn new(tid: i32) -> Frozen {
+        // SAFETY: stops one thread of our own child; nothing of this process is touched.
+        unsafe {
+            let none = std::ptr::null_mut::<libc::c_void>();
+            assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, tid, none, none), 0);
+            assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, tid, none, none), 0);
+        }
+        Frozen(tid)
+    }
+
+    /// A traced thread is dead only when its tracer has seen it die; before that its process cannot be reaped.
+    #[allow(unsafe_code)]
+    fn see(&self) {
+        // SAFETY: asks about our own tracee, without waiting.
+        unsafe {
+            libc::waitpid(self.0, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
+        }
+    }
+}
+
+impl Drop for Frozen {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: as above; a thread that is gone has left nothing to see and nothing to let go.
+        unsafe {
+            libc::waitpid(self.0, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
+            libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0);
+        }
+    }
+}
+
 #[test]
-#[allow(unsafe_code)]
 fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
     let warden = Warden::new();
     let mut edge = warden.start(&[("STALLED_MS", "3000")]);
@@ -201,29 +236,23 @@ fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
         })
         .next()
         .unwrap();
-    // SAFETY: stops one thread of our own child; nothing of this process is touched.
-    unsafe {
-        let none = std::ptr::null_mut::<libc::c_void>();
-        assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, worker, none, none), 0);
-        assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, worker, none, none), 0);
-    }
+    let frozen = Frozen::new(worker);
     let dump = wait_for("the dump", || {
         std::fs::read_to_string(warden.path().join("edge/stalled.txt")).ok()
     });
+    let exit = wait_for("the exit", || {
+        frozen.see();
+        edge.0.try_wait().unwrap()
+    });
+    // By itself, or by the kernel when the dump took long.
+    assert!(
+        matches!(exit.signal(), Some(libc::SIGABRT | libc::SIGALRM)),
+        "{exit}"
+    );
     assert!(
         dump.contains(&format!("thread {worker} ")) && dump.contains("edge-1"),
         "{dump}"
     );
-    let exit = wait_for("the exit", || {
-        // A traced thread must be let go before the process can be reaped.
-        // SAFETY: as above; fails harmlessly when the thread is gone.
-        unsafe {
-            libc::waitpid(worker, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG);
-            libc::ptrace(libc::PTRACE_DETACH, worker, 0, 0);
-        }
-        edge.0.try_wait().unwrap()
-    });
-    assert_eq!(exit.signal(), Some(libc::SIGABRT), "{exit}");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn damage(seed: &[u8], random: &mut impl FnMut(usize) -> usize) -> Vec<u8> {
     bytes
 }
 
-/// Whatever is sent, the instance reads exactly the requests that the edge meant, each of them well formed.
+/// Whatever is sent, the instance reads no request but those the edge meant, each of them well formed.
 #[test]
 fn damaged_requests_never_put_edge_and_instance_out_of_step() {
     let (backend, admin) = (Backend::start("b"), Backend::start("admin"));
@@ -254,7 +254,8 @@ fn damaged_requests_never_put_edge_and_instance_out_of_step() {
     let metrics = edge.client().metrics().unwrap();
     let meant = metrics.targets.iter().find(|t| t.target == "b").unwrap().requests;
     let seen = backend.seen.lock().unwrap();
-    assert_eq!(seen.len() as u64, meant);
+    // Fewer when a connection was reset before the instance read it; one more would be a request the edge did not send.
+    assert!(seen.len() as u64 <= meant, "{} seen, {meant} meant", seen.len());
     assert!(seen.len() > 1000, "the damage leaves nothing to test");
     for head in seen.iter() {
         let count = |name: &str| {
