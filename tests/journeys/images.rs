@@ -188,9 +188,9 @@ fn an_archive_and_a_registry() -> Result<()> {
     drop(registry);
     stoa.cli(&["restart", "--app", "from-registry"])?.ok()?;
     answers(&stoa, "from-registry")?;
-    stoa.cli(&["image", "rm", "pulled"])?
-        .exits(6)?
-        .says("from-registry")?
-        .has_next_step()?;
+    // A name may go; the image that a release runs stays.
+    stoa.cli(&["image", "rm", "pulled"])?.ok()?;
+    stoa.cli(&["restart", "--app", "from-registry"])?.ok()?;
+    answers(&stoa, "from-registry")?;
     stoa.finish()
 }

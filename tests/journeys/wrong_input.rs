@@ -78,23 +78,21 @@ fn things_that_are_not_there() -> Result<()> {
 fn nobody_comes_in_without_a_token() -> Result<()> {
     let mut stoa = Stoa::prepare("wrong-token")?;
     stoa.up()?;
-    stoa.cli(&["status"])?.exits(4)?.has_next_step()?;
-    stoa.cli(&["login", "--claim", "stoa_claim_nonsense"])?
-        .exits(4)?
-        .has_next_step()?;
+    let api = stoa.api_url();
+    let as_person = |arguments: &[&str]| stoa.cli_of_person(arguments);
+    let login = |claim: &str| as_person(&["login", "--api", &api, "--claim", claim]);
+    as_person(&["status", "--api", &api])?.exits(4)?.has_next_step()?;
+    login("stoa_claim_nonsense")?.exits(4)?.has_next_step()?;
     let claim = stoa.claim_token()?;
-    stoa.cli(&["login", "--claim", &claim])?.ok()?;
-    stoa.cli(&["whoami"])?.ok()?.says("owner")?;
+    login(&claim)?.ok()?;
+    as_person(&["whoami"])?.ok()?.says("owner")?;
     // It works once.
-    stoa.cli(&["login", "--claim", &claim])?
-        .exits(4)?
-        .has_next_step()?;
-    stoa.cli(&["logout"])?.ok()?;
-    stoa.cli(&["whoami"])?.exits(4)?.has_next_step()?;
+    login(&claim)?.exits(4)?.has_next_step()?;
+    as_person(&["logout"])?.ok()?;
+    as_person(&["whoami", "--api", &api])?.exits(4)?.has_next_step()?;
     let data_dir = stoa.data_dir();
-    stoa.cli(&["login", "--local", "--data-dir", &data_dir.to_string_lossy()])?
-        .ok()?;
-    stoa.cli(&["whoami"])?.ok()?;
+    as_person(&["login", "--local", "--data-dir", &data_dir.to_string_lossy()])?.ok()?;
+    as_person(&["whoami"])?.ok()?;
     stoa.finish()
 }
 

@@ -182,26 +182,17 @@ impl Stoa {
         if let Some(api) = &self.api {
             command.env("STOA_TOKEN", api.token());
         }
-        let stdin = if input.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        };
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("could not start {}", binary().display()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input)?;
-        }
-        let output = child.wait_with_output()?;
-        let signal = output.status.signal().map(|signal| 128 + signal);
-        Ok(Answer {
-            line: format!("stoa {}", arguments.join(" ")),
-            code: output.status.code().or(signal).unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        answer(command, arguments, input)
+    }
+
+    /// Runs a verb as a person does: with the context that `stoa login` made, and nothing in the environment.
+    ///
+    /// # Errors
+    /// As [`Stoa::cli`].
+    pub fn cli_of_person(&self, arguments: &[&str]) -> Result<Answer> {
+        let mut command = self.command();
+        command.current_dir(&self.root).args(arguments);
+        answer(command, arguments, b"")
     }
 
     /// `stoa deploy` of a directory.
@@ -439,6 +430,30 @@ impl Drop for Stoa {
             let _gone = fs::remove_dir_all(&self.root);
         }
     }
+}
+
+/// Runs a command to its end.
+fn answer(mut command: Command, arguments: &[&str], input: &[u8]) -> Result<Answer> {
+    let stdin = if input.is_empty() {
+        Stdio::null()
+    } else {
+        Stdio::piped()
+    };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("could not start {}", binary().display()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input)?;
+    }
+    let output = child.wait_with_output()?;
+    let signal = output.status.signal().map(|signal| 128 + signal);
+    Ok(Answer {
+        line: format!("stoa {}", arguments.join(" ")),
+        code: output.status.code().or(signal).unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
 }
 
 /// The end of a long log.
