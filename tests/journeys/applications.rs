@@ -185,7 +185,7 @@ fn static_site() -> Result<()> {
             let gate = "[services.web]\nhealth = { path = \"/no-such-page\", grace = \"3s\", interval = \"200ms\" }\n";
             app.write("stoa.toml", &format!("schema = 1\napp = \"static\"\n{gate}"))
         },
-        reason: "did not get ready within 3s",
+        reason: "404",
     })
 }
 

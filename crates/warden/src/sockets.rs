@@ -7,11 +7,16 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::inherit;
 
 /// Connections that may wait while a child restarts; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// How long a holder on its way out may take; a control that had much to give back took 0.2 s on a loaded machine.
+const HOLDER_ENDS_WITHIN: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Processes looked at to find who holds a port: beyond that the answer is not worth the time.
 const PROCESSES_LOOKED_AT: usize = 20_000;
@@ -135,12 +140,7 @@ fn adopt(want: &Wanted, handed_over: &mut Vec<(String, OwnedFd)>) -> Option<Boun
 fn bind(want: &Wanted) -> Result<Bound, SocketError> {
     let mut reasons = Vec::new();
     for candidate in &want.candidates {
-        let bound = TcpListener::bind(candidate).and_then(|listener| {
-            // A listening socket may be told a new backlog: the standard library's 128 is short for a restart under load.
-            rustix::net::listen(&listener, BACKLOG)?;
-            Ok((listener.local_addr()?, listener))
-        });
-        match bound {
+        match listen_patiently(*candidate) {
             Ok((address, listener)) => {
                 let (name, socket) = (want.name.clone(), listener.into());
                 return Ok(Bound {
@@ -157,6 +157,37 @@ fn bind(want: &Wanted) -> Result<Bound, SocketError> {
         name: want.name.clone(),
         reasons,
     })
+}
+
+/// Listens; waits a moment for a port whose holder is on its way out. After `kill -9` of a warden its control dies too,
+/// but the kernel closes what it had only after a new `stoa up` may have begun.
+fn listen_patiently(candidate: SocketAddr) -> std::io::Result<(SocketAddr, TcpListener)> {
+    let until = Instant::now() + HOLDER_ENDS_WITHIN;
+    loop {
+        let bound = TcpListener::bind(candidate).and_then(|listener| {
+            // A listening socket may be told a new backlog: the standard library's 128 is short for a restart under load.
+            rustix::net::listen(&listener, BACKLOG)?;
+            Ok((listener.local_addr()?, listener))
+        });
+        match bound {
+            Err(cause)
+                if cause.kind() == std::io::ErrorKind::AddrInUse
+                    && Instant::now() < until
+                    && holder_of_port(candidate.port()).is_none_or(|holder| is_ours(&holder)) =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether the holder runs this same program.
+fn is_ours(holder: &Holder) -> bool {
+    let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let theirs = program(&holder.pid.to_string());
+    // Without a program to compare, it is ending already.
+    theirs.is_none() || theirs == program("self")
 }
 
 fn explain(candidate: SocketAddr, cause: &std::io::Error) -> String {

@@ -129,10 +129,8 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
         }
         Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
     });
-    if let Some((_, instance)) = at_fault
-        && let Condition::Unready { why, .. } = &instance.condition
-    {
-        message = format!("{message} (its check said: {why})");
+    if let Some(said) = at_fault.and_then(|(_, instance)| check_said(control, instance)) {
+        message = format!("{message} (its check said: {said})");
     }
     Failure {
         code: "release_rejected".to_owned(),
@@ -141,6 +139,27 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
         log_tail: at_fault
             .map(|(service, i)| jobs::tail(control, app, service, i.id))
             .unwrap_or_default(),
+    }
+}
+
+/// What the check of an instance that is not fit said last. While it starts, only the engine knows.
+fn check_said(control: &Control, instance: &Instance) -> Option<String> {
+    match &instance.condition {
+        Condition::Unready { why, .. } => Some(why.clone()),
+        Condition::Starting { .. } => {
+            let seen = control.engine.observe().ok()?;
+            match seen.into_iter().find(|one| one.id == instance.id)?.phase {
+                engine::Phase::Running {
+                    ready: Some(Err(why)),
+                    ..
+                } => Some(why),
+                engine::Phase::Running { .. } | engine::Phase::Exited { .. } => None,
+            }
+        }
+        Condition::Ready { .. }
+        | Condition::Draining { .. }
+        | Condition::Stopping { .. }
+        | Condition::Exited { .. } => None,
     }
 }
 
