@@ -1,8 +1,8 @@
 //! How long from asking for a database until it answers a query.
 //!
-//! Ours: the call to the API until the operation has succeeded and the database, signed in to over its network,
-//! answers. The peer does what the entry point of `docker run postgres` does with the same binaries: initdb, a
-//! temporary server, create role and database, stop, start for good; without any container around it.
+//! Ours: the call to the API until the operation has succeeded and `stoa db connect` has answered a query. The peer
+//! does what the entry point of `docker run postgres` does with the same binaries: initdb, a temporary server, create
+//! the database, stop, start for good; without any container around it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Figure, Pairs, noise};
 
@@ -56,26 +56,22 @@ fn ours(stoa: &Stoa, name: &str) -> Result<f64> {
         &format!("{ENVIRONMENT}/databases"),
         Some(&json!({ "name": name })),
     )?;
-    let credentials = api.get(&format!("{ENVIRONMENT}/databases/{name}/credentials"))?;
-    let url = url(&credentials)?;
+    let query = [
+        "db",
+        "connect",
+        "--no-terminal",
+        name,
+        "--",
+        "-Atc",
+        "SELECT 41 + 1",
+    ];
     until("the database to answer", PATIENCE, || {
-        let answer = Command::new("psql")
-            .args(["--no-psqlrc", "-Atc", "SELECT 41 + 1", &url])
-            .output()?;
-        Ok((answer.stdout == b"42\n").then_some(()))
+        let answer = stoa.cli(&query)?;
+        Ok((answer.code == 0 && answer.stdout == "42\n").then_some(()))
     })?;
     let took = begin.elapsed();
     api.done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
     Ok(took.as_secs_f64() * 1e3)
-}
-
-/// The URL by address: names of the environment are answered inside it only.
-fn url(credentials: &Value) -> Result<String> {
-    let variables = &credentials["variables"];
-    let text = ["DATABASE_URL_DIRECT", "DATABASE_URL"]
-        .iter()
-        .find_map(|key| variables[key].as_str());
-    Ok(text.context("the credentials hold no DATABASE_URL")?.to_owned())
 }
 
 fn peer(root: &Path, round: usize) -> Result<f64> {

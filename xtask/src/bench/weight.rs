@@ -68,7 +68,7 @@ fn measure() -> Result<(Sample, Sample)> {
 
     docker.import(&deploy::root_archive()?, "bench")?;
     deploy::prepare(&mut stoa, &docker)?;
-    let scale = json!({ "scale": { "web": INSTANCES } });
+    let scale = json!({ "services": { "web": INSTANCES } });
     stoa.api()?
         .done("PUT", &format!("{ENVIRONMENT}/apps/bench/scale"), Some(&scale))?;
     for _ in 0..INSTANCES {
