@@ -214,15 +214,6 @@ impl Hub {
 
     pub(crate) fn status(&self) -> Result<Status, Stalled> {
         let open = self.open()?;
-        let predecessor = {
-            let mut predecessor = lock(&self.predecessor);
-            let status = predecessor.as_mut().map(Client::status);
-            let pid = status.and_then(Result::ok).map(|s| s.pid);
-            if pid.is_none() {
-                *predecessor = None;
-            }
-            pid
-        };
         Ok(Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -231,8 +222,21 @@ impl Hub {
             connections: open.connections,
             upgrades: open.upgrades,
             is_draining: lock(&self.draining).is_some(),
-            predecessor,
+            predecessor: self.predecessor(),
         })
+    }
+
+    /// The process of the edge this one replaced, while it lives.
+    fn predecessor(&self) -> Option<u32> {
+        let mut predecessor = lock(&self.predecessor);
+        let pid = predecessor
+            .as_mut()
+            .and_then(|client| client.status().ok())
+            .map(|s| s.pid);
+        if pid.is_none() {
+            *predecessor = None;
+        }
+        pid
     }
 
     fn open(&self) -> Result<Open, Stalled> {
@@ -293,7 +297,9 @@ impl Hub {
         // A second more than promised: those that ended just now are still closing.
         let requests_wait =
             open.connections > open.upgrades && elapsed_ms <= state.limits.requests_ms.saturating_add(1_000);
-        let upgrades_wait = open.upgrades > 0 && elapsed_ms <= state.limits.upgrades_ms;
+        // The edge before this one is known to the next only through this one: what it still does must keep counting.
+        let upgrades_wait =
+            (open.upgrades > 0 || self.predecessor().is_some()) && elapsed_ms <= state.limits.upgrades_ms;
         !requests_wait && !upgrades_wait
     }
 

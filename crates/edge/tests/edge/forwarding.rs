@@ -157,7 +157,16 @@ fn bodies_pass_in_every_framing() {
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{large}",
         large.len()
     ));
-    assert!(wire.answer().1.ends_with(&large));
+    let (head, body) = wire.answer();
+    let (begin, end) = (
+        &body[..body.len().min(300)],
+        &body[body.len().saturating_sub(100)..],
+    );
+    assert!(
+        body.ends_with(&large),
+        "{} bytes for {head}{begin} ... {end}",
+        body.len()
+    );
 }
 
 #[test]
@@ -296,17 +305,18 @@ fn a_request_lost_on_a_stale_connection_is_repeated_if_that_is_safe() {
 fn failures_of_instances_have_their_answers() {
     let backend = Backend::start("b");
     let edge = Edge::start();
-    let mut table = table(1, &[("a", &[&backend])]);
-    table.services[0].request_timeout_ms = 300;
+    let slow = Backend::start("slow");
+    let mut table = table(1, &[("a", &[&backend]), ("slow", &[&slow])]);
+    table.services[1].request_timeout_ms = 300;
     table.services[0].max_body_bytes = Some(10);
     edge.publish(&table);
-    for (path, expected) in [
-        ("/silent", 502),
-        ("/garbage", 502),
-        ("/endless-head", 502),
-        ("/gate", 504),
+    for (host, path, expected) in [
+        ("a", "/silent", 502),
+        ("a", "/garbage", 502),
+        ("a", "/endless-head", 502),
+        ("slow", "/gate", 504),
     ] {
-        let (head, _) = edge.wire().get("a", path);
+        let (head, _) = edge.wire().get(host, path);
         assert_eq!(status(&head), expected, "{path}");
     }
     // An answer that breaks off is cut, not completed.
@@ -322,10 +332,10 @@ fn failures_of_instances_have_their_answers() {
         assert_eq!(status(&wire.answer().0), 413);
     }
     assert_eq!(status(&edge.wire().get("a", "/status?s=503").0), 503);
-    backend.gate.open();
+    slow.gate.open();
     let seen = &metrics(&edge)["a"];
     assert!(
-        seen.cut >= 1 && seen.answered_by_edge >= 5 && seen.statuses[4] >= 5,
+        seen.cut >= 1 && seen.answered_by_edge >= 5 && seen.statuses[4] >= 4,
         "{seen:?}"
     );
 }
@@ -383,8 +393,8 @@ fn an_instance_that_refuses_connections_is_passed_over_or_waited_for() {
 #[test]
 fn slow_and_idle_clients_are_let_go() {
     let edge = Edge::with(|o| {
-        o.timeouts.head = std::time::Duration::from_millis(300);
-        o.timeouts.keep_alive = std::time::Duration::from_millis(300);
+        o.timeouts.head = std::time::Duration::from_secs(2);
+        o.timeouts.keep_alive = std::time::Duration::from_secs(2);
     });
     let backend = Backend::start("b");
     edge.publish(&table(1, &[("a", &[&backend])]));
@@ -397,7 +407,7 @@ fn slow_and_idle_clients_are_let_go() {
     assert_eq!((silent.rest(), idle.rest()), (String::new(), String::new()));
     let mut stuck = edge.wire();
     let mut table = table(2, &[("a", &[&backend])]);
-    table.services[0].idle_timeout_ms = 200;
+    table.services[0].idle_timeout_ms = 1_000;
     edge.publish(&table);
     stuck.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     assert_eq!(status(&stuck.answer().0), 408);

@@ -128,7 +128,7 @@ fn an_edge_is_replaced_under_load_without_a_failed_request() {
     assert_eq!(status(&websocket.answer().0), 101);
     let first = old.0.id();
     let mut retired = Vec::new();
-    for round in 0..4 {
+    for _ in 0..4 {
         load.go_on(200);
         // The warden died and took its handle of the socket with it: the next one gets it from the edge.
         let mut sockets: Vec<(String, OwnedFd)> = warden.client(&old).handover().unwrap();
@@ -139,10 +139,8 @@ fn an_edge_is_replaced_under_load_without_a_failed_request() {
         let new = warden.start(&[]);
         let mut client = warden.client(&new);
         assert_eq!(client.status().unwrap().predecessor, Some(old.0.id()));
-        if round == 0 {
-            // What the old edge still does counts.
-            assert_eq!(client.in_flight(&["b"]).unwrap()["b"].upgrades, 1);
-        }
+        // What the edges before still do counts, however many there were.
+        assert_eq!(client.in_flight(&["b"]).unwrap()["b"].upgrades, 1);
         retired.push(std::mem::replace(&mut old, new));
         load.go_on(200);
     }
@@ -250,7 +248,7 @@ fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
         "{exit}"
     );
     assert!(
-        dump.contains(&format!("thread {worker} ")) && dump.contains("edge-1"),
+        dump.contains(&format!("thread {worker}: stalled")) && dump.contains(": moving"),
         "{dump}"
     );
 }

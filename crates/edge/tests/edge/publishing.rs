@@ -271,7 +271,7 @@ fn releases_and_weights_are_counted_apart() {
     };
     assert_eq!(count("v1") + count("v2"), 500);
     // One in ten, within what chance allows (seven standard deviations).
-    assert!((5..=97).contains(&count("v2")), "{}", count("v2"));
+    assert!((5..=97).contains(&count("v2")), "{} of 500: {all:?}", count("v2"));
     let v1 = all.services.iter().find(|m| m.release == "v1").unwrap();
     assert!(v1.latency_us.count() == count("v1") && v1.bytes_out > 0);
     assert_eq!(all.targets.iter().map(|t| t.requests).sum::<u64>(), 500);
