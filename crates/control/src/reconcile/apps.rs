@@ -18,7 +18,7 @@ pub(crate) struct Routed {
     pub(crate) instances: BTreeSet<InstanceId>,
 }
 
-/// Decides and acts. Returns what may get requests.
+/// Decides and acts. Returns what may get requests. `announce` publishes that, and says whether the edge obeys it.
 ///
 /// # Errors
 /// When the decision could not be stored: nothing of it may be acted on then, routes included. A step that fails is
@@ -28,6 +28,7 @@ pub(super) fn advance(
     facts: &Facts,
     app: &App,
     now: Timestamp,
+    announce: &mut dyn FnMut(&Routed) -> bool,
 ) -> Result<Routed, ControlError> {
     let mine = facts.of_app(app.id);
     let excused = mine
@@ -50,14 +51,22 @@ pub(super) fn advance(
         },
         now,
     );
+    let routed = Routed {
+        release: decision.routes.release,
+        instances: decision.routes.instances.values().flatten().copied().collect(),
+    };
+    // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
+    if let Some(Verdict::Promote) = &decision.verdict
+        && !announce(&routed)
+    {
+        tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
+        return Ok(routed);
+    }
     store_progress(control, facts, app, mine, &decision)?;
     if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
-    Ok(Routed {
-        release: decision.routes.release,
-        instances: decision.routes.instances.into_values().flatten().collect(),
-    })
+    Ok(routed)
 }
 
 /// What must be on disk before anything is acted on.

@@ -130,7 +130,11 @@ impl Reconciler {
         let mut routed = BTreeMap::new();
         let mut failed = None;
         for app in facts.apps.values() {
-            match apps::advance(&control, &facts, app, now) {
+            let published = &mut self.published;
+            let mut announce = |mine: &apps::Routed| {
+                published.publish(&control, &facts, BTreeMap::from([(app.id, mine.clone())]))
+            };
+            match apps::advance(&control, &facts, app, now, &mut announce) {
                 Ok(mine) => drop(routed.insert(app.id, mine)),
                 Err(cause) => {
                     // One app's trouble is its own: the others go on, and its routes stay as they were.
@@ -144,7 +148,8 @@ impl Reconciler {
         facts.refresh(&control)?;
         let started = start::pending(&control, &facts, now);
         facts.refresh(&control)?;
-        self.published.publish(&control, &facts, routed);
+        // What was not taken is offered again at the next look.
+        let _obeyed = self.published.publish(&control, &facts, routed);
         self.facts = Some(facts);
         self.keep_house(&control, now);
         started?;

@@ -28,14 +28,20 @@ impl Published {
         services.any(|service| service.targets.iter().any(|target| target.id == id))
     }
 
-    /// Publishes what is true now. Apps without an answer of this look keep what they had.
-    pub(super) fn publish(&mut self, control: &Control, facts: &Facts, mut routed: BTreeMap<AppId, Routed>) {
+    /// Publishes what is true now. Apps without an answer of this look keep what they had. Says whether the edge obeys it,
+    /// as far as it had to be told.
+    pub(super) fn publish(
+        &mut self,
+        control: &Control,
+        facts: &Facts,
+        mut routed: BTreeMap<AppId, Routed>,
+    ) -> bool {
         for app in facts.apps.values().filter(|app| app.serving.is_some()) {
             if let Entry::Vacant(place) = routed.entry(app.id) {
                 match self.routed.get(&app.id) {
                     Some(last) => drop(place.insert(last.clone())),
                     // The edge and the names serve what they had before our start.
-                    None if self.table.is_none() => return,
+                    None if self.table.is_none() => return true,
                     None => {}
                 }
             }
@@ -57,10 +63,14 @@ impl Published {
                     self.edge = edge;
                     control.bell.ring();
                 }
-                // The edge serves its last good table; this one is offered again at the next look.
-                Err(why) => tracing::warn!(why, "the edge did not take the routes"),
+                Err(why) => {
+                    // The edge serves its last good table; this one is offered again at the next look.
+                    tracing::warn!(why, "the edge did not take the routes");
+                    return false;
+                }
             }
         }
+        true
     }
 
     /// Draining instances that have nothing left to do.
