@@ -11,11 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::disk;
 use crate::process::LOOK;
 
 /// Time for the dump.
-const DUMP_S: u32 = 2;
+const DUMP_S: u32 = 5;
 
 /// One thread, watched.
 #[derive(Debug)]
@@ -98,11 +97,8 @@ impl Watchdog {
                 let _written = writeln!(dump, "--- {name}\n{}", text.unwrap_or_else(|e| e.to_string()));
             }
         }
-        let _best_effort = disk::write(
-            &self.state_dir.join("stalled.txt"),
-            dump.as_bytes(),
-            disk::Access::Private,
-        );
+        // Not synced: after a stall the disk may be what is slow, and the next edge waits for this one's end.
+        let _best_effort = std::fs::write(self.state_dir.join("stalled.txt"), dump);
         tracing::error!("a serving thread is stalled; ending the process so that it is replaced");
         std::process::abort();
     }

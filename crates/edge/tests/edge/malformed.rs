@@ -247,7 +247,7 @@ fn damaged_requests_never_put_edge_and_instance_out_of_step() {
             .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap() % below.max(1)
     };
-    for round in 0..3000 {
+    for round in 0..1000 {
         let bytes = damage(SEEDS[round % SEEDS.len()], &mut random);
         statuses(&edge, &[&bytes, SECOND].concat());
     }
@@ -256,7 +256,7 @@ fn damaged_requests_never_put_edge_and_instance_out_of_step() {
     let seen = backend.seen.lock().unwrap();
     // Fewer when a connection was reset before the instance read it; one more would be a request the edge did not send.
     assert!(seen.len() as u64 <= meant, "{} seen, {meant} meant", seen.len());
-    assert!(seen.len() > 1000, "the damage leaves nothing to test");
+    assert!(seen.len() > 300, "the damage leaves nothing to test");
     for head in seen.iter() {
         let count = |name: &str| {
             head.lines()
