@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use cli::DoctorArgs;
 use store::{MasterKey, Now, Store};
 
-use crate::Failure;
 use crate::places::Places;
+use crate::{Failure, print};
 
 /// Less free space than this is asking for trouble: one image and its build.
 const FREE_LEAST: u64 = 2 << 30;
@@ -84,6 +84,7 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
         "copy-on-write clones of volumes",
     ));
     checks.push(loop_devices());
+    checks.push(connection_tracking());
     checks.push(disk(data));
     checks.push(clones(data));
     checks.extend(ports());
@@ -96,14 +97,14 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
                 serde_json::json!({ "name": c.name, "verdict": c.verdict.word(), "detail": c.detail, "fix": c.fix })
             })
             .collect();
-        println!("{}", serde_json::json!({ "checks": list }));
+        print(&format!("{}\n", serde_json::json!({ "checks": list })))?;
     } else {
-        for check in &checks {
-            println!("{:<8} {:<18} {}", check.verdict.word(), check.name, check.detail);
-            if let Some(fix) = &check.fix {
-                println!("{:<8} {:<18} fix: {fix}", "", "");
-            }
-        }
+        let lines = checks.iter().map(|check| {
+            let (word, name) = (check.verdict.word(), check.name);
+            let fix = check.fix.iter().map(|fix| format!("{:<8} {:<18} fix: {fix}\n", "", ""));
+            format!("{word:<8} {name:<18} {}\n", check.detail) + &fix.collect::<String>()
+        });
+        print(&lines.collect::<String>())?;
         match is_missing {
             true => eprintln!("\nnext: mend what is missing, then: stoa doctor"),
             false => eprintln!("\nnext: stoa up"),
@@ -279,6 +280,26 @@ fn loop_devices() -> Check {
             "none; where the data directory cannot clone, clones of volumes are full copies",
             "modprobe loop",
         ),
+    }
+}
+
+/// Masquerading and the rules between networks make the kernel remember every connection of the machine, two minutes
+/// past its end; when the table is full, new connections are dropped and time out.
+fn connection_tracking() -> Check {
+    const NAME: &str = "connection table";
+    let read = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+        text.ok().and_then(|text| text.trim().parse::<u64>().ok())
+    };
+    match (read("count"), read("max")) {
+        (Some(count), Some(max)) if count > max / 2 => Check::bad(
+            NAME,
+            Verdict::Warning,
+            format!("{count} of {max} entries are in use; when it is full, new connections time out"),
+            format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(4)),
+        ),
+        (Some(count), Some(max)) => Check::good(NAME, format!("{count} of {max} entries in use")),
+        _ => Check::good(NAME, "not in use yet"),
     }
 }
 

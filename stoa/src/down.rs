@@ -9,7 +9,7 @@ use host::Host;
 use rustix::process::{Pid, Signal};
 
 use crate::places::Places;
-use crate::{Failure, chain};
+use crate::{Failure, chain, print};
 
 /// How long the processes of Stoa may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -41,15 +41,11 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
     let ended = Host::open(options).and_then(Host::destroy);
     ended.map_err(|cause| Failure::new(chain(&cause), "run stoa down again; it goes on where it stopped"))?;
     if json {
-        println!(
-            "{}",
-            serde_json::json!({ "state": "down", "data_dir": places.data })
-        );
+        let state = serde_json::json!({ "state": "down", "data_dir": places.data });
+        print(&format!("{state}\n"))?;
     } else {
-        println!(
-            "Stoa is down; nothing of it runs. Its data is kept in {}.",
-            places.data.display()
-        );
+        let data = places.data.display();
+        print(&format!("Stoa is down; nothing of it runs. Its data is kept in {data}.\n"))?;
         eprintln!("next: stoa up --data-dir {}", places.data.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -77,6 +77,11 @@ impl Failure {
     }
 }
 
+/// Puts data on standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    cli::print(text).map_err(|failure| Failure::new(failure.message, failure.next))
+}
+
 /// An error with its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

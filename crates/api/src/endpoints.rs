@@ -205,7 +205,7 @@ endpoints! {
     IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
         "Show an image" "By name or digest.", gives(&[json::<crate::ImageDetail>(200)]);
     IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Right(Administer);
-        "Remove an image" "Refused while a release or database needs it.", gives(&[Empty]);
+        "Remove an image" "A name goes at once; the content stays for as long as a release, instance or database uses it.", gives(&[Empty]);
 
     OPERATION_LIST = "operation_list" Get place!("/operations"), "operations", Right(Read);
         "List operations of an environment" "Newest first.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);

@@ -15,6 +15,8 @@ use crate::terminal::{self, Modes};
 
 /// How often the terminal's size is looked at while a program runs.
 const SIZE_GLANCE: Duration = Duration::from_millis(500);
+/// 128 + SIGPIPE.
+const PIPE_CLOSED: u8 = 141;
 
 pub(crate) fn exec(session: &Session, args: &ExecArgs) -> Result<u8, Failure> {
     let app = project::app(&args.of)?;
@@ -89,8 +91,13 @@ fn carry(session: client::Session<'_>, has_terminal: bool) -> Result<u8, Failure
         Output::Stderr(bytes) => write(&mut std::io::stderr(), bytes),
     });
     drop(raw);
-    // Codes are 0 to 255 on every Unix.
-    Ok(u8::try_from(result?).unwrap_or(1))
+    match result {
+        // Codes are 0 to 255 on every Unix.
+        Ok(code) => Ok(u8::try_from(code).unwrap_or(1)),
+        // Whoever read us went away (`| head`): as quiet, and with the same code, as any program a broken pipe ends.
+        Err(client::Error::Local { cause, .. }) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(PIPE_CLOSED),
+        Err(other) => Err(other.into()),
+    }
 }
 
 fn write(to: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {

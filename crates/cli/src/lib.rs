@@ -33,6 +33,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, UpArgs};
 pub use failure::{Code, Failure};
+pub use output::data as print;
 
 /// Reads the arguments. Prints help or a usage error and gives the exit code when there is nothing to do.
 ///

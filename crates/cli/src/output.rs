@@ -8,7 +8,10 @@ use serde::Serialize;
 use crate::failure::Failure;
 
 /// Prints data. A reader that went away (`| head`) is no failure.
-pub(crate) fn data(text: &str) -> Result<(), Failure> {
+///
+/// # Errors
+/// When it could not be written.
+pub fn data(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),

@@ -121,6 +121,7 @@ impl ControlError {
             Self::Engine(EngineError::Source(_)) => "source",
             Self::Engine(EngineError::Step { .. }) => "build_failed",
             Self::Engine(EngineError::NotRunning(_)) => "not_running",
+            Self::Engine(EngineError::NotExecuted { .. }) => "not_executed",
             Self::Engine(EngineError::Unsupported(_)) => "unsupported",
             Self::Engine(
                 EngineError::NotStarted { .. } | EngineError::Volume { .. } | EngineError::Host { .. },

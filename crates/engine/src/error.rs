@@ -13,6 +13,16 @@ pub enum EngineError {
         /// In the words of the host.
         why: String,
     },
+    /// A program could not be run in a running workload.
+    #[error("{program} could not be run there: {why}")]
+    NotExecuted {
+        /// The first word of the command.
+        program: String,
+        /// In the words of the host.
+        why: String,
+        /// The command or check that leads on.
+        next_step: String,
+    },
     /// There is no such running workload.
     #[error("instance {0} does not run")]
     NotRunning(InstanceId),
@@ -68,7 +78,7 @@ impl EngineError {
         match self {
             Self::NotStarted { .. } => "see why: stoa logs, then stoa doctor".to_owned(),
             Self::NotRunning(_) => "see what runs: stoa ps".to_owned(),
-            Self::Image { next_step, .. } => next_step.clone(),
+            Self::Image { next_step, .. } | Self::NotExecuted { next_step, .. } => next_step.clone(),
             Self::Source(_) => "deploy a plain directory: stoa deploy DIR".to_owned(),
             Self::Step { .. } => "read the build log above, mend the source, then: stoa deploy".to_owned(),
             Self::Volume { .. } => "see the pool: stoa doctor".to_owned(),

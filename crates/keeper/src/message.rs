@@ -293,6 +293,14 @@ impl Reply {
     }
 }
 
+/// Why no further process could be started in an instance. Its `pids` limit shows as EAGAIN (cgroups(7)).
+pub fn fork_failure(cause: &std::io::Error) -> String {
+    match cause.kind() {
+        std::io::ErrorKind::WouldBlock => "it has as many processes as its pids limit allows".to_owned(),
+        _ => format!("fork: {cause}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -164,6 +164,24 @@ fn it_is_confined_like_the_first_process() {
     assert_eq!(session.wait(LONG).unwrap().unwrap().code, 137);
 }
 
+#[test]
+fn an_instance_at_its_limit_of_processes_says_so() {
+    let bed = Bed::new("pids");
+    let mut full = bed.spec("a", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait");
+    full.limits.pids = 6;
+    bed.runtime.start(&full).unwrap();
+    wait_for("the limit to be reached", || {
+        bed.runtime.stats("a").unwrap().pids >= 6 || bed.lines("a").iter().any(|l| l.contains("fork"))
+    });
+    let (stdio, _ends) = pipes();
+    let refused = bed.runtime.exec("a", &spec("true"), Some(stdio)).map(|_| ());
+    let refused = refused.expect_err("there is no room for a process");
+    assert!(
+        matches!(&refused, Error::Exec { stage: Stage::Limits, reason, .. } if reason.contains("pids limit")),
+        "{refused}"
+    );
+}
+
 /// The class of CVE-2024-21626: a working directory that is a descriptor left open by the runtime.
 #[test]
 fn a_working_directory_cannot_be_a_descriptor_of_the_runtime() {

@@ -48,8 +48,10 @@ fn ip(args: &[&str]) {
 fn a_given_namespace_is_joined_and_cannot_be_changed() {
     let bed = Bed::new("netns");
     let namespace = Namespace::new();
+    // The listener's input is a pipe that never ends: at the end of its input nc closes what it has not yet answered.
     let script = "ip -o addr show dev inner0; ip link set inner0 up; ip addr add 10.98.0.1/24 dev inner0; \
-                  (echo hello | nc -l -p 80 &) ; while ! nc 127.0.0.1 80 2>/dev/null; do sleep 0.05; done";
+                  mkfifo /tmp/open; nc -l -p 80 <>/tmp/open & \
+                  until echo hello | nc 127.0.0.1 80 2>/dev/null; do sleep 0.05; done; wait";
     for (id, uid) in [("root", 0), ("user", 1000)] {
         let user = User {
             uid,

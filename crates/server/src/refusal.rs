@@ -246,7 +246,7 @@ impl From<ControlError> for Refusal {
             ControlError::Store(_) | ControlError::Engine(_) | ControlError::File { .. } => match code {
                 "no_room" => 507,
                 "not_running" => 409,
-                "image" | "source" => 422,
+                "image" | "source" | "not_executed" => 422,
                 "unsupported" => 501,
                 _ => {
                     let mut refusal = Self::internal(with_causes(&error));
@@ -302,6 +302,7 @@ mod tests {
             "stale",
             "no_room",
             "not_running",
+            "not_executed",
             "image",
             "source",
             "unsupported",

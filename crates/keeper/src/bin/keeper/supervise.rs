@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keeper::message::{OLDEST, Reply, Request, Start, VERSION};
+use keeper::message::{self, OLDEST, Reply, Request, Start, VERSION};
 use keeper::record::{Exit, SOCKET};
 use keeper::wire::{self, Frame};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -173,6 +173,11 @@ impl Keeper {
         let reply = match self.obey(&frame, &fds, client) {
             Ok(Some(reply)) => reply,
             Ok(None) => return true,
+            // Only starting a process in the instance's group meets its limit.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Reply::Failed {
+                stage: "limits".to_owned(),
+                reason: message::fork_failure(&error),
+            },
             Err(error) => Reply::Failed {
                 stage: "keeper".to_owned(),
                 reason: error.to_string(),
