@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cli::DoctorArgs;
-use store::{MasterKey, Now, Store};
 
 use crate::places::Places;
-use crate::{Failure, print};
+use crate::{Failure, print, store_care};
 
 /// Less free space than this is asking for trouble: one image and its build.
 const FREE_LEAST: u64 = 2 << 30;
@@ -20,7 +19,7 @@ const FREE_LEAST: u64 = 2 << 30;
 const KERNEL_LEAST: (u32, u32) = (5, 19);
 
 /// One thing that was looked at.
-struct Check {
+pub(crate) struct Check {
     name: &'static str,
     verdict: Verdict,
     detail: String,
@@ -28,7 +27,7 @@ struct Check {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Good,
     Warning,
     Missing,
@@ -45,7 +44,7 @@ impl Verdict {
 }
 
 impl Check {
-    fn good(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(crate) fn good(name: &'static str, detail: impl Into<String>) -> Self {
         Self {
             name,
             verdict: Verdict::Good,
@@ -53,7 +52,12 @@ impl Check {
             fix: None,
         }
     }
-    fn bad(name: &'static str, verdict: Verdict, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(crate) fn bad(
+        name: &'static str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         Self {
             name,
             verdict,
@@ -65,6 +69,9 @@ impl Check {
 
 pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     let data = args.data_dir.as_path();
+    if args.repair {
+        return store_care::repair(data, json);
+    }
     let mut checks = vec![
         root(),
         kernel(),
@@ -88,7 +95,7 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     checks.push(disk(data));
     checks.push(clones(data));
     checks.extend(ports());
-    checks.push(store(data));
+    checks.push(store_care::check(data));
     let is_missing = checks.iter().any(|check| check.verdict == Verdict::Missing);
     if json {
         let list: Vec<serde_json::Value> = checks
@@ -101,7 +108,10 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     } else {
         let lines = checks.iter().map(|check| {
             let (word, name) = (check.verdict.word(), check.name);
-            let fix = check.fix.iter().map(|fix| format!("{:<8} {:<18} fix: {fix}\n", "", ""));
+            let fix = check
+                .fix
+                .iter()
+                .map(|fix| format!("{:<8} {:<18} fix: {fix}\n", "", ""));
             format!("{word:<8} {name:<18} {}\n", check.detail) + &fix.collect::<String>()
         });
         print(&lines.collect::<String>())?;
@@ -296,7 +306,10 @@ fn connection_tracking() -> Check {
             NAME,
             Verdict::Warning,
             format!("{count} of {max} entries are in use; when it is full, new connections time out"),
-            format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(4)),
+            format!(
+                "sysctl -w net.netfilter.nf_conntrack_max={}",
+                max.saturating_mul(4)
+            ),
         ),
         (Some(count), Some(max)) => Check::good(NAME, format!("{count} of {max} entries in use")),
         _ => Check::good(NAME, "not in use yet"),
@@ -384,27 +397,4 @@ fn ports() -> Vec<Check> {
         look("https port", 443),
         look("api port", 7070),
     ]
-}
-
-/// Reads everything once, when no Stoa is running that has it open.
-fn store(data: &Path) -> Check {
-    let places = Places {
-        data: data.to_path_buf(),
-    };
-    if !places.store().exists() {
-        return Check::good("store", "none yet");
-    }
-    let Ok(lock) = warden::Lock::take(data) else {
-        return Check::good("store", "in use by a running Stoa, which checks what it serves");
-    };
-    let fix = "restore it from a copy, or report it";
-    let opened = MasterKey::load(&places.master_key())
-        .map_err(store::StoreError::from)
-        .and_then(|key| Store::open(&places.store(), &key, Now::at(model::Timestamp::now().as_ms())));
-    let checked = opened.and_then(|store| store.read(store::ReadTx::verify));
-    drop(lock);
-    match checked {
-        Ok(_) => Check::good("store", "every row is as it was written"),
-        Err(cause) => Check::bad("store", Verdict::Missing, crate::chain(&cause), fix),
-    }
 }

@@ -45,7 +45,9 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
         print(&format!("{state}\n"))?;
     } else {
         let data = places.data.display();
-        print(&format!("Stoa is down; nothing of it runs. Its data is kept in {data}.\n"))?;
+        print(&format!(
+            "Stoa is down; nothing of it runs. Its data is kept in {data}.\n"
+        ))?;
         eprintln!("next: stoa up --data-dir {}", places.data.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod edge_link;
 mod edge_process;
 mod logging;
 mod places;
+mod store_care;
 mod up;
 
 use std::ffi::OsString;

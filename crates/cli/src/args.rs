@@ -2,11 +2,12 @@
 //!
 //! Invariant: no secret is an argument (`login --claim` excepted: it works once); every prompt has a flag.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use model::{Bytes, Millis, Name};
+
+pub use crate::host_args::{DoctorArgs, DownArgs, UpArgs};
 
 /// Your own cloud in one binary.
 ///
@@ -108,79 +109,6 @@ pub enum Command {
     /// A command that asks a server.
     #[command(flatten)]
     Remote(Remote),
-}
-
-/// Arguments of `stoa up`.
-#[derive(Debug, Clone, Args)]
-pub struct UpArgs {
-    /// Where everything is kept.
-    #[arg(
-        long,
-        env = "STOA_DATA_DIR",
-        hide_env_values = true,
-        default_value = "/var/lib/stoa",
-        value_name = "DIR"
-    )]
-    pub data_dir: PathBuf,
-    /// Where the API listens.
-    // A text, because it stands in the place of the global option of that name.
-    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS", value_parser = listen_address)]
-    pub api: String,
-    /// Where apps answer HTTP; without it port 80, or 8080 when that is taken.
-    #[arg(long, value_name = "ADDRESS")]
-    pub http: Option<SocketAddr>,
-    /// Where apps answer HTTPS; without it port 443, or 8443 when that is taken.
-    #[arg(long, value_name = "ADDRESS")]
-    pub https: Option<SocketAddr>,
-    /// Apps without a host of their own answer at APP.DOMAIN.
-    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
-    pub domain: String,
-    /// Threads of the edge; without it, one for each processor.
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-}
-
-impl UpArgs {
-    /// Where the API listens.
-    #[must_use]
-    pub fn api_listen(&self) -> SocketAddr {
-        self.api.parse().expect("listen_address let it pass")
-    }
-}
-
-fn listen_address(text: &str) -> Result<String, String> {
-    match text.parse::<SocketAddr>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("write ADDRESS:PORT, for example 127.0.0.1:7070".to_owned()),
-    }
-}
-
-/// Arguments of `stoa down`.
-#[derive(Debug, Clone, Args)]
-pub struct DownArgs {
-    /// Where everything is kept.
-    #[arg(
-        long,
-        env = "STOA_DATA_DIR",
-        hide_env_values = true,
-        default_value = "/var/lib/stoa",
-        value_name = "DIR"
-    )]
-    pub data_dir: PathBuf,
-}
-
-/// Arguments of `stoa doctor`.
-#[derive(Debug, Clone, Args)]
-pub struct DoctorArgs {
-    /// Where everything is or shall be kept.
-    #[arg(
-        long,
-        env = "STOA_DATA_DIR",
-        hide_env_values = true,
-        default_value = "/var/lib/stoa",
-        value_name = "DIR"
-    )]
-    pub data_dir: PathBuf,
 }
 
 /// Commands that ask a server.

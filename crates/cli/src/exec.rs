@@ -95,7 +95,9 @@ fn carry(session: client::Session<'_>, has_terminal: bool) -> Result<u8, Failure
         // Codes are 0 to 255 on every Unix.
         Ok(code) => Ok(u8::try_from(code).unwrap_or(1)),
         // Whoever read us went away (`| head`): as quiet, and with the same code, as any program a broken pipe ends.
-        Err(client::Error::Local { cause, .. }) if cause.kind() == std::io::ErrorKind::BrokenPipe => Ok(PIPE_CLOSED),
+        Err(client::Error::Local { cause, .. }) if cause.kind() == std::io::ErrorKind::BrokenPipe => {
+            Ok(PIPE_CLOSED)
+        }
         Err(other) => Err(other.into()),
     }
 }

@@ -13,6 +13,7 @@ mod deploy;
 mod exec;
 mod failure;
 mod follow;
+mod host_args;
 mod images;
 mod init;
 mod logs;

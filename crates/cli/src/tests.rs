@@ -172,3 +172,87 @@ fn failures() {
     }
     check("failures.txt", &text);
 }
+
+/// What keys are derived for (`store`, `build`) begins with the name too.
+const LABELS: &[&str] = &["stoa store: ", "stoa build 1"];
+
+/// Every command that a message, a comment or a document of the repository names, with its place. The product is
+/// written with a capital, so that what is not is a command.
+fn commands_named() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut found = Vec::new();
+    for part in ["crates", "stoa/src", "docs", "xtask/src", "README.md"] {
+        for entry in ignore::Walk::new(root.join(part)).filter_map(Result::ok) {
+            let path = entry.path();
+            let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            let is_text = matches!(kind, "rs" | "md") && !path.ends_with("cli/src/tests.rs");
+            // Decisions are history; they may name what is gone or still to come.
+            if !is_text || path.components().any(|part| part.as_os_str() == "decisions") {
+                continue;
+            }
+            let text = std::fs::read_to_string(path).expect("a source file");
+            for (line, text) in text.lines().enumerate() {
+                let place = format!("{}:{}", path.display(), line + 1);
+                let commands = text.match_indices("stoa ").map(|(at, _)| &text[at..]);
+                let commands = commands.filter(|text| !LABELS.iter().any(|label| text.starts_with(label)));
+                found.extend(commands.map(|text| (place.clone(), text.to_owned())));
+            }
+        }
+    }
+    found
+}
+
+/// The words of a command at the beginning of `text`, up to the first that something else follows directly.
+fn words_of(text: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    for word in text.split(' ').skip(1) {
+        let end = word.find(|c: char| !c.is_ascii_lowercase() && c != '-');
+        words.push(&word[..end.unwrap_or(word.len())]);
+        if end.is_some() {
+            break;
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Whether these words lead to a command and its options; what follows them is arguments or prose.
+fn leads_somewhere(cli: &clap::Command, words: &[&str]) -> bool {
+    let mut command = cli;
+    for word in words {
+        if let Some(option) = word.strip_prefix("--") {
+            let mut known = command.get_arguments().chain(cli.get_arguments());
+            if !option.is_empty() && !known.any(|argument| argument.get_long() == Some(option)) {
+                return false;
+            }
+        } else if command.has_subcommands() {
+            match command.find_subcommand(word) {
+                Some(below) => command = below,
+                None => return false,
+            }
+        }
+    }
+    true
+}
+
+#[test]
+fn every_command_that_is_named_exists() {
+    let mut cli = Cli::command();
+    cli.build();
+    let named = commands_named();
+    assert!(named.len() > 100, "found only {} commands", named.len());
+    let wrong: Vec<String> = named
+        .iter()
+        .filter(|(_, text)| !leads_somewhere(&cli, &words_of(text)))
+        .map(|(place, text)| format!("{place}: {text}"))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "there is no such command:\n{}",
+        wrong.join("\n")
+    );
+    // The control: what does not exist is seen.
+    for text in ["stoa image gc", "stoa frobnicate", "stoa doctor --mend"] {
+        assert!(!leads_somewhere(&cli, &words_of(text)), "{text}");
+    }
+}

@@ -91,7 +91,7 @@ pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
         ("logging_collector", "off".to_owned()),
         ("log_destination", "stderr".to_owned()),
         ("log_line_prefix", "[%p] %u@%d ".to_owned()),
-        // Its statistics must not cost a restart later (`stoa db top`, not built).
+        // What backup needs must not cost a restart later.
         ("wal_level", "replica".to_owned()),
     ]
 }

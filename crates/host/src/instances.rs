@@ -403,7 +403,11 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
         runtime::Error::NotFound { .. } | runtime::Error::Ended { .. } | runtime::Error::Lost { .. } => {
             EngineError::NotRunning(id)
         }
-        runtime::Error::Exec { ref program, ref reason, .. } => EngineError::NotExecuted {
+        runtime::Error::Exec {
+            ref program,
+            ref reason,
+            ..
+        } => EngineError::NotExecuted {
             program: program.clone(),
             why: reason.clone(),
             next_step: cause.next(),

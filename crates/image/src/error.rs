@@ -231,10 +231,13 @@ impl ImageError {
         match self {
             Self::InUse { .. } => "one Stoa per data directory: stop the other one first".into(),
             Self::Io { path, .. } => format!("check that {} exists and is writable by root", path.display()),
-            Self::DiskFull { .. } => "free space, or lower the image budget: stoa image gc".into(),
+            Self::DiskFull { .. } => "free space: stoa image ls, then stoa image rm".into(),
             Self::NotFound { .. } => "list what there is: stoa image ls".into(),
             Self::BadReference { .. } => "write it as [REGISTRY/]NAME[:TAG] or NAME@sha256:DIGEST".into(),
-            Self::Damaged { .. } => "repair it: stoa image verify --repair, or import the image again".into(),
+            Self::Damaged { path, .. } => format!(
+                "put {} back from a copy, or move it away and import or pull its images again",
+                path.display()
+            ),
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {
                 "fetch or import the image again; if it repeats, the source is damaged or altered".into()
             }

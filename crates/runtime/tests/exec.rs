@@ -167,11 +167,11 @@ fn it_is_confined_like_the_first_process() {
 #[test]
 fn an_instance_at_its_limit_of_processes_says_so() {
     let bed = Bed::new("pids");
-    let mut full = bed.spec("a", "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait");
+    let mut full = bed.spec("a", "for i in 1 2 3 4; do sleep 1000 & done; wait");
     full.limits.pids = 6;
     bed.runtime.start(&full).unwrap();
     wait_for("the limit to be reached", || {
-        bed.runtime.stats("a").unwrap().pids >= 6 || bed.lines("a").iter().any(|l| l.contains("fork"))
+        bed.runtime.stats("a").unwrap().pids >= 6
     });
     let (stdio, _ends) = pipes();
     let refused = bed.runtime.exec("a", &spec("true"), Some(stdio)).map(|_| ());

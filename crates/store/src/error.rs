@@ -229,26 +229,23 @@ impl StoreError {
     /// What a person can do about it.
     pub fn next(&self) -> String {
         match self {
-            Self::OldSqlite { .. } => "install a build of stoa with its bundled SQLite".into(),
+            Self::OldSqlite { .. } => "install a build of Stoa with its bundled SQLite".into(),
             Self::NewerSchema { path, .. } => format!(
-                "start the newer stoa again, or go back to the copy it kept beside the store: ls {}.before-v*",
+                "start the newer Stoa again, or go back to the copy it kept beside the store: ls {}.before-v*",
                 path.display()
             ),
-            Self::Foreign { .. } => "give stoa a data directory of its own: stoa up --data-dir DIR".into(),
+            Self::Foreign { .. } => "give Stoa a data directory of its own: stoa up --data-dir DIR".into(),
             Self::WrongKey { key_id, .. } => {
                 format!("put back the master key file this store was made with (offered: key {key_id})")
             }
-            Self::InUse { pid, .. } => format!("stop the other stoa first, or look at it: ps -p {pid}"),
+            Self::InUse { pid, .. } => format!("stop the other Stoa first, or look at it: ps -p {pid}"),
             Self::Damaged { .. } => {
-                "restore the store's last backup: stoa doctor names it; the damaged file is left as it is"
-                    .into()
+                "restore a copy of the data directory; the damaged file is left as it is".into()
             }
             Self::Corrupt { kind, id, .. } => {
-                format!(
-                    "repair it from the revision log: stoa doctor --repair (names {kind} {id} if it cannot)"
-                )
+                format!("restore {kind} {id} from the revision log: end stoa up, then stoa doctor --repair")
             }
-            Self::Unreadable { .. } => "use the stoa version that wrote it, or a newer one".into(),
+            Self::Unreadable { .. } => "use the version of Stoa that wrote it, or a newer one".into(),
             Self::NotFound { kind, .. } => format!("list what there is of kind {kind}"),
             Self::NameTaken { kind, name, .. } => {
                 format!("choose another name, or use the {kind} {name} there is")

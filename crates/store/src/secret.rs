@@ -100,7 +100,7 @@ impl SecretError {
             }
             Self::KeyExposed { path, .. } => {
                 format!(
-                    "chown it to the user stoa runs as and chmod 600 {}",
+                    "chown it to the user Stoa runs as and chmod 600 {}",
                     path.display()
                 )
             }

@@ -284,7 +284,8 @@ fn wait_running(control: &Control, id: DatabaseId) -> Result<InstanceId, Control
                     "its server did not start: {}",
                     last.unwrap_or_else(|| "never tried".to_owned())
                 ),
-                next_step: "read its log: stoa logs --db NAME, then try again".to_owned(),
+                next_step: "see its state: stoa db info NAME, and the machine's: stoa doctor; then try again"
+                    .to_owned(),
             });
         }
         control.store.wait_change(rev, left.min(Duration::from_secs(1)));

@@ -92,6 +92,7 @@ fn begin(control: &Control, workload: &Result<Workload, ControlError>) -> Begun 
         ) => Begun::Never(cause.to_string()),
         Err(
             cause @ (EngineError::NotRunning(_)
+            | EngineError::NotExecuted { .. }
             | EngineError::Source(_)
             | EngineError::Step { .. }
             | EngineError::Full(_)

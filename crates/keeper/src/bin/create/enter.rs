@@ -54,7 +54,9 @@ pub fn run(spec: &ExecSpec, group: &Group) -> Result<Started, Failure> {
         rustix::fs::fchown(slave, owner, None).map_err(Failure::with(Stage::Container, "terminal"))?;
     }
     let (status, told) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Failure::at(Stage::Helper))?;
-    let Some(child) = sys::fork().map_err(|cause| Failure::new(Stage::Limits, message::fork_failure(&cause)))? else {
+    let Some(child) =
+        sys::fork().map_err(|cause| Failure::new(Stage::Limits, message::fork_failure(&cause)))?
+    else {
         let why = become_program(spec, &filter, terminal.as_ref().map(|(_, slave)| slave.as_fd()));
         let _ = File::from(told).write_all(why.as_bytes());
         sys::leave(127);
