@@ -3,14 +3,14 @@
 //! Lives here: which steps, and counting. Does not live here: any test.
 //! Invariant: a step that failed makes the sum show a failure and the exit code say so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::step::{Done, Step};
-use crate::{check, packages, repository};
+use crate::{bench, check, packages, repository};
 
 /// Bounds of a single test.
 const NEXTEST: &str = "xtask/nextest.toml";
@@ -35,6 +35,15 @@ impl Summary {
                 self.failed += 1;
                 self.lines.push(format!("{name:<28} FAILED"));
             }
+        }
+    }
+
+    /// Does something here and notes it.
+    fn work(&mut self, name: &str, work: impl FnOnce() -> Result<()>) {
+        let begin = Instant::now();
+        match work() {
+            Ok(()) => self.line(name, "ok", begin.elapsed()),
+            Err(error) => self.step(name, Err(error)),
         }
     }
 
@@ -79,7 +88,7 @@ pub fn run() -> Result<()> {
         "warnings",
     ];
     summary.step("clippy", Step::cargo("clippy").args(clippy).run());
-    check_rules(&mut summary);
+    summary.work("check", check::run);
     // The product first: journeys and the demo run the same binary, from the same profile.
     let built = Step::cargo("build")
         .args(["build", "--package", "stoa", "--quiet"])
@@ -89,6 +98,7 @@ pub fn run() -> Result<()> {
     summary.tests("tests", workspace_tests());
     if runnable {
         summary.tests("journeys", journeys());
+        summary.work("benches, two rounds", || bench::short(&binary()));
     }
     summary.tests("example rust-api", example_tests());
     println!("\nwhat ran, in {:.0} s:", begin.elapsed().as_secs_f64());
@@ -105,12 +115,9 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn check_rules(summary: &mut Summary) {
-    let begin = Instant::now();
-    match check::run() {
-        Ok(()) => summary.line("check", "ok", begin.elapsed()),
-        Err(error) => summary.step("check", Err(error)),
-    }
+/// What journeys and benches run.
+fn binary() -> PathBuf {
+    repository::target().join("debug/stoa")
 }
 
 fn workspace_tests() -> Result<(Done, bool)> {
@@ -133,10 +140,9 @@ fn workspace_tests() -> Result<(Done, bool)> {
 }
 
 fn journeys() -> Result<(Done, bool)> {
-    let binary = repository::target().join("debug/stoa");
     let step = Step::cargo("journeys")
         .limit(TESTS_LIMIT)
-        .env("STOA_BIN", binary)
+        .env("STOA_BIN", binary())
         .env("RUST_LIB_BACKTRACE", "0");
     let step = if has_nextest() {
         step.args([

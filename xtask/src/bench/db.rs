@@ -14,12 +14,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
 use serde_json::json;
 
-use super::{Figure, Pairs, noise};
+use super::{Figure, Pairs, Rounds, noise};
 
 const BINARIES: &str = "/usr/lib/postgresql/15/bin";
 const GOAL: f64 = 0.2;
 
-pub fn run(rounds: usize) -> Result<Vec<Figure>> {
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     let stoa = Stoa::start("bench-db")?;
     // The first one makes the template, as the first `docker run` of an image pulls it: not measured for either.
     ours(&stoa, "warm-up")?;

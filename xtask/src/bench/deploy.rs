@@ -16,7 +16,7 @@ use journeys::{Application, ENVIRONMENT, PATIENCE, Stoa};
 use serde_json::json;
 
 use super::dockerd::Dockerd;
-use super::{Figure, Pairs, noise};
+use super::{Figure, Pairs, Rounds, noise};
 use crate::repository;
 use crate::step::Step;
 
@@ -25,7 +25,7 @@ const GOAL: f64 = 0.25;
 /// What runs in both: the API of `examples/rust-api`, which is ready within a millisecond.
 const PROGRAM: &str = "/bin/rust-api";
 
-pub fn run(rounds: usize) -> Result<Vec<Figure>> {
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     let docker = Dockerd::start()?;
     let archive = root_archive()?;
     docker.import(&archive, "bench")?;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use journeys::process::{self, Process};
 use journeys::{Application, ENVIRONMENT, PATIENCE, Stoa, http, until};
 
-use super::{Figure, Pairs, noise};
+use super::{Figure, Pairs, Rounds, noise};
 
 const GOAL: f64 = 1.1;
 const SECONDS: &str = "4";
@@ -24,7 +24,7 @@ const HOST: &str = "backend.localhost";
 /// Processor time is told in ticks of this length.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-pub fn run(rounds: usize) -> Result<Vec<Figure>> {
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     let stoa = Stoa::start("bench-edge")?;
     let app = Application::copy("backend", stoa.root())?;
     stoa.deploy(&app)?.ok()?;

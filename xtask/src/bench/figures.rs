@@ -43,8 +43,16 @@ impl Pairs {
         ratios
     }
 
-    fn rounds(&self) -> usize {
+    /// So many.
+    pub fn rounds(&self) -> usize {
         self.ours.len()
+    }
+
+    /// Whether every ratio is a number above zero.
+    pub fn are_numbers(&self) -> bool {
+        self.ratios()
+            .iter()
+            .all(|ratio| ratio.is_finite() && *ratio > 0.0)
     }
 }
 

@@ -13,16 +13,18 @@ mod noise;
 mod weight;
 
 use std::fs;
+use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::step::Step;
 use crate::{packages, repository};
 pub use figures::{Figure, Pairs};
+pub use noise::Rounds;
 
 const DOCUMENT: &str = "docs/benchmarks.md";
 
-type Bench = fn(rounds: usize) -> Result<Vec<Figure>>;
+type Bench = fn(Rounds) -> Result<Vec<Figure>>;
 
 const BENCHES: &[(&str, &str, usize, Bench)] = &[
     (
@@ -88,11 +90,38 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     for (name, about, usual, bench) in benches {
         println!("\n{name}: {about}");
-        let figures = bench(rounds.unwrap_or(*usual))?;
+        let figures = bench(Rounds {
+            count: rounds.unwrap_or(*usual),
+            noise_counts: false,
+        })?;
         let table = figures::table(&figures);
         print!("\n{table}");
         if write {
             write_section(name, about, &table)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs every bench for two rounds with `binary`: shows that each still measures both sides. What it measures says
+/// nothing: the build is not the one that is shipped, and the machine is at work.
+///
+/// # Errors
+/// When something cannot be measured.
+pub fn short(binary: &Path) -> Result<()> {
+    const ROUNDS: Rounds = Rounds {
+        count: 2,
+        noise_counts: true,
+    };
+    journeys::Stoa::use_binary(binary);
+    for (name, _, _, bench) in BENCHES {
+        println!("   bench {name}");
+        for figure in bench(ROUNDS).with_context(|| format!("bench {name}"))? {
+            let (what, pairs) = (&figure.what, &figure.pairs);
+            ensure!(
+                pairs.rounds() == ROUNDS.count && pairs.are_numbers(),
+                "bench {name}: {what} was not measured: {pairs:?}"
+            );
         }
     }
     Ok(())

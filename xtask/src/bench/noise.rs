@@ -28,23 +28,33 @@ fn times() -> Times {
     }
 }
 
-/// Takes `rounds` quiet samples of something; each is handed over as it was measured.
+/// How often to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    /// So many samples.
+    pub count: usize,
+    /// Whether a sample taken on a noisy machine counts: not for figures, but to show that the bench works.
+    pub noise_counts: bool,
+}
+
+/// Takes quiet samples of something; each is handed over as it was measured.
 ///
 /// # Errors
 /// When a sample fails, or the machine is never quiet.
 pub fn quiet_rounds<T>(
-    rounds: usize,
+    rounds: Rounds,
     mut measure: impl FnMut(usize) -> Result<T>,
     mut keep: impl FnMut(T),
 ) -> Result<()> {
+    let Rounds { count, noise_counts } = rounds;
     let mut kept = 0;
-    for round in 0..rounds * TRIES_FACTOR {
+    for round in 0..count * TRIES_FACTOR {
         let before = times();
         let sample = measure(round)?;
         let after = times();
         #[allow(clippy::cast_precision_loss, reason = "ticks of one round are small")]
         let share = (after.steal - before.steal) as f64 / (after.all - before.all).max(1) as f64;
-        if share > STEAL_AT_MOST {
+        if share > STEAL_AT_MOST && !noise_counts {
             println!(
                 "   round {round}: {:.1} % of the time was stolen, measured again",
                 share * 100.0
@@ -53,12 +63,12 @@ pub fn quiet_rounds<T>(
         }
         keep(sample);
         kept += 1;
-        println!("   round {kept} of {rounds}");
-        if kept == rounds {
+        println!("   round {kept} of {count}");
+        if kept == count {
             return Ok(());
         }
     }
-    bail!("only {kept} of {rounds} rounds were quiet; try again when the host is less busy");
+    bail!("only {kept} of {count} rounds were quiet; try again when the host is less busy");
 }
 
 /// The machine in a few words.

@@ -10,7 +10,7 @@ use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
 use serde_json::json;
 
 use super::dockerd::Dockerd;
-use super::{Figure, Pairs, deploy, noise};
+use super::{Figure, Pairs, Rounds, deploy, noise};
 
 const INSTANCES: usize = 5;
 const IDLE_GOAL: f64 = 0.5;
@@ -18,7 +18,7 @@ const KEEPER_GOAL: f64 = 1.0 / 15.0;
 /// Both sides get this long to finish what starting leaves to do; memory is not measured sooner.
 const SETTLE: Duration = Duration::from_secs(5);
 
-pub fn run(rounds: usize) -> Result<Vec<Figure>> {
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     let (mut idle, mut helper) = (Pairs::default(), Pairs::default());
     noise::quiet_rounds(
         rounds,
