@@ -17,10 +17,11 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// The data directory, made when absent. Others may pass through it (images are read by private user ids), not list it.
+    /// The data directory, made when absent. For root alone: below it are files that the programs of instances own as
+    /// they please, also as root and with the set-user-id bit.
     pub(crate) fn make(data: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o711).create(data)?;
-        fs::set_permissions(data, fs::Permissions::from_mode(0o711))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+        fs::set_permissions(data, fs::Permissions::from_mode(0o700))?;
         let places = Self {
             data: data.canonicalize()?,
         };

@@ -235,9 +235,17 @@ fn ctrl_c_leaves_workloads_and_says_so() -> Result<()> {
         http::get(world.stoa.listeners().http, "probe.localhost", "/").is_err(),
         "somebody still listens"
     );
+    // What a power cut or a removal that was cut short can leave keeps nobody from starting.
+    let damaged = world.stoa.data_dir().join("instances/ins-damaged");
+    let left = world.stoa.data_dir().join("writable/ins-left");
+    for dir in [&damaged, &left] {
+        std::fs::create_dir_all(dir)?;
+    }
+    std::fs::write(damaged.join("record"), "")?;
     world.stoa.up()?;
     holds("requests to be served again", || world.serves().map(|()| true))?;
     world.nothing_twice()?;
+    ensure!(!left.exists(), "what was left of an instance stays");
     world.stoa.finish()
 }
 

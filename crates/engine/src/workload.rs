@@ -139,6 +139,8 @@ pub struct ExecStreams {
     pub stderr: Option<OwnedFd>,
     /// Waits for its end: an exit code, or 128 + the signal.
     pub wait: Box<dyn FnOnce() -> Result<i32, crate::EngineError> + Send>,
+    /// To be kept for as long as the program is wanted: dropping it ends the program.
+    pub hold: Box<dyn Send>,
 }
 
 /// What an engine can do.

@@ -60,14 +60,17 @@ pub(crate) fn ensure(host: &Host, workload: &Workload) -> Result<Ipv4Addr, Engin
         .map_err(error::host("look for the instance"))?;
     if let Some(there) = there {
         match (&there.state, host.networks.attachment_of(&name)) {
-            (State::Running { .. } | State::Starting, Some(place)) => {
+            (State::Running { .. }, Some(place)) => {
                 watch(host, workload.id, &there, place.ip, workload.probe.as_ref());
                 return Ok(place.ip);
             }
+            // The keeper of a starter that died is at it: starting again waits for what comes of that. An address given
+            // out before would make its absence from `observe` look like a loss.
+            (State::Starting, Some(_)) => {}
             // It has ended: that is for `observe` to tell.
             (State::Exited(_), Some(place)) => return Ok(place.ip),
             // A start that was cut off, or the network of a former boot: nothing of it can be used.
-            (State::Running { .. } | State::Starting | State::Exited(_) | State::Lost, _) => {
+            (State::Running { .. } | State::Starting | State::Exited(_), None) | (State::Lost, _) => {
                 remove(host, workload.id)?;
             }
         }
@@ -103,7 +106,8 @@ fn start(host: &Host, workload: &Workload, name: &str) -> Result<Ipv4Addr, Engin
     let spec = specify(host, workload, name, &root, &place, resolv)?;
     write_probe(host, name, workload.probe.as_ref())?;
     match host.runtime.start(&spec) {
-        Ok(_) => {}
+        // An earlier start that has ended already is for `observe` to tell.
+        Ok(_) | Err(runtime::Error::Ended { .. }) => {}
         Err(cause @ runtime::Error::Start { .. }) => {
             return Err(EngineError::NotStarted {
                 id: workload.id,
@@ -463,6 +467,7 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
             });
         }
     };
+    let hold = session.hold().map_err(error::host("hold the session"))?;
     let wait = move || {
         loop {
             match session.wait(EXEC_LOOK) {
@@ -482,6 +487,7 @@ pub(crate) fn exec(host: &Host, id: InstanceId, exec: &Exec) -> Result<ExecStrea
         stdout,
         stderr,
         wait: Box::new(wait),
+        hold: Box::new(hold),
     })
 }
 

@@ -8,6 +8,7 @@ mod builds;
 mod error;
 mod images;
 mod instances;
+mod leftovers;
 mod logs;
 mod names;
 mod probe;
@@ -15,6 +16,7 @@ mod users;
 mod volumes;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -61,6 +63,8 @@ pub struct Host {
     watch: Watch,
     names: names::Published,
     mended: Mutex<Instant>,
+    /// Names that a former look found without an instance.
+    suspects: Mutex<BTreeSet<String>>,
 }
 
 impl Host {
@@ -88,9 +92,12 @@ impl Host {
             pool,
             names: names::Published::default(),
             mended: Mutex::new(Instant::now()),
+            suspects: Mutex::default(),
         };
         opened.adopt()?;
         builds::sweep(&opened);
+        // No start is under way: whatever no instance has is left over.
+        leftovers::sweep(&opened, |_| true);
         Ok(opened)
     }
 
@@ -119,6 +126,11 @@ impl Host {
                 "the networks could not be looked over"
             ),
         }
+        // A start attaches and makes its directory before there is an instance, so only what two looks found goes.
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *suspects);
+        *suspects = leftovers::sweep(self, |name| before.contains(name));
+        drop(suspects);
         if let Err(cause) = self.pool.maintain() {
             tracing::warn!(cause = error::chain(&cause), "the pool could not be looked over");
         }

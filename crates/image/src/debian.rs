@@ -205,9 +205,29 @@ fn mmdebstrap(spec: &DebianBase, sources: &[String], into: &Path, progress: &dyn
     };
     packages.sort_unstable();
     packages.dedup();
-    let mut command = tool::command("mmdebstrap");
+    if !tool::is_there("mmdebstrap") {
+        return Err(ImageError::ToolMissing { tool: "mmdebstrap" });
+    }
+    // In a mount and pid namespace of its own, which end with us: as root it mounts /proc, /sys and devices below its
+    // target, and whatever ended it there would leave them on the host, or a child that goes on writing.
+    let mut command = tool::command("setpriv");
     command
-        .args(["--mode=root", "--format=directory"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .args([
+            "--propagation",
+            "private",
+            "mmdebstrap",
+            "--mode=root",
+            "--format=directory",
+        ])
         .arg(format!("--variant={variant}"));
     if Path::new(MERGED_USR).is_dir() {
         command.arg(format!("--hook-dir={MERGED_USR}"));

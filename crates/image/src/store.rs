@@ -63,7 +63,8 @@ impl Images {
         }
         let tmp = root.join("tmp");
         for left in fs::read_dir(&tmp).doing("read", &tmp)? {
-            disk::remove_tree(&left.doing("read", &tmp)?.path())?;
+            // What cannot be removed (somebody mounted something on it) is left for the next time: its name is not used again.
+            let _stays = disk::remove_tree(&left.doing("read", &tmp)?.path());
         }
         let layout = root.join("oci-layout");
         if !layout.exists() {

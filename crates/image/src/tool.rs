@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use crate::progress::Progress;
 const TAIL_LINES: usize = 30;
 /// No honest line is longer.
 const LINE_LIMIT: u64 = 8192;
+/// Where programs are looked for.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// What the programs may know of our environment: how to reach the network, nothing else.
 const PASSED_ON: [&str; 8] = [
     "http_proxy",
@@ -37,7 +40,7 @@ pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
     command
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", PATH)
         .env("LANG", "C.UTF-8")
         .env("HOME", "/root");
     command.env("DEBIAN_FRONTEND", "noninteractive");
@@ -47,6 +50,11 @@ pub(crate) fn command(program: &str) -> Command {
             .filter_map(|name| Some((*name, std::env::var_os(name)?))),
     );
     command
+}
+
+/// Whether there is such a program, for those that are started by another.
+pub(crate) fn is_there(name: &str) -> bool {
+    PATH.split(':').any(|dir| Path::new(dir).join(name).is_file())
 }
 
 /// Runs a program to its end or its limit; its lines become progress.

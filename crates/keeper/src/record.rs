@@ -70,7 +70,7 @@ pub struct Exit {
 }
 
 impl Running {
-    /// Writes it atomically. Not synced: after a power cut nothing runs any more.
+    /// Writes it atomically. Not synced: after a power cut nothing runs any more, and what is left of it counts as none.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let mut text = Text::new();
         text.put("id", &self.id);
@@ -90,12 +90,13 @@ impl Running {
         durable::replace(&dir.join(RUNNING), text.0.as_bytes())
     }
 
-    /// Reads it; `None` when there is none.
+    /// Reads it; `None` when there is none, or only the rest of one that a power cut left.
     pub fn load(dir: &Path) -> io::Result<Option<Running>> {
-        let Some(fields) = Fields::load(&dir.join(RUNNING))? else {
-            return Ok(None);
-        };
-        Ok(Some(Running {
+        Fields::load(&dir.join(RUNNING), Running::from_fields)
+    }
+
+    fn from_fields(fields: &Fields) -> io::Result<Running> {
+        Ok(Running {
             id: fields.text("id")?,
             pid: fields.number("pid")?,
             pid_start: fields.number("pid_start")?,
@@ -108,7 +109,7 @@ impl Running {
             log_dir: PathBuf::from(fields.text("log_dir")?),
             log_label: fields.text("log_label")?,
             group: Group::from_text(&fields.text("group")?),
-        }))
+        })
     }
 }
 
@@ -129,19 +130,20 @@ impl Exit {
         durable::replace_durably(&dir.join(EXIT), text.0.as_bytes())
     }
 
-    /// Reads it; `None` when there is none.
+    /// Reads it; `None` when there is none, or only the rest of one.
     pub fn load(dir: &Path) -> io::Result<Option<Exit>> {
-        let Some(fields) = Fields::load(&dir.join(EXIT))? else {
-            return Ok(None);
-        };
-        Ok(Some(Exit {
+        Fields::load(&dir.join(EXIT), Exit::from_fields)
+    }
+
+    fn from_fields(fields: &Fields) -> io::Result<Exit> {
+        Ok(Exit {
             code: fields.number("code")?,
             signal: fields.optional("signal").and_then(|text| text.parse().ok()),
             oom: fields.optional("oom") == Some("1"),
             oom_kills: fields.number("oom_kills")?,
             at_ms: fields.number("at_ms")?,
             error: fields.optional("error").map(str::to_owned),
-        }))
+        })
     }
 }
 
@@ -165,22 +167,29 @@ impl Text {
 struct Fields(BTreeMap<String, String>);
 
 impl Fields {
-    fn load(path: &Path) -> io::Result<Option<Fields>> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+    /// Reads a record. One damaged instance must not hide the others: what is no whole record is none.
+    fn load<T>(path: &Path, read: impl FnOnce(&Fields) -> io::Result<T>) -> io::Result<Option<T>> {
+        let whole = fs::read_to_string(path).and_then(|text| read(&Fields::parse(&text)?));
+        match whole {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &str) -> io::Result<Fields> {
         let mut lines = text.lines();
         if lines.next() != Some(HEADER) {
             return Err(bad("not a record"));
         }
         let fields = lines.filter_map(|line| line.split_once(' '));
-        Ok(Some(Fields(
+        Ok(Fields(
             fields
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
-        )))
+        ))
     }
 
     fn optional(&self, key: &str) -> Option<&str> {
@@ -247,6 +256,18 @@ mod tests {
             }
         );
         assert_eq!(Running::load(dir.path()).unwrap(), None);
+    }
+
+    /// ext4 and XFS may keep the new name and lose the content of a file that was not synced.
+    #[test]
+    fn the_rest_of_a_record_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        for rest in ["", "not a record", &format!("{HEADER}\nid a\npid x\n")] {
+            fs::write(dir.path().join(RUNNING), rest).unwrap();
+            fs::write(dir.path().join(EXIT), rest).unwrap();
+            assert_eq!(Running::load(dir.path()).unwrap(), None, "{rest:?}");
+            assert_eq!(Exit::load(dir.path()).unwrap(), None, "{rest:?}");
+        }
     }
 
     #[test]

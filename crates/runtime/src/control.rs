@@ -36,18 +36,30 @@ impl Runtime {
     /// if we are gone by then.
     pub fn stop(&self, id: &str, grace: Duration) -> Result<()> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        ended_is_fine(self.request(
-            id,
-            &Request::Stop {
-                signal: None,
-                grace_ms,
-            },
-        ))
+        let request = Request::Stop {
+            signal: None,
+            grace_ms,
+        };
+        self.ended_is_fine(id, self.request(id, &request))
     }
 
     /// Kills it and returns.
     pub fn kill(&self, id: &str) -> Result<()> {
-        ended_is_fine(self.request(id, &Request::Kill))
+        self.ended_is_fine(id, self.request(id, &Request::Kill))
+    }
+
+    /// A keeper that is gone has ended its instance, but one with too many connections drops a new one just the same.
+    fn ended_is_fine(&self, id: &str, result: Result<()>) -> Result<()> {
+        match result {
+            Err(Error::Ended { .. }) => match self.get(id)?.map(|there| there.state) {
+                Some(State::Running { .. }) => Err(Error::Io {
+                    what: format!("the keeper of {id}"),
+                    cause: io::Error::other("it takes no more connections"),
+                }),
+                Some(State::Starting | State::Exited(_) | State::Lost) | None => Ok(()),
+            },
+            other => other,
+        }
     }
 
     /// Waits for its end, at most `within`; `None` when it still runs then.
@@ -230,13 +242,6 @@ pub(crate) fn accept(id: &str, reply: Option<Reply>) -> Result<()> {
             id,
             reason: "an answer that does not belong here".to_owned(),
         }),
-    }
-}
-
-fn ended_is_fine(result: Result<()>) -> Result<()> {
-    match result {
-        Err(Error::Ended { .. }) => Ok(()),
-        other => other,
     }
 }
 

@@ -96,7 +96,25 @@ impl Runtime {
     }
 }
 
+/// Ends a process when dropped, also while another thread waits for it.
+pub struct Hold {
+    socket: OwnedFd,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // The keeper kills the process of a connection that ends; one that has ended is no matter.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+}
+
 impl ExecSession {
+    /// Ties its life to what is returned.
+    pub fn hold(&self) -> Result<Hold> {
+        let socket = self.socket.try_clone().map_err(Error::io("the session"))?;
+        Ok(Hold { socket })
+    }
+
     /// Its pid as the host counts.
     pub fn pid(&self) -> u32 {
         self.pid

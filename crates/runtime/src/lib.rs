@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use keeper::cgroup::Hierarchies;
 
 pub use error::{Error, Result, Stage};
-pub use exec::{ExecExit, ExecSession, Stdio};
+pub use exec::{ExecExit, ExecSession, Hold, Stdio};
 pub use instance::{Container, State, keeper_process};
 pub use keeper::cgroup::Usage;
 pub use keeper::log as logs;
@@ -69,7 +69,7 @@ impl Runtime {
         })
     }
 
-    /// Everything that bears our mark: running, ended, or left over.
+    /// Everything that bears our mark: running, ended, or left over. A directory whose name is no id is not ours.
     pub fn list(&self) -> Result<Vec<Container>> {
         let mut ids: BTreeSet<String> = BTreeSet::new();
         let entries = std::fs::read_dir(&self.root).map_err(|cause| Error::Io {
@@ -89,7 +89,9 @@ impl Runtime {
         );
         let mut containers = Vec::with_capacity(ids.len());
         for id in ids {
-            containers.extend(self.get(&id)?);
+            if instance::check_name("the id", &id).is_ok() {
+                containers.extend(self.get(&id)?);
+            }
         }
         Ok(containers)
     }

@@ -164,6 +164,32 @@ fn it_is_confined_like_the_first_process() {
     assert_eq!(session.wait(LONG).unwrap().unwrap().code, 137);
 }
 
+/// A program that neither reads nor writes would never notice that nobody is there any more.
+#[test]
+fn a_session_that_is_let_go_ends_its_process_and_whoever_waits() {
+    let bed = Bed::new("hold");
+    bed.runtime.start(&bed.spec("a", "sleep 1000")).unwrap();
+    for tty in [None, Some(TtySize { rows: 24, cols: 80 })] {
+        let (stdio, _ends) = pipes();
+        let stdio = tty.is_none().then_some(stdio);
+        let exec = ExecSpec {
+            tty,
+            ..spec("trap '' HUP; sleep 2000")
+        };
+        let mut session = bed.runtime.exec("a", &exec, stdio).unwrap();
+        let process = format!("/proc/{}", session.pid());
+        let hold = session.hold().unwrap();
+        let waiting = std::thread::spawn(move || session.wait(LONG));
+        assert!(std::path::Path::new(&process).exists());
+        drop(hold);
+        assert!(
+            !matches!(waiting.join().unwrap(), Ok(None)),
+            "the waiter was not woken"
+        );
+        wait_for("the process to end", || !std::path::Path::new(&process).exists());
+    }
+}
+
 #[test]
 fn an_instance_at_its_limit_of_processes_says_so() {
     let bed = Bed::new("pids");

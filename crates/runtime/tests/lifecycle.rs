@@ -335,6 +335,42 @@ fn a_killed_keeper_is_noticed_and_its_instance_removable() {
     assert_eq!(bed.run(&bed.spec("a", "exit 2")).0.code, 2);
 }
 
+/// What a power cut can leave, and what others may put there, hides no instance.
+#[test]
+fn a_damaged_neighbour_hides_nobody() {
+    let bed = Bed::new("damaged");
+    bed.runtime.start(&bed.spec("a", "sleep 1000")).unwrap();
+    for (name, record) in [
+        ("empty", ""),
+        ("rubbish", "stoa"),
+        (".Trash-0", ""),
+        ("lost+found", ""),
+    ] {
+        let dir = bed.path("instances").join(name);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("record"), record).unwrap();
+    }
+    let seen = bed.runtime.list().unwrap();
+    let states: Vec<_> = seen
+        .iter()
+        .map(|there| (there.id.as_str(), &there.state))
+        .collect();
+    assert!(
+        matches!(
+            states[..],
+            [
+                ("a", State::Running { .. }),
+                ("empty", State::Lost),
+                ("rubbish", State::Lost)
+            ]
+        ),
+        "{states:?}"
+    );
+    bed.runtime.remove("empty").unwrap();
+    bed.runtime.remove("rubbish").unwrap();
+    assert_eq!(bed.runtime.list().unwrap().len(), 1);
+}
+
 #[test]
 fn a_request_from_the_future_is_answered_with_the_versions_spoken() {
     use keeper::message::{OLDEST, Reply, VERSION};

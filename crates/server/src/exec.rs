@@ -129,6 +129,7 @@ async fn carry(streams: ExecStreams, connection: Upgraded) {
         stdout,
         stderr,
         wait,
+        hold,
     } = streams;
     // Threads, because terminals and pipes are read blockingly; they end with their stream.
     std::thread::spawn(move || write_input(stdin, inputs));
@@ -152,6 +153,8 @@ async fn carry(streams: ExecStreams, connection: Upgraded) {
         () = read_frames(from_peer, input) => {}
         () = write_frames(to_peer, outputs, end) => {}
     }
+    // A program that does not look at its input would go on without anybody.
+    drop(hold);
 }
 
 /// From the connection to the program. Ends, and with it the program's input, when the connection does.
@@ -298,6 +301,7 @@ mod tests {
             stdout: child.stdout.take().expect("stdout").into(),
             stderr: child.stderr.take().map(Into::into),
             wait: Box::new(move || Ok(child.wait().expect("waited").code().unwrap_or(128))),
+            hold: Box::new(()),
         }
     }
 

@@ -157,7 +157,7 @@ impl Mounted {
         // Held open until mounted: a loop device nobody holds lets go of its file.
         let (device, path) = attach(&control, &file).map_err(at("get a loop device for"))?;
         // NOATIME: reading must not make clones differ.
-        let flags = MountFlags::NODEV | MountFlags::NOATIME;
+        let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
         let mounted = rustix::mount::mount(&path, &self.mount, "xfs", flags, None::<&std::ffi::CStr>);
         drop(device);
         mounted.map_err(io::Error::from).map_err(at("mount"))

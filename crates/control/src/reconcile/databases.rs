@@ -1,5 +1,6 @@
 //! Managed databases: their operations, and one living instance for each that should have one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,15 +30,21 @@ pub(super) fn volume_of(id: DatabaseId) -> String {
 }
 
 /// Keeps one instance alive for each database that has a volume and is wanted.
-pub(super) fn advance(control: &Control, facts: &Facts, now: Timestamp) {
+pub(super) fn advance(control: &Control, facts: &Facts, lingering: &BTreeSet<InstanceId>, now: Timestamp) {
     for database in facts.databases.values() {
-        if let Err(cause) = one(control, facts, database, now) {
+        if let Err(cause) = one(control, facts, database, lingering, now) {
             tracing::error!(database = %database.name, %cause, "could not advance the database; it is tried again");
         }
     }
 }
 
-fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) -> Result<(), ControlError> {
+fn one(
+    control: &Control,
+    facts: &Facts,
+    database: &Database,
+    lingering: &BTreeSet<InstanceId>,
+    now: Timestamp,
+) -> Result<(), ControlError> {
     let mut mine: Vec<&Instance> = facts
         .instances
         .values()
@@ -60,6 +67,8 @@ fn one(control: &Control, facts: &Facts, database: &Database, now: Timestamp) ->
         });
     }
     match (is_wanted(database), live) {
+        // Two servers on one data directory destroy it: the former one must be gone from the host.
+        (true, None) if mine.iter().any(|instance| lingering.contains(&instance.id)) => Ok(()),
         (true, None) => {
             let ended: Vec<Timestamp> = mine.iter().filter_map(|instance| ended_at(instance)).collect();
             let attempt = next_attempt(&mine);

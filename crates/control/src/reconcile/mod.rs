@@ -125,7 +125,7 @@ impl Reconciler {
         facts.idle = self.published.idle(&control, &facts);
         facts.told = self.told.clone();
         facts.told.forget(&facts);
-        self.orphans(&control, &facts, &seen, now);
+        let lingering = self.orphans(&control, &facts, &seen, now);
         operations::advance(&control, &self.workers, &mut facts, now)?;
         let mut routed = BTreeMap::new();
         let mut failed = None;
@@ -143,7 +143,7 @@ impl Reconciler {
                 }
             }
         }
-        databases::advance(&control, &facts, now);
+        databases::advance(&control, &facts, &lingering, now);
         jobs::sweep(&control, &facts, now);
         facts.refresh(&control)?;
         let started = start::pending(&control, &facts, now);

@@ -12,7 +12,15 @@ use crate::Control;
 const ORPHAN_GRACE: Millis = Millis::seconds(20);
 
 impl Reconciler {
-    pub(super) fn orphans(&mut self, control: &Control, facts: &Facts, seen: &[Observed], now: Timestamp) {
+    /// What should be gone and could not be removed yet.
+    pub(super) fn orphans(
+        &mut self,
+        control: &Control,
+        facts: &Facts,
+        seen: &[Observed],
+        now: Timestamp,
+    ) -> BTreeSet<InstanceId> {
+        let mut lingering = BTreeSet::new();
         let mut owned: BTreeSet<InstanceId> = facts.instances.keys().copied().collect();
         owned.append(&mut self.workers.places());
         let there: BTreeSet<InstanceId> = seen.iter().map(|one| one.id).collect();
@@ -23,7 +31,7 @@ impl Reconciler {
                 let since = *self.orphans.entry(one.id).or_insert(now);
                 if now.since(since) > ORPHAN_GRACE {
                     tracing::warn!(instance = %one.id, "removing an instance that nobody owns");
-                    remove(control, one.id);
+                    let _tried_again = is_removed(control, one.id);
                 }
             }
         }
@@ -31,17 +39,21 @@ impl Reconciler {
         for instance in facts.instances.values() {
             if let Condition::Exited { .. } = instance.condition
                 && there.contains(&instance.id)
+                && !is_removed(control, instance.id)
             {
-                remove(control, instance.id);
+                lingering.insert(instance.id);
             }
         }
+        lingering
     }
 }
 
-fn remove(control: &Control, id: InstanceId) {
-    if let Err(cause) = control.engine.remove(id) {
+fn is_removed(control: &Control, id: InstanceId) -> bool {
+    let removed = control.engine.remove(id);
+    if let Err(cause) = &removed {
         tracing::warn!(instance = %id, %cause, "could not remove it; it is tried again");
     }
+    removed.is_ok()
 }
 
 /// Living instances, for places that must know whether a row still has a process.

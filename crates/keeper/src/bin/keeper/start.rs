@@ -146,7 +146,11 @@ fn begin(
     let _ = start.keepers.join(std::process::id());
     let listener = listen().map_err(Failure::own);
     let result = await_helper(&report, &start);
-    // The helper ends right after its report (or was killed with the group); its only other child is process 1.
+    if result.is_err() {
+        // One that did not report in time may never end; on v1 it is in no group of the instance either.
+        let _ = rustix::process::kill_process(helper_pid, rustix::process::Signal::KILL);
+    }
+    // The helper ends right after its report; its only other child is process 1.
     let _ = rustix::process::waitpid(Some(helper_pid), rustix::process::WaitOptions::empty());
     let started = result.and_then(|pid| {
         let raw = pid.as_raw_nonzero().get().cast_unsigned();
