@@ -23,12 +23,14 @@ pub mod uploads;
 
 mod bell;
 mod files;
+mod hosts;
 mod transact;
 mod workload;
 
 // What the use cases take and give, so that the doors need to know no other room.
 pub use engine::{Exec, ExecStreams, LogRecord, Stream as LogStream};
 pub use store::{Begun, Now, Secret, StoreError};
+pub use transact::with_key;
 
 pub use authorize::EnvPath;
 pub use error::ControlError;

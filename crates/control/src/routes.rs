@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use model::{AppId, Instance, InstanceId, Name, Purpose};
 
+use crate::hosts;
 use crate::reconcile::{Facts, Routed};
 
 /// Everything the edge serves.
@@ -86,29 +87,33 @@ pub trait EdgeLink: Send + Sync {
     fn generation(&self) -> u64;
 }
 
-/// The table for what may get requests now.
+/// The table for what may get requests now. One app's mistake is its own: a host and path that an older app has is left
+/// out, because the edge refuses a contradictory table whole.
 pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> RouteTable {
     let mut services = Vec::new();
+    let mut taken: BTreeSet<(String, String)> = BTreeSet::new();
     for app in facts.apps.values().filter(|app| !app.deleting) {
         // Nothing of a release is routed before it serves, though its instances may be ready.
-        let (Some(routed), Some(_)) = (routed.get(&app.id), app.serving) else {
+        let Some(routed) = routed.get(&app.id).filter(|routed| routed.serves) else {
             continue;
         };
         let Some(release) = routed.release.and_then(|id| facts.releases.get(&id)) else {
             continue;
         };
-        let public = release
-            .services
-            .iter()
-            .filter(|(_, service)| !service.routes.is_empty());
-        for (name, service) in public {
-            let routes = service.routes.iter().map(|route| {
-                let host = route.host.clone();
-                (
-                    host.unwrap_or_else(|| format!("{}.{domain}", app.name)),
-                    route.path.clone(),
-                )
-            });
+        let Some(environment) = facts.environments.get(&app.environment) else {
+            continue;
+        };
+        let own = hosts::own(&app.name, &environment.name, domain);
+        let mut routes: BTreeMap<&Name, Vec<(String, String)>> = BTreeMap::new();
+        for (host, path, name) in hosts::of(&release.services, &own) {
+            let route = (host.to_owned(), path.to_owned());
+            if taken.insert(route.clone()) {
+                routes.entry(name).or_default().push(route);
+            } else {
+                tracing::error!(app = %app.name, host, path, "this route already leads elsewhere and is left out");
+            }
+        }
+        for (name, routes) in routes {
             let instances = facts.of_app(app.id).iter();
             let targets = instances
                 .filter(|instance| routed.instances.contains(&instance.id))
@@ -117,7 +122,7 @@ pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed
                 id: format!("{}/{name}", app.id),
                 app: app.name.to_string(),
                 release: format!("v{}", release.number),
-                routes: routes.collect(),
+                routes,
                 targets: targets.collect(),
             });
         }

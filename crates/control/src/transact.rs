@@ -1,5 +1,7 @@
 //! How use cases touch the store: a snapshot to read, one audited transaction to change.
 
+use std::cell::RefCell;
+
 use model::{Actor, Timestamp};
 use store::{AuditEntry, Now, ReadTx, Versioned, WriteTx};
 
@@ -44,6 +46,9 @@ impl Control {
             let done = work(tx)?;
             let record = tx.audit_begin(&entry(actor, action, object, "allowed"))?;
             tx.audit_complete(record, "committed")?;
+            if let Some((actor, key)) = KEY.with_borrow(Clone::clone) {
+                tx.idempotency_commit(&actor, &key)?;
+            }
             Ok(done)
         });
         self.audited(actor, action, object, result)
@@ -76,6 +81,25 @@ impl Control {
     pub(crate) fn now_of(&self, tx: &WriteTx) -> Timestamp {
         Timestamp::from_ms(tx.now().wall_ms)
     }
+}
+
+thread_local! {
+    /// The idempotency key of the request that this thread is at.
+    static KEY: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+}
+
+/// Does `work` for a request that came with an idempotency key of `actor`: the first thing it changes marks the key in
+/// the same transaction, so that the effect and the knowledge of it are never apart.
+pub fn with_key<T>(actor: &str, key: &str, work: impl FnOnce() -> T) -> T {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            KEY.set(None);
+        }
+    }
+    KEY.set(Some((actor.to_owned(), key.to_owned())));
+    let _reset = Reset;
+    work()
 }
 
 /// Longest name of an object in a record: callers may send anything, and a refusal must not fill the disk.

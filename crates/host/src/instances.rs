@@ -323,6 +323,15 @@ impl Host {
     }
 }
 
+/// Probes an instance that got running between our start and now: its starter was a former process of ours.
+fn resume(host: &Host, id: InstanceId, there: &Container) {
+    if let Some(probe) = read_probe(host, &there.id)
+        && let Some(place) = host.networks.attachment_of(&there.id)
+    {
+        watch(host, id, there, place.ip, Some(&probe));
+    }
+}
+
 pub(crate) fn stop(host: &Host, id: InstanceId, grace: Duration) -> Result<(), EngineError> {
     match host.runtime.stop(&name_of(id), grace) {
         Ok(()) => Ok(()),
@@ -358,7 +367,10 @@ pub(crate) fn observe(host: &Host) -> Result<Vec<Observed>, EngineError> {
             State::Starting => continue,
             State::Running { started_at_ms, .. } => Phase::Running {
                 since: Timestamp::from_ms(*started_at_ms),
-                ready: host.probes.answer(id),
+                ready: host.probes.answer(id).or_else(|| {
+                    resume(host, id, &there);
+                    None
+                }),
             },
             State::Exited(exit) => {
                 host.probes.stop(id);

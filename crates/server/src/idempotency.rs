@@ -1,7 +1,8 @@
 //! The same request sent twice with one `Idempotency-Key` has one effect and one answer.
 //!
 //! Lives here: what a request's fingerprint covers, and replaying. Does not live here: keeping the answers (`store`).
-//! Invariant: only success is kept; a request that failed had no effect and may be sent again with its key.
+//! Invariant: only success is kept; a request that failed had no effect and may be sent again with its key. One that had
+//! its effect keeps the key, also when its answer was lost.
 
 use api::{Endpoint, Method};
 use http::HeaderMap;
@@ -49,6 +50,7 @@ pub(crate) fn once(call: &Call, key: Option<&str>, body: &[u8], act: Act) -> Res
         Begun::Replay { status, answer } => return Ok(replay(status, answer.expose())),
         Begun::Mismatch => return Err(Refusal::key_reused()),
         Begun::InProgress => return Err(Refusal::key_running()),
+        Begun::Done => return Err(Refusal::key_done()),
     }
     // Given back also when `act` panics.
     let mut claim = Claim {
@@ -57,7 +59,7 @@ pub(crate) fn once(call: &Call, key: Option<&str>, body: &[u8], act: Act) -> Res
         key,
         is_kept: false,
     };
-    let reply = act(call)?;
+    let reply = control::with_key(&actor, key, || act(call))?;
     if let Reply::Json { status, body, .. } = &reply {
         store.write(now(), |tx| {
             Ok::<_, control::ControlError>(tx.idempotency_finish(&actor, key, *status, body)?)

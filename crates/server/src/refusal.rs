@@ -173,6 +173,15 @@ impl Refusal {
         refusal
     }
 
+    pub(crate) fn key_done() -> Self {
+        Self::new(
+            409,
+            "key_done",
+            "the first request with this Idempotency-Key was carried out, but its answer is not known (any more)",
+            "send it again in a second; if that says the same, see what it did: stoa op ls, stoa status",
+        )
+    }
+
     /// A defect of ours.
     pub(crate) fn internal(inner: impl Into<String>) -> Self {
         let mut refusal = Self::new(
@@ -294,6 +303,7 @@ mod tests {
             "upgrade_required",
             "key_reused",
             "key_running",
+            "key_done",
             "internal",
             "compacted",
             "denied",

@@ -2,8 +2,12 @@
 //!
 //! Lives here: remembering requests and their answers for a day.
 //! Does not live here: what a fingerprint covers (`server`).
-//! Invariant: `idempotency_finish` runs in the same transaction as the effect. So a key that was begun in an
-//! earlier epoch and never finished had no effect, and may begin again. Answers are sealed: they may show a token.
+//! Invariant: `idempotency_commit` runs in the same transaction as the effect. So a key that was begun in an
+//! earlier epoch and never committed had no effect, and may begin again. Answers are sealed: they may show a token.
+//!
+//! ```text
+//! begin -> open --commit (with the effect)--> done --finish (with the answer)--> answered
+//! ```
 
 use rusqlite::{Row as SqlRow, params};
 
@@ -32,7 +36,14 @@ pub enum Begun {
     Mismatch,
     /// The first request is being worked on.
     InProgress,
+    /// The first request had its effect, but its answer is not known: it is about to be, or was lost in a crash.
+    Done,
 }
+
+/// Not answered, without effect so far.
+const OPEN: u64 = 0;
+/// Not answered, but it had its effect. No HTTP status is below 100.
+const DONE: u64 = 1;
 
 struct Entry {
     fingerprint: Vec<u8>,
@@ -56,9 +67,8 @@ impl Entry {
         .bytes(&self.answer)
     }
 
-    /// A status of 0 stands for "not answered yet".
     fn is_open(&self) -> bool {
-        self.status == 0
+        self.status == OPEN
     }
 }
 
@@ -68,7 +78,18 @@ impl WriteTx {
         self.guard(self.begin_inner(actor, key, fingerprint))
     }
 
-    /// Keeps the answer. Belongs into the transaction of the effect itself.
+    /// Notes that the request has its effect. Belongs into the transaction of the effect itself.
+    pub fn idempotency_commit(&self, actor: &str, key: &str) -> Result<(), StoreError> {
+        match self.guard(self.entry(actor, key))? {
+            Some(mut entry) if entry.is_open() => {
+                entry.status = DONE;
+                self.guard(self.set_entry(actor, key, &entry))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Keeps the answer.
     pub fn idempotency_finish(
         &self,
         actor: &str,
@@ -111,7 +132,7 @@ impl WriteTx {
             fingerprint: fingerprint.to_vec(),
             begun_ms: self.now.wall_ms,
             epoch: self.epoch,
-            status: 0,
+            status: OPEN,
             answer: Vec::new(),
         };
         match self.entry(actor, key)? {
@@ -123,6 +144,7 @@ impl WriteTx {
             None => self.set_entry(actor, key, &fresh).map(|()| Begun::Fresh),
             Some(entry) if entry.fingerprint != fingerprint => Ok(Begun::Mismatch),
             Some(entry) if entry.is_open() => Ok(Begun::InProgress),
+            Some(entry) if entry.status == DONE => Ok(Begun::Done),
             Some(entry) => {
                 let answer =
                     self.keys

@@ -72,9 +72,10 @@ fn view_of(
         Some(serving) => Some(tx.need::<Release>(&serving.release.to_string())?.row),
         None => None,
     };
+    let environment = crate::hosts::environment(tx, &app.row)?;
     let urls = serving
         .as_ref()
-        .map_or_else(Vec::new, |r| urls(control, &app.row.name, r));
+        .map_or_else(Vec::new, |r| urls(control, &app.row.name, &environment, r));
     let instances = tx
         .list::<Instance>(&id)?
         .into_iter()
@@ -95,17 +96,14 @@ fn view_of(
 
 /// The addresses at which a release of an app answers.
 #[must_use]
-pub fn urls(control: &Control, app: &Name, release: &Release) -> Vec<String> {
+pub fn urls(control: &Control, app: &Name, environment: &Name, release: &Release) -> Vec<String> {
+    let own = crate::hosts::own(app, environment, &control.settings.domain);
     let mut urls: Vec<String> = Vec::new();
-    for route in release.services.values().flat_map(|service| &service.routes) {
-        let host = route
-            .host
-            .clone()
-            .unwrap_or_else(|| format!("{app}.{}", control.settings.domain));
+    for (host, path, _) in crate::hosts::of(&release.services, &own) {
         let url = format!(
             "{}{}",
-            control.settings.app_url(&host),
-            route.path.trim_start_matches('/')
+            control.settings.app_url(host),
+            path.trim_start_matches('/')
         );
         if !urls.contains(&url) {
             urls.push(url);

@@ -16,6 +16,8 @@ pub(crate) struct Routed {
     pub(crate) release: Option<ReleaseId>,
     /// Instances that may get requests.
     pub(crate) instances: BTreeSet<InstanceId>,
+    /// Whether the app serves, or does as soon as this is obeyed: nothing is routed before.
+    pub(crate) serves: bool,
 }
 
 /// Decides and acts. Returns what may get requests. `announce` publishes that, and says whether the edge obeys it.
@@ -54,19 +56,42 @@ pub(super) fn advance(
     let routed = Routed {
         release: decision.routes.release,
         instances: decision.routes.instances.values().flatten().copied().collect(),
+        serves: app.serving.is_some() || matches!(decision.verdict, Some(Verdict::Promote)),
     };
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
     if let Some(Verdict::Promote) = &decision.verdict
         && !announce(&routed)
     {
         tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
-        return Ok(routed);
+        return wait_for_edge(control, app, now).map(|()| routed);
     }
     store_progress(control, facts, app, mine, &decision)?;
     if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
     Ok(routed)
+}
+
+/// A release that is fit serves when the edge takes the routes. That is waited for until the rollout's end, no longer.
+fn wait_for_edge(control: &Control, app: &App, now: Timestamp) -> Result<(), ControlError> {
+    let Some(rollout) = &app.rollout else {
+        return Ok(());
+    };
+    if now < rollout.deadline {
+        return crate::operations::step(
+            control,
+            rollout.operation,
+            "waiting for the edge to take the routes",
+        );
+    }
+    let failure = Failure {
+        code: "deadline".to_owned(),
+        message: "its instances are ready, but the edge did not take the routes before the deadline"
+            .to_owned(),
+        next_step: "the log of stoa up says why the edge refuses; then deploy again".to_owned(),
+        log_tail: Vec::new(),
+    };
+    flow::come_back(control, app, &failure)
 }
 
 /// What must be on disk before anything is acted on.

@@ -343,6 +343,7 @@ fn number(
                 });
             }
         }
+        crate::hosts::refuse_taken(tx, &control.settings.domain, &app, &made.services)?;
         let mut env = made.manifest_env.clone();
         env.extend(app.env.clone());
         let secrets = crate::secrets::newest(tx, &app)?;

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    App, AppId, Database, DatabaseId, Instance, InstanceId, Operation, OperationId, Release, ReleaseId,
+    App, AppId, Database, DatabaseId, Environment, EnvironmentId, Instance, InstanceId, Operation,
+    OperationId, Release, ReleaseId,
 };
 use store::{Change, Op, ReadTx, Row, StoreError};
 
@@ -22,6 +23,7 @@ const FEW: u64 = 500;
 #[derive(Default)]
 pub(crate) struct Facts {
     rev: u64,
+    pub(crate) environments: BTreeMap<EnvironmentId, Environment>,
     pub(crate) apps: BTreeMap<AppId, App>,
     pub(crate) releases: BTreeMap<ReleaseId, Release>,
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
@@ -77,6 +79,7 @@ impl Facts {
     fn whole(tx: &ReadTx) -> Result<Self, ControlError> {
         let mut facts = Self {
             rev: tx.rev()?,
+            environments: all::<Environment, _>(tx, |environment| environment.id)?,
             apps: all::<App, _>(tx, |app| app.id)?,
             releases: all::<Release, _>(tx, |release| release.id)?,
             instances: all::<Instance, _>(tx, |instance| instance.id)?,
@@ -93,6 +96,7 @@ impl Facts {
 
     fn apply(&mut self, change: &Change) -> Result<(), ControlError> {
         match change.kind.as_str() {
+            Environment::KIND => put(&mut self.environments, change, |one: &Environment| one.id),
             App::KIND => put(&mut self.apps, change, |app: &App| app.id),
             Release::KIND => put(&mut self.releases, change, |release: &Release| release.id),
             Instance::KIND => put(&mut self.instances, change, |instance: &Instance| instance.id),

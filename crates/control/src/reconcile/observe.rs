@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::{Observed, Phase};
-use model::{Condition, Exit, Instance, InstanceId, Millis, Timestamp};
+use model::{Condition, Exit, Instance, InstanceId, Millis, Purpose, Timestamp};
 use store::Expect;
 
 use super::Facts;
@@ -47,7 +47,7 @@ pub(super) fn write_down(
     let changes: Vec<Instance> = facts
         .instances
         .values()
-        .filter_map(|row| next(row, seen.get(&row.id).copied(), look, now))
+        .filter_map(|row| next(row, seen.get(&row.id).copied(), is_probed(facts, row), look, now))
         .collect();
     if changes.is_empty() {
         return Ok(());
@@ -61,8 +61,27 @@ pub(super) fn write_down(
     })
 }
 
+/// Whether it is fit only when its port says so.
+fn is_probed(facts: &Facts, row: &Instance) -> bool {
+    match &row.purpose {
+        Purpose::Service { release, service, .. } => facts
+            .releases
+            .get(release)
+            .and_then(|release| release.services.get(service))
+            .is_some_and(|service| service.port.is_some()),
+        Purpose::Database { .. } => true,
+        Purpose::Job { .. } => false,
+    }
+}
+
 /// The row as it should be after this observation, when that is another one.
-fn next(row: &Instance, seen: Option<&Observed>, look: Look, now: Timestamp) -> Option<Instance> {
+fn next(
+    row: &Instance,
+    seen: Option<&Observed>,
+    is_probed: bool,
+    look: Look,
+    now: Timestamp,
+) -> Option<Instance> {
     let mut next = row.clone();
     if let (Condition::Starting { since }, Look::First) = (&mut next.condition, look) {
         *since = now;
@@ -82,7 +101,9 @@ fn next(row: &Instance, seen: Option<&Observed>, look: Look, now: Timestamp) -> 
                         exit: exit.clone(),
                     },
                 },
-                Phase::Running { ready, .. } => running(&next.condition, ready.as_ref(), look, now),
+                Phase::Running { ready, .. } => {
+                    running(&next.condition, ready.as_ref(), is_probed, look, now)
+                }
             };
         }
         None => {
@@ -108,11 +129,19 @@ fn next(row: &Instance, seen: Option<&Observed>, look: Look, now: Timestamp) -> 
     (next != *row).then_some(next)
 }
 
-/// Without a probe, a process that runs is fit; whether it stays is the rollout's business (`plan`).
-fn running(was: &Condition, ready: Option<&Result<(), String>>, look: Look, now: Timestamp) -> Condition {
+/// Without a port to probe, a process that runs is fit; whether it stays is the rollout's business (`plan`). With one, no
+/// answer means that nobody asked yet.
+fn running(
+    was: &Condition,
+    ready: Option<&Result<(), String>>,
+    is_probed: bool,
+    look: Look,
+    now: Timestamp,
+) -> Condition {
     let is_fit = match ready {
-        Some(Ok(())) | None => true,
+        Some(Ok(())) => true,
         Some(Err(_)) => false,
+        None => !is_probed,
     };
     match was {
         Condition::Starting { .. } if is_fit => Condition::Ready { since: now },

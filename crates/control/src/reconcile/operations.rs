@@ -125,9 +125,9 @@ fn of_app(
             }
             Some(release) => gate(control, facts, operation, app, release, now),
         },
-        Work::Rollback { to, .. } => begin(control, operation, app, *to, now),
+        Work::Rollback { to, .. } => begin(control, facts, operation, app, *to, now),
         Work::Restart { .. } => match app.serving {
-            Some(serving) => begin(control, operation, app, serving.release, now),
+            Some(serving) => begin(control, facts, operation, app, serving.release, now),
             None => vanish(control, operation),
         },
         Work::Scale { .. } => scaled(control, facts, operation, app),
@@ -151,7 +151,7 @@ fn gate(
 ) -> Result<(), ControlError> {
     match jobs::gate(control, facts, operation, app, release, now)? {
         jobs::Gate::Wait => Ok(()),
-        jobs::Gate::Open => begin(control, operation, app, release.id, now),
+        jobs::Gate::Open => begin(control, facts, operation, app, release.id, now),
         jobs::Gate::Shut(failure) => {
             let serving = facts.serving(app);
             reject(control, operation, Some(release.id), failure, serving)
@@ -162,6 +162,7 @@ fn gate(
 /// Begins the movement: one transaction makes the app's rollout field the operation's.
 fn begin(
     control: &Control,
+    facts: &Facts,
     operation: &Operation,
     app: &App,
     release: ReleaseId,
@@ -171,12 +172,14 @@ fn begin(
         return Ok(());
     }
     operations::log_line(control, operation.id, "==> starting instances");
-    control.write(|tx| {
+    let begun = control.write(|tx| {
         let mut found = tx.need::<App>(&app.id.to_string())?;
         let mine = tx.need::<Operation>(&operation.id.to_string())?.row;
         if found.row.rollout.is_some() || found.row.deleting || mine.cancel || mine.state.is_settled() {
             return Ok(());
         }
+        let services = tx.need::<Release>(&release.to_string())?.row.services;
+        crate::hosts::refuse_taken(tx, &control.settings.domain, &found.row, &services)?;
         let epoch = tx.next_number(&format!("epoch:{}", app.id))?;
         found.row.rollout = Some(Rollout {
             operation: operation.id,
@@ -191,12 +194,21 @@ fn begin(
         "starting instances".clone_into(&mut found.row.step);
         tx.update_status(&found.row, Expect::Any)?;
         Ok(())
-    })
+    });
+    match begun {
+        // Another app took a host or path since the release was made.
+        Err(cause @ ControlError::State { .. }) => {
+            let failure = operations::failure_of(&cause, Vec::new());
+            reject(control, operation, Some(release), failure, facts.serving(app))
+        }
+        other => other,
+    }
 }
 
 /// The rollout arrived: the release serves, and the operation is done. One transaction.
 pub(super) fn promote(control: &Control, app: &App, release: &Release) -> Result<(), ControlError> {
-    let urls = crate::apps::urls(control, &app.name, release);
+    let environment = control.read(|tx| crate::hosts::environment(tx, app))?;
+    let urls = crate::apps::urls(control, &app.name, &environment, release);
     let outcome = match urls.first() {
         Some(url) => format!("v{} serves at {url}", release.number),
         None => format!("v{} runs", release.number),

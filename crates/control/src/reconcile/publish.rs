@@ -40,8 +40,8 @@ impl Published {
             if let Entry::Vacant(place) = routed.entry(app.id) {
                 match self.routed.get(&app.id) {
                     Some(last) => drop(place.insert(last.clone())),
-                    // The edge and the names serve what they had before our start.
-                    None if self.table.is_none() => return true,
+                    // The edge and the names serve what they had before our start; of anything newer they do not know.
+                    None if self.table.is_none() => return false,
                     None => {}
                 }
             }

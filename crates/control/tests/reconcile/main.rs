@@ -5,6 +5,7 @@ mod deploys;
 mod ends;
 mod faults;
 mod gate;
+mod hosts;
 mod jobs;
 mod speed;
 mod world;

@@ -163,6 +163,9 @@ enum Query {
     Refused,
 }
 
+/// What the path of a route may hold beside letters and digits: what no router reads in two ways.
+const ROUTE: &[u8] = b"/-_.~!$&'()+,;=:@";
+
 /// A path as a client sends it. Forms that routers read differently (dot segments, escapes) are refused.
 fn path(field: &Field<'_>, query: Query) -> Option<String> {
     let text = field.text()?;
@@ -171,8 +174,14 @@ fn path(field: &Field<'_>, query: Query) -> Option<String> {
         Some("must begin with /")
     } else if !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains(['#', '\\', '"', '<', '>']) {
         Some("holds a character that has no place in a path")
-    } else if query == Query::Refused && (text.contains(['?', '%', '*'])) {
-        Some("must be plain text without ?, % and *: it is a prefix on segment borders")
+    } else if query == Query::Refused
+        && !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || ROUTE.contains(&b))
+    {
+        Some("must be plain text (letters, digits and /-_.~!$&'()+,;=:@): it is a prefix on segment borders")
+    } else if query == Query::Refused && text.len() > 256 {
+        Some("is longer than 256 characters")
     } else if plain.contains("//") || plain.split('/').any(|part| part == "." || part == "..") {
         Some("must not hold //, . or .. segments")
     } else if plain.len() + rest.len() > 512 {
@@ -185,6 +194,11 @@ fn path(field: &Field<'_>, query: Query) -> Option<String> {
         field.problem(why.to_owned(), hint.as_deref());
         return None;
     }
+    // To the edge /api/ and /api are one route.
+    let text = match query {
+        Query::Refused if text.len() > 1 => text.trim_end_matches('/'),
+        Query::Refused | Query::Allowed => text,
+    };
     Some(text.to_owned())
 }
 

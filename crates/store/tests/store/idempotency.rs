@@ -53,6 +53,13 @@ fn a_request_in_progress_blocks_its_repetition_until_it_ends_or_dies() {
     // The process died before the effect and its answer were committed: there was no effect.
     let store = place.open();
     assert!(matches!(begin(&store, 5, "k", b"f"), Begun::Fresh));
+    // With the effect it is done, answered or not, whatever becomes of the process.
+    write(&store, 6, |tx| tx.idempotency_commit("ann", "k"));
+    assert!(matches!(begin(&store, 6, "k", b"f"), Begun::Done));
+    write(&store, 6, |tx| tx.idempotency_abandon("ann", "k"));
+    drop(store);
+    let store = place.open();
+    assert!(matches!(begin(&store, 6, "k", b"f"), Begun::Done));
     write(&store, 6, |tx| tx.idempotency_finish("ann", "k", 202, b"done"));
     // What is finished is not abandoned.
     write(&store, 7, |tx| tx.idempotency_abandon("ann", "k"));

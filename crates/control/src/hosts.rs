@@ -1,0 +1,98 @@
+//! Which app a host and path belong to.
+//!
+//! Lives here: the hosts of an app's routes, and refusing what another app has.
+//! Does not live here: the table the edge gets (`routes`).
+//! Invariant: a host and path lead to one app; a host is never shared between orgs.
+
+use std::collections::BTreeMap;
+
+use model::{App, Environment, Name, OrgId, Project, Release, Service};
+use store::ReadTx;
+
+use crate::ControlError;
+use crate::authorize::EnvPath;
+
+/// Where an app answers that names no host: `APP.DOMAIN`, and `APP-ENVIRONMENT.DOMAIN` beside the first environment.
+pub(crate) fn own(app: &Name, environment: &Name, domain: &str) -> String {
+    match environment.as_str() == EnvPath::default().environment {
+        true => format!("{app}.{domain}"),
+        false => format!("{app}-{environment}.{domain}"),
+    }
+}
+
+/// Host and path of each route, with the service it leads to.
+pub(crate) fn of<'s>(
+    services: &'s BTreeMap<Name, Service>,
+    own: &'s str,
+) -> impl Iterator<Item = (&'s str, &'s str, &'s Name)> {
+    services.iter().flat_map(move |(name, service)| {
+        let routes = service.routes.iter();
+        routes.map(move |route| (route.host.as_deref().unwrap_or(own), plain(&route.path), name))
+    })
+}
+
+/// The edge takes `/api/` and `/api` for the same.
+fn plain(path: &str) -> &str {
+    match path.trim_end_matches('/') {
+        "" => "/",
+        plain => plain,
+    }
+}
+
+/// Refuses services whose routes would take what another app has, or is about to have.
+///
+/// # Errors
+/// `State`, naming the other app when the caller may know of it.
+pub(crate) fn refuse_taken(
+    tx: &ReadTx,
+    domain: &str,
+    app: &App,
+    services: &BTreeMap<Name, Service>,
+) -> Result<(), ControlError> {
+    let (environment, org) = home(tx, app)?;
+    let host = own(&app.name, &environment.name, domain);
+    let mine: Vec<(&str, &str, &Name)> = of(services, &host).collect();
+    if mine.is_empty() {
+        return Ok(());
+    }
+    for other in tx.list_all::<App>()?.into_iter().map(|found| found.row) {
+        if other.id == app.id || other.deleting {
+            continue;
+        }
+        let rollout = other.rollout.as_ref().map(|rollout| rollout.to.release);
+        let serving = other.serving.map(|serving| serving.release);
+        for release in serving.into_iter().chain(rollout) {
+            let release = tx.need::<Release>(&release.to_string())?.row;
+            let (its_environment, its_org) = home(tx, &other)?;
+            let its_host = own(&other.name, &its_environment.name, domain);
+            let taken = of(&release.services, &its_host).find_map(|(host, path, _)| {
+                mine.iter()
+                    .find(|(my_host, my_path, _)| *my_host == host && (*my_path == path || its_org != org))
+            });
+            if let Some((host, path, service)) = taken {
+                let whose = match its_org == org {
+                    true => format!("{} of environment {}", other.name, its_environment.name),
+                    false => "somebody else".to_owned(),
+                };
+                return Err(ControlError::State {
+                    message: format!("{host}{path} already leads to {whose}"),
+                    next_step: format!(
+                        "give {service} another host or path (routes in stoa.toml), then: stoa deploy"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn home(tx: &ReadTx, app: &App) -> Result<(Environment, OrgId), ControlError> {
+    let environment = tx.need::<Environment>(&app.environment.to_string())?.row;
+    let project = tx.need::<Project>(&environment.project.to_string())?.row;
+    Ok((environment, project.org))
+}
+
+/// The environment of an app, for its own host.
+pub(crate) fn environment(tx: &ReadTx, app: &App) -> Result<Name, ControlError> {
+    Ok(tx.need::<Environment>(&app.environment.to_string())?.row.name)
+}
