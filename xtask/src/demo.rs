@@ -231,7 +231,7 @@ impl Demo {
             .context("could not run stoa")?;
         ensure!(
             status.success(),
-            "stoa {} failed",
+            "stoa {}: it failed",
             arguments.first().unwrap_or(&"")
         );
         Ok(())

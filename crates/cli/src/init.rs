@@ -10,16 +10,15 @@ use crate::output::say;
 use crate::project;
 
 /// What we recognise by a file, and what the server makes of it.
-const KINDS: [(&str, &str); 9] = [
-    ("Dockerfile", "a Dockerfile"),
+const KINDS: [(&str, &str); 8] = [
     ("Procfile", "a Procfile: its lines are the services"),
     ("requirements.txt", "Python (requirements.txt)"),
     ("pyproject.toml", "Python (pyproject.toml)"),
     ("package.json", "Node (package.json)"),
     ("Cargo.toml", "Rust (Cargo.toml)"),
-    ("go.mod", "Go (go.mod)"),
+    ("main.py", "Python (main.py)"),
+    ("app.py", "Python (app.py)"),
     ("index.html", "a static site"),
-    ("public/index.html", "a static site in public/"),
 ];
 
 pub(crate) fn init(args: &InitArgs) -> Result<u8, Failure> {

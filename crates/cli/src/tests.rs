@@ -181,11 +181,19 @@ const LABELS: &[&str] = &["stoa store: ", "stoa build 1"];
 fn commands_named() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut found = Vec::new();
-    for part in ["crates", "stoa/src", "docs", "xtask/src", "README.md"] {
+    for part in [
+        "crates",
+        "stoa/src",
+        "docs",
+        "examples",
+        "tests/apps",
+        "xtask/src",
+        "README.md",
+    ] {
         for entry in ignore::Walk::new(root.join(part)).filter_map(Result::ok) {
             let path = entry.path();
             let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            let is_text = matches!(kind, "rs" | "md") && !path.ends_with("cli/src/tests.rs");
+            let is_text = matches!(kind, "rs" | "md" | "toml") && !path.ends_with("cli/src/tests.rs");
             // Decisions are history; they may name what is gone or still to come.
             if !is_text || path.components().any(|part| part.as_os_str() == "decisions") {
                 continue;
@@ -206,6 +214,12 @@ fn commands_named() -> Vec<(String, String)> {
 fn words_of(text: &str) -> Vec<&str> {
     let mut words = Vec::new();
     for word in text.split(' ').skip(1) {
+        // What stands for an argument: {name}, {}, NAME.
+        if word.starts_with('{') && word.ends_with('}')
+            || word.len() > 1 && word.bytes().all(|b| b.is_ascii_uppercase())
+        {
+            continue;
+        }
         let end = word.find(|c: char| !c.is_ascii_lowercase() && c != '-');
         words.push(&word[..end.unwrap_or(word.len())]);
         if end.is_some() {

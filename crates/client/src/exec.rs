@@ -94,28 +94,38 @@ impl Session<'_> {
         std::thread::spawn(move || forward(&input, &to_wire));
         client.runtime.block_on(async {
             let (mut reader, mut writer) = tokio::io::split(self.stream);
-            let mut decoder = Decoder::default();
-            let mut buffer = vec![0; 64 << 10];
-            let mut is_input_open = true;
-            loop {
-                tokio::select! {
-                    frame = from_caller.recv(), if is_input_open => match frame {
-                        Some(frame) => writer.write_all(&frame.encode()).await.map_err(|why| client.broken(&why))?,
-                        None => is_input_open = false,
-                    },
-                    read = reader.read(&mut buffer) => {
-                        let count = read.map_err(|why| client.broken(&why))?;
-                        if count == 0 {
-                            return Err(client.broken(&std::io::Error::other("it ended without an exit code")));
-                        }
-                        decoder.push(&buffer[..count]);
-                        while let Some(frame) = decoder.take().map_err(|why| client.not_stoa(why.to_string()))? {
-                            if let Some(code) = deliver(frame, &mut output, client)? {
-                                return Ok(code);
-                            }
+            // Each on its own: a program that writes before it has read everything must find us reading while we write.
+            let send = async {
+                while let Some(frame) = from_caller.recv().await {
+                    writer.write_all(&frame.encode()).await?;
+                }
+                // The end of our input does not end the session.
+                std::future::pending::<std::io::Result<()>>().await
+            };
+            let receive = async {
+                let mut decoder = Decoder::default();
+                let mut buffer = vec![0; 64 << 10];
+                loop {
+                    let count = reader
+                        .read(&mut buffer)
+                        .await
+                        .map_err(|why| client.broken(&why))?;
+                    if count == 0 {
+                        return Err(client.broken(&std::io::Error::other("it ended without an exit code")));
+                    }
+                    decoder.push(&buffer[..count]);
+                    while let Some(frame) = decoder.take().map_err(|why| client.not_stoa(why.to_string()))? {
+                        if let Some(code) = deliver(frame, &mut output, client)? {
+                            return Ok(code);
                         }
                     }
                 }
+            };
+            tokio::pin!(receive);
+            tokio::select! {
+                ended = &mut receive => ended,
+                // The server took no more; what it said before, an exit code perhaps, is still to be read.
+                _closed = send => receive.await,
             }
         })
     }

@@ -145,7 +145,8 @@ fn job_shape(
     })
 }
 
-/// Addresses of what is used: the first database as `DATABASE_URL` and `PG*`, each as `NAME_URL`.
+/// Addresses of what is used: each as `NAME_URL`, and the only database, or of several the one named `main`, as
+/// `DATABASE_URL` and `PG*`. Adding a second database never moves them to another.
 fn inject_uses(
     control: &Control,
     tx: &ReadTx,
@@ -154,7 +155,8 @@ fn inject_uses(
     uses: &std::collections::BTreeSet<Name>,
     env: &mut BTreeMap<EnvKey, String>,
 ) -> Result<(), ControlError> {
-    let mut is_first = true;
+    let databases = uses.iter().filter(|name| !release.services.contains_key(*name));
+    let is_only = databases.count() == 1;
     for name in uses {
         let prefix = name.as_str().to_ascii_uppercase().replace('-', "_");
         if let Some(service) = release.services.get(name) {
@@ -174,8 +176,7 @@ fn inject_uses(
         let url = connection.url();
         let url = url.expose_str().unwrap_or_default();
         put(env, &format!("{prefix}_URL"), url);
-        if is_first {
-            is_first = false;
+        if is_only || name.as_str() == "main" {
             put(env, "DATABASE_URL", url);
             // No pooler stands between yet, so both are the same session-level address.
             put(env, "DATABASE_URL_DIRECT", url);

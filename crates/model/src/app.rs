@@ -55,6 +55,9 @@ pub struct App {
     pub scale: BTreeMap<Name, u16>,
     /// What serves now.
     pub serving: Option<Serving>,
+    /// What served before it, newest last, without what was rolled away from: where a rollback goes.
+    #[serde(default)]
+    pub served_before: Vec<ReleaseId>,
     /// The one movement under way. A field, so that two can not own the app at once.
     pub rollout: Option<Rollout>,
     /// Set when the app is to be gone: instances end first, then the row.

@@ -266,7 +266,7 @@ impl StoreError {
             }
             Self::Secret(cause) => cause.next(),
             Self::Full { .. } => {
-                "free space on the data directory's disk: stoa doctor says what uses it".into()
+                "free space on the data directory's disk (df -h; stoa image rm, stoa db destroy)".into()
             }
             Self::Io { .. } => "look at the kernel log for this disk: dmesg --level=err; then retry".into(),
             Self::Busy { .. } => "retry; if it lasts, see what reads for so long: stoa doctor".into(),

@@ -143,6 +143,7 @@ pub fn create(
             env: BTreeMap::new(),
             scale: BTreeMap::new(),
             serving: None,
+            served_before: Vec::new(),
             rollout: None,
             deleting: false,
         };

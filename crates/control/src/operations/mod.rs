@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use model::operation::Work;
-use model::{Action, Actor, App, AppId, Failure, Operation, OperationId, OperationState, Timestamp};
+use model::{Action, Actor, App, AppId, Failure, Millis, Operation, OperationId, OperationState, Timestamp};
 use store::{ReadTx, Versioned, WriteTx};
 
 use crate::authorize::{self, EnvPath, Scope};
@@ -19,6 +19,9 @@ pub struct Accepted {
     pub operation: Operation,
 }
 
+/// A command that somebody runs may take its time: an import, a backfill.
+const RUN_DEADLINE: Millis = Millis::seconds(24 * 3600);
+
 /// Stores an operation in the caller's transaction.
 pub(crate) fn accept(
     control: &Control,
@@ -29,7 +32,8 @@ pub(crate) fn accept(
 ) -> Result<Accepted, ControlError> {
     let now = control.now_of(tx);
     let limit = match &work {
-        Work::Deploy { .. } | Work::Image { .. } | Work::Run { .. } => control.settings.deploy_deadline,
+        Work::Deploy { .. } | Work::Image { .. } => control.settings.deploy_deadline,
+        Work::Run { .. } => RUN_DEADLINE,
         Work::Rollback { .. }
         | Work::Restart { .. }
         | Work::Scale { .. }

@@ -13,7 +13,7 @@ use engine::FetchImage;
 use model::manifest::{Found, Manifest};
 use model::operation::{ImageSource, Source, Work};
 use model::{
-    Actor, App, Database, DatabaseState, ImageDigest, Job, Name, Operation, OperationState, Release,
+    Actor, App, Database, DatabaseState, ImageDigest, Job, Millis, Name, Operation, OperationState, Release,
     ReleaseId, ReleaseState, Service, UploadId,
 };
 use store::Expect;
@@ -27,6 +27,8 @@ use crate::{Control, ControlError, operations, uploads};
 struct Made {
     note: String,
     image: ImageDigest,
+    /// Images of services that have their own, where they are decided already.
+    images: Option<BTreeMap<Name, ImageDigest>>,
     services: BTreeMap<Name, Service>,
     jobs: BTreeMap<Name, Job>,
     manifest_env: BTreeMap<model::EnvKey, String>,
@@ -56,7 +58,10 @@ pub(super) fn prepare(job: &workers::Job) -> Result<(), ControlError> {
                 .to_owned(),
         });
     }
-    let images = own_images(job, &made.services)?;
+    let images = match &made.images {
+        Some(decided) => decided.clone(),
+        None => own_images(job, &made.services)?,
+    };
     number(control, &operation, &app, &made, &images)
 }
 
@@ -88,6 +93,7 @@ fn from_upload(
     Ok(Made {
         note: built.note,
         image: built.image,
+        images: None,
         services: resolved.services,
         jobs: resolved.jobs,
         manifest_env: manifest.env,
@@ -140,6 +146,7 @@ fn from_image(
     Ok(Made {
         note: format!("image {image}"),
         image: facts.digest,
+        images: None,
         services: resolved.services,
         jobs: resolved.jobs,
         manifest_env: manifest.env,
@@ -192,6 +199,8 @@ fn from_serving(control: &Control, app: &App) -> Result<Made, ControlError> {
     Ok(Made {
         note: format!("configuration changed since v{}", release.number),
         image: release.image,
+        // The same code: what an image's name means may have changed since.
+        images: Some(release.images),
         services: release.services,
         jobs: release.jobs,
         manifest_env: release.manifest_env,
@@ -245,7 +254,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                     DatabaseState::Failed { why } => {
                         return Err(ControlError::State {
                             message: format!("the database {name} could not be made: {why}"),
-                            next_step: format!("stoa db destroy {name} --yes, then deploy again"),
+                            next_step: format!("stoa db destroy {name} --confirm {name}, then deploy again"),
                         });
                     }
                     DatabaseState::Destroyed { .. } => {}
@@ -299,7 +308,10 @@ fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), Contro
             DatabaseState::Failed { why } => {
                 return Err(ControlError::State {
                     message: format!("the database {} could not be made: {why}", database.name),
-                    next_step: format!("stoa db destroy {} --yes, then deploy again", database.name),
+                    next_step: format!(
+                        "stoa db destroy {0} --confirm {0}, then deploy again",
+                        database.name
+                    ),
                 });
             }
             DatabaseState::Destroyed { .. } => {
@@ -369,6 +381,15 @@ fn number(
         };
         tx.insert(&release)?;
         current.row.release = Some(release.id);
+        // What the manifest allows its jobs and its instances comes on top of what everything else may take.
+        let jobs: u64 = made.jobs.values().map(|job| job.timeout.as_ms()).sum();
+        let grace = made
+            .services
+            .values()
+            .map(|service| service.health.grace.as_ms())
+            .max();
+        let allowed = Millis::new(jobs + grace.unwrap_or_default());
+        current.row.deadline = current.row.deadline.plus(allowed);
         current.row.state = OperationState::Running;
         current.row.step = format!("made release v{}", release.number);
         tx.update_status(&current.row, Expect::Any)?;

@@ -60,7 +60,7 @@ pub(super) fn gate(
                     code: "release_rejected".to_owned(),
                     message,
                     next_step: format!(
-                        "mend it and deploy again; all its lines: stoa logs {} --service {name}",
+                        "mend it and deploy again; all its lines: stoa logs {name} --app {}",
                         app.name
                     ),
                     log_tail: tail(control, app, name, instance.id),

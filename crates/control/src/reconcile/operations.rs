@@ -218,6 +218,7 @@ pub(super) fn promote(control: &Control, app: &App, release: &Release) -> Result
     }
     settle(control, app, |tx, app, operation, now| {
         if let Some(rollout) = app.rollout.take() {
+            remember(app, rollout.to.release, &operation.work);
             app.serving = Some(rollout.to);
             let mut release = tx.need::<Release>(&rollout.to.release.to_string())?;
             release.row.state = ReleaseState::Proven;
@@ -228,6 +229,28 @@ pub(super) fn promote(control: &Control, app: &App, release: &Release) -> Result
         operation.outcome = Some(outcome.clone());
         Ok(())
     })
+}
+
+/// Where a later rollback goes. Going back forgets what it leaves and what came after its goal.
+fn remember(app: &mut App, to: ReleaseId, work: &Work) {
+    /// As many as images are kept for, and some.
+    const REMEMBERED: usize = 20;
+    let Some(from) = app
+        .serving
+        .map(|serving| serving.release)
+        .filter(|from| *from != to)
+    else {
+        return;
+    };
+    let before = &mut app.served_before;
+    if let Work::Rollback { .. } = work {
+        let at = before.iter().position(|known| *known == to);
+        before.truncate(at.unwrap_or(before.len()));
+    } else {
+        before.push(from);
+        let surplus = before.len().saturating_sub(REMEMBERED);
+        before.drain(..surplus);
+    }
 }
 
 /// The rollout goes back: the old release serves on, the new one never did, and the operation failed. One transaction.

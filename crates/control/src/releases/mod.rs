@@ -108,12 +108,15 @@ pub fn rollback(
         refuse_deleting(&app.row)?;
         let target = match to {
             Some(to) => scope.release(tx, &app.row, to)?.row,
-            None => previous(&tx.list::<Release>(&app.row.id.to_string())?, &app.row).ok_or_else(|| {
-                ControlError::State {
-                    message: format!("{name} has no earlier release that has served"),
-                    next_step: "see what there is: stoa releases".to_owned(),
+            None => match app.row.served_before.last() {
+                Some(previous) => tx.need::<Release>(&previous.to_string())?.row,
+                None => {
+                    return Err(ControlError::State {
+                        message: format!("{name} has no earlier release to go back to"),
+                        next_step: "choose one: stoa releases, then stoa rollback vN".to_owned(),
+                    });
                 }
-            })?,
+            },
         };
         match &target.state {
             ReleaseState::Proven => {}
@@ -136,16 +139,6 @@ pub fn rollback(
         };
         operations::accept(control, tx, actor, Some(&scope), work)
     })
-}
-
-fn previous(releases: &[Versioned<Release>], app: &App) -> Option<Release> {
-    let serving = app.serving?.release;
-    let number = releases.iter().find(|r| r.row.id == serving)?.row.number;
-    let proven = releases
-        .iter()
-        .map(|r| &r.row)
-        .filter(|r| crate::apps::is_proven(r) && r.number < number);
-    proven.max_by_key(|r| r.number).cloned()
 }
 
 /// Replaces all instances by fresh ones of the same release, without a gap.

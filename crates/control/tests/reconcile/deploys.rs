@@ -447,3 +447,39 @@ fn what_waits_its_turn_past_its_deadline_fails() {
     world.tick();
     assert_eq!(failed(&world.operation(waiting.operation.id)).code, "deadline");
 }
+
+#[test]
+fn a_rollback_goes_where_the_app_came_from() {
+    let mut world = World::with_shop();
+    let path = EnvPath::default();
+    let deploy = |world: &mut World| succeeded(&world.deployed("shop", "good:2", None));
+    let back = |world: &mut World| {
+        let accepted = releases::rollback(world.control(), &ROOT, &path, "shop", None)?;
+        succeeded(&world.settle(accepted.operation.id));
+        Ok::<_, control::ControlError>(world.serving("shop"))
+    };
+    deploy(&mut world);
+    deploy(&mut world);
+    assert_eq!(back(&mut world).expect("v3 came after v2"), Some(2));
+    // v3 was left for a reason: what comes after the next release is not v3 again.
+    deploy(&mut world);
+    assert_eq!(world.serving("shop"), Some(4));
+    assert_eq!(back(&mut world).expect("v4 came after v2"), Some(2));
+    assert_eq!(back(&mut world).expect("v2 came after v1"), Some(1));
+    back(&mut world).expect_err("nothing came before v1");
+}
+
+#[test]
+fn a_deploy_has_the_time_that_its_manifest_allows() {
+    let mut world = World::with_shop();
+    let usual = world.deployed("shop", "good:2", None);
+    let manifest =
+        "schema = 1\napp = \"shop\"\n[jobs.migrate]\ncommand = \"x\"\non = \"release\"\ntimeout = \"2h\"\n";
+    let accepted = world.deploy("shop", "good:2", Some(manifest));
+    world.until(Millis::seconds(60), "its release", |world| {
+        world.operation(accepted.id).release.is_some()
+    });
+    let longer = world.operation(accepted.id);
+    let span = |operation: &model::Operation| operation.deadline.since(operation.created_at).as_ms();
+    assert!(span(&longer) >= span(&usual) + 2 * 3600 * 1000, "{longer:?}");
+}

@@ -97,6 +97,7 @@ impl World {
             env: BTreeMap::new(),
             scale: BTreeMap::new(),
             serving: None,
+            served_before: Vec::new(),
             rollout: None,
             deleting: false,
         };

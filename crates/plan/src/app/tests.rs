@@ -84,6 +84,7 @@ fn scene(count: u16, serving: Option<u64>, to: Option<u64>, instances: &str) -> 
         env: BTreeMap::new(),
         scale: BTreeMap::new(),
         serving: serving.map(serves),
+        served_before: Vec::new(),
         rollout: to.map(rollout),
         deleting: false,
     };
