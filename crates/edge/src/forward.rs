@@ -51,6 +51,9 @@ pub(crate) struct Exchange {
     pub(crate) expects_continue: bool,
     /// What is still to be received of the body.
     pub(crate) body: Decoder,
+    /// All of it leaves with the head, so that it can be sent again. Never true once a body flows: what was received of that
+    /// is gone, however much is left.
+    pub(crate) is_whole: bool,
     pub(crate) started: Instant,
 }
 
@@ -143,7 +146,7 @@ pub(crate) async fn reach(
 /// An idle connection that is good enough for this request.
 fn idle(worker: &Worker, lease: &Lease, exchange: &Exchange, tries: &Tries) -> Option<Upstream> {
     // A body that is still arriving cannot be sent twice: never risk a connection that may be closing.
-    if tries.fresh_only || !exchange.body.is_done() {
+    if tries.fresh_only || !exchange.is_whole {
         return None;
     }
     let sure = if exchange.is_idempotent {
@@ -268,6 +271,7 @@ fn absorb(buffer: &mut Buffer, exchange: &mut Exchange, out: &mut Vec<u8>) {
         out.extend_from_slice(&buffer.filled()[..n]);
         buffer.consume(n);
         exchange.body = Decoder::nothing();
+        exchange.is_whole = true;
         exchange.expects_continue = false;
         exchange.service.series.moved_in(length);
     }
@@ -281,7 +285,7 @@ pub(crate) fn may_repeat(
     why: NoAnswer,
     sent: bool,
 ) -> bool {
-    let harmless = exchange.body.is_done() && (exchange.is_idempotent || !sent);
+    let harmless = exchange.is_whole && (exchange.is_idempotent || !sent);
     if why != NoAnswer::Silence || !harmless {
         return false;
     }
@@ -301,10 +305,10 @@ pub(crate) fn no_answer(why: NoAnswer) -> Answer {
     }
 }
 
-/// Answers in the instance's stead, and closes when part of the request is unread.
+/// Answers in the instance's stead, and closes when part of the request may be unread.
 async fn give_up(connection: &Connection, exchange: &Exchange, answer: Answer) -> Flow {
     exchange.service.series.answered_by_edge(answer.refusal.status);
-    let answer = match exchange.body.is_done() {
+    let answer = match exchange.is_whole {
         true => answer,
         false => Answer {
             retry_after_s: answer.retry_after_s,
@@ -346,7 +350,7 @@ async fn converse(
         ..
     } = connection;
     let begun = Cell::new(false);
-    let sent_whole = Cell::new(exchange.body.is_done());
+    let sent_whole = Cell::new(exchange.is_whole);
     let answering = Answering {
         worker,
         client,
@@ -356,7 +360,7 @@ async fn converse(
         begun: &begun,
         sent_whole: &sent_whole,
     };
-    if exchange.body.is_done() {
+    if exchange.is_whole {
         return answering
             .run(upstream, exchange.is_upgrade, limits.idle_timeout_ms)
             .await;

@@ -144,11 +144,10 @@ impl Relay<'_> {
 
     async fn flush(&mut self) -> Result<(), Broken> {
         self.watch.arm_ms(self.idle_ms);
-        write_all(self.sink, self.watch, self.out)
-            .await
-            .map_err(|_| Broken::Sink)?;
+        let written = write_all(self.sink, self.watch, self.out).await;
+        // Part of a body is never left where a message's head goes.
         self.out.clear();
-        Ok(())
+        written.map_err(|_| Broken::Sink)
     }
 }
 

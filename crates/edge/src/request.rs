@@ -288,6 +288,7 @@ pub(crate) fn enter(
         is_idempotent: matches!(incoming.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"),
         is_upgrade: request.upgrade.is_some(),
         expects_continue: request.expects_continue,
+        is_whole: request.body.is_done(),
         body: request.body,
         asked,
         started,

@@ -60,7 +60,7 @@ pub(super) async fn forward(
         let sent = write_all(&upstream.io, &watch, &out).await;
         let any_sent = sent.as_ref().map_or_else(|e| e.written > 0, |()| true);
         let mut sending: Option<Sending> = None;
-        if !exchange.body.is_done() && sent.is_ok() {
+        if !exchange.is_whole && sent.is_ok() {
             let Some(body) = body.take() else {
                 return give_up(&exchange, &no_answer(NoAnswer::Silence));
             };

@@ -302,6 +302,35 @@ fn a_request_lost_on_a_stale_connection_is_repeated_if_that_is_safe() {
 }
 
 #[test]
+fn a_request_whose_body_is_gone_is_not_repeated() {
+    let backend = Backend::start("b");
+    let edge = Edge::with(|o| o.threads = Some(1));
+    edge.publish(&table(1, &[("a", &[&backend])]));
+    for body in [
+        ["Content-Length: 10\r\n\r\nhello", "world"],
+        ["Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "0\r\n\r\n"],
+    ] {
+        let before = backend.requests();
+        let mut wire = edge.wire();
+        wire.send(&format!("PUT /swallow HTTP/1.1\r\nHost: a\r\n{}", body[0]));
+        wait_for("the head", || (backend.requests() > before).then_some(()));
+        wire.send(body[1]);
+        assert_eq!(status(&wire.answer().0), 502);
+        assert_eq!(backend.requests(), before + 1);
+        assert_eq!(
+            backend.connections.load(Ordering::SeqCst),
+            backend.requests() as u64
+        );
+    }
+    // What came in one piece with its head is still there, and is sent again.
+    let before = backend.requests();
+    let mut wire = edge.wire();
+    wire.send("PUT /swallow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(status(&wire.answer().0), 502);
+    assert!(backend.requests() > before + 1);
+}
+
+#[test]
 fn failures_of_instances_have_their_answers() {
     let backend = Backend::start("b");
     let edge = Edge::start();

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::atomic::Ordering;
 
 use edge::control::Client;
 use rustix::io::FdFlags;
@@ -182,6 +183,36 @@ fn a_stop_signal_lets_requests_finish() {
     assert_eq!(status(&slow.answer().0), 200);
     let exit = edge.0.wait().unwrap();
     assert!(exit.success(), "{exit}");
+}
+
+#[test]
+fn what_is_left_of_a_body_never_becomes_a_request() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let edge = warden.start(&[("STALLED_MS", "60000")]);
+    let mut client = warden.client(&edge);
+    client.publish(&table(1, &[("a", &[&backend])])).unwrap();
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
+    let mut wire = Wire::to(warden.address);
+    wire.send(&format!(
+        "PUT /reset HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\nbegin",
+        5 + smuggled.len()
+    ));
+    wait_for("the head", || {
+        (backend.gate.waiting.load(Ordering::SeqCst) == 1).then_some(())
+    });
+    // The edge learns in one moment that the instance has died, and what the rest of the body is.
+    kill_process(pid(&edge), Signal::STOP).unwrap();
+    backend.gate.open();
+    wait_for("the reset", || {
+        (backend.open.load(Ordering::SeqCst) == 0).then_some(())
+    });
+    wire.send(smuggled);
+    kill_process(pid(&edge), Signal::CONT).unwrap();
+    assert_eq!(status(&wire.answer().0), 502);
+    // Neither to the instance nor as the client's next request.
+    assert_eq!(wire.rest(), "");
+    let seen = backend.seen.lock().unwrap();
+    assert!(seen.iter().all(|head| !head.contains("smuggled")), "{seen:?}");
 }
 
 /// A thread of our own child that does not run while this lives.

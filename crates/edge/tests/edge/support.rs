@@ -59,6 +59,8 @@ pub struct Backend {
     /// Every request head it saw.
     pub seen: Arc<Mutex<Vec<String>>>,
     pub connections: Arc<AtomicU64>,
+    /// Of these, still open.
+    pub open: Arc<AtomicU64>,
     closed: Arc<AtomicBool>,
 }
 
@@ -74,9 +76,14 @@ impl Backend {
             gate: Arc::default(),
             seen: Arc::default(),
             connections: Arc::default(),
+            open: Arc::default(),
             closed: Arc::default(),
         };
-        let (closed, connections) = (backend.closed.clone(), backend.connections.clone());
+        let (closed, connections, open) = (
+            backend.closed.clone(),
+            backend.connections.clone(),
+            backend.open.clone(),
+        );
         let parts = (name.to_owned(), backend.gate.clone(), backend.seen.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -84,9 +91,15 @@ impl Backend {
                     return;
                 }
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (name, gate, seen) = parts.clone();
-                // A client that goes away ends its thread.
-                std::thread::spawn(move || drop(converse(&stream.unwrap(), &name, &gate, &seen)));
+                open.fetch_add(1, Ordering::SeqCst);
+                let ((name, gate, seen), open) = (parts.clone(), open.clone());
+                std::thread::spawn(move || {
+                    let stream = stream.unwrap();
+                    // A client that goes away ends its thread.
+                    drop(converse(&stream, &name, &gate, &seen));
+                    drop(stream);
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         backend
@@ -118,6 +131,16 @@ fn converse(stream: &TcpStream, name: &str, gate: &Gate, seen: &Mutex<Vec<String
         let field = |name: &str| field(&head, name);
         match path.split('?').next().unwrap() {
             "/silent" => return Ok(()),
+            // Takes the request whole and dies over it.
+            "/swallow" => {
+                read_body(&mut reader, &head)?;
+                return Ok(());
+            }
+            // Dies when told to, as a killed process does: with a reset, whatever is unread.
+            "/reset" => {
+                gate.pass();
+                return Ok(rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?);
+            }
             // Closes the second time it is asked on one connection: a keep-alive race.
             "/once" if answered > 0 => return Ok(()),
             "/ws" if field("upgrade").is_some() => {
