@@ -8,8 +8,9 @@
 mod body;
 mod exchange;
 
+use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -25,13 +26,15 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 
 use crate::answer::{Answer, Asked, page};
 use crate::buffer::Buffer;
+use crate::clock::Watch;
 use crate::h1::body::Decoder;
 use crate::h2::body::Reply;
 use crate::h2::exchange::forward;
 use crate::inspect::{self, Version};
+use crate::options::Timeouts;
 use crate::request::{Connection, FIELDS_MAX, enter};
 use crate::stream::Io;
-use crate::worker::{Ending, Peer, Worker};
+use crate::worker::{Peer, Worker};
 
 /// Flow control: enough for a gigabit at 10 ms, bounded per stream and connection.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
@@ -45,6 +48,13 @@ const RESETS_MAX: usize = 50;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What an answer may keep waiting inside of h2 for a client that does not read, per stream.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// A connection that has been told to end and has no stream may still have the rest of an answer to send; what moves
+/// between two looks must then be more than a few pings.
+const STILL_SENDING_BYTES: u64 = 1 << 10;
+
 /// Serves an HTTP/2 connection until it ends.
 pub(crate) async fn serve(connection: Connection) {
     let Connection {
@@ -55,7 +65,8 @@ pub(crate) async fn serve(connection: Connection) {
         peer,
     } = connection;
     let peer = Rc::new(peer);
-    let mut builder = hyper::server::conn::http2::Builder::new(Local);
+    let busy = Rc::new(Busy::default());
+    let mut builder = hyper::server::conn::http2::Builder::new(Local(busy.clone()));
     builder
         .timer(hyper_util::rt::TokioTimer::new())
         .max_concurrent_streams(worker.limits.streams)
@@ -64,10 +75,9 @@ pub(crate) async fn serve(connection: Connection) {
         .max_local_error_reset_streams(RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
-    let busy = Rc::new(Busy::default());
     let service = {
         let (worker, busy) = (worker.clone(), busy.clone());
         hyper::service::service_fn(move |request| {
@@ -78,39 +88,77 @@ pub(crate) async fn serve(connection: Connection) {
     let transport = Transport {
         io: io.into_inner(),
         early: buffer,
+        busy: busy.clone(),
     };
     let mut serving = pin!(builder.serve_connection(transport, service));
-    let mut idle = pin!(tokio::time::sleep(worker.timeouts.keep_alive));
-    let mut told = false;
+    let mut look = pin!(tokio::time::sleep(worker.timeouts.head));
+    let (mut told, mut written) = (false, 0);
     loop {
+        let left = busy.patience(&worker.timeouts);
+        if !told && (left.is_zero() || worker.draining.get().is_some()) {
+            // GOAWAY: streams in flight end, new ones go to another connection.
+            told = true;
+            serving.as_mut().graceful_shutdown();
+            look.as_mut().reset(soon(worker.timeouts.head));
+        }
         tokio::select! {
             biased;
             // Whatever the reason it ended: there is nobody left to tell.
             _ended = serving.as_mut() => return,
             () = worker.drain.notified(), if !told => {}
-            () = idle.as_mut() => {
-                let since = busy.quiet_since.get().unwrap_or_else(Instant::now);
-                let quiet = if busy.streams.get() == 0 { since.elapsed() } else { Duration::ZERO };
-                told |= quiet >= worker.timeouts.keep_alive;
-                if told {
-                    serving.as_mut().graceful_shutdown();
+            () = look.as_mut() => {
+                let moved = busy.written.get() - std::mem::replace(&mut written, busy.written.get());
+                // It was told, and had its time: a client need not answer, and one that never finished its preface cannot.
+                if told && busy.streams.get() == 0 && moved < STILL_SENDING_BYTES {
+                    return;
                 }
-                idle.as_mut().reset(tokio::time::Instant::now() + worker.timeouts.keep_alive);
+                look.as_mut().reset(soon(if told { worker.timeouts.head } else { left }));
             }
-        }
-        if !told && let Some(Ending::Now | Ending::AfterNextAnswer) = worker.draining.get() {
-            // GOAWAY: streams in flight end, new ones go to another connection.
-            told = true;
-            serving.as_mut().graceful_shutdown();
         }
     }
 }
 
-/// Streams being served on one connection.
-#[derive(Debug, Default)]
+fn soon(limit: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + limit
+}
+
+/// What is going on on one connection.
 struct Busy {
-    streams: std::cell::Cell<usize>,
-    quiet_since: std::cell::Cell<Option<Instant>>,
+    streams: Cell<usize>,
+    /// The last stream's end, or the connection's beginning.
+    quiet_since: Cell<Instant>,
+    has_asked: Cell<bool>,
+    /// Bytes sent.
+    written: Cell<u64>,
+    /// The deadline of a stream whose answer has just begun, on its way from the service to the task that runs both.
+    answering: Cell<Option<Rc<Watch>>>,
+}
+
+impl Default for Busy {
+    fn default() -> Busy {
+        Busy {
+            streams: Cell::default(),
+            quiet_since: Cell::new(Instant::now()),
+            has_asked: Cell::default(),
+            written: Cell::default(),
+            answering: Cell::default(),
+        }
+    }
+}
+
+impl Busy {
+    /// How long the connection may go on without a stream: the first is due as soon as the first request of HTTP/1 is.
+    fn patience(&self, timeouts: &Timeouts) -> Duration {
+        let limit = if self.has_asked.get() {
+            timeouts.keep_alive
+        } else {
+            timeouts.head
+        };
+        if self.streams.get() > 0 {
+            return limit;
+        }
+        limit.saturating_sub(self.quiet_since.get().elapsed())
+    }
 }
 
 struct BusyStream(Rc<Busy>);
@@ -118,24 +166,47 @@ struct BusyStream(Rc<Busy>);
 impl BusyStream {
     fn new(busy: &Rc<Busy>) -> BusyStream {
         busy.streams.set(busy.streams.get() + 1);
+        busy.has_asked.set(true);
         BusyStream(busy.clone())
+    }
+
+    /// From here on the stream is reset when its deadline passes.
+    fn limit(&self, watch: &Rc<Watch>) {
+        self.0.answering.set(Some(watch.clone()));
     }
 }
 
 impl Drop for BusyStream {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.quiet_since.set(Some(Instant::now()));
+        self.0.quiet_since.set(Instant::now());
     }
 }
 
-/// Runs hyper's tasks on this thread.
-#[derive(Clone, Copy)]
-struct Local;
+/// Runs hyper's tasks, one per stream, on this thread.
+#[derive(Clone)]
+struct Local(Rc<Busy>);
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+    fn execute(&self, stream: F) {
+        let busy = self.0.clone();
+        let limited = async move {
+            let (mut stream, mut deadline) = (pin!(stream), None);
+            poll_fn(|cx| {
+                let polled = stream.as_mut().poll(cx);
+                if let Some(watch) = busy.answering.take() {
+                    deadline = Some(watch);
+                }
+                // hyper does not ask for more of an answer while the client makes no room: nobody else would notice that
+                // the time is up. Dropping the stream resets it and frees the instance.
+                match &deadline {
+                    Some(watch) if polled.is_pending() && watch.check(cx).is_err() => Poll::Ready(()),
+                    Some(_) | None => polled,
+                }
+            })
+            .await;
+        };
+        tokio::task::spawn_local(limited);
     }
 }
 
@@ -143,6 +214,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
 struct Transport {
     io: Io,
     early: Buffer,
+    busy: Rc<Busy>,
 }
 
 impl Read for Transport {
@@ -151,7 +223,7 @@ impl Read for Transport {
         cx: &mut Context<'_>,
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Transport { io, early } = &mut *self;
+        let Transport { io, early, .. } = &mut *self;
         if !early.is_empty() {
             let n = early.filled().len().min(into.remaining());
             into.put_slice(&early.filled()[..n]);
@@ -173,7 +245,11 @@ impl Read for Transport {
 
 impl Write for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, bytes)
+        let written = self.io.poll_write(cx, bytes);
+        if let Poll::Ready(Ok(n)) = written {
+            self.busy.written.set(self.busy.written.get() + n as u64);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

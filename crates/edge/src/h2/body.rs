@@ -2,7 +2,8 @@
 //!
 //! Lives here: reading it from the instance as the client takes it.
 //! Does not live here: the head (`exchange`).
-//! Invariant: nothing is read that the client has not made room for; an answer that broke off resets the stream.
+//! Invariant: nothing is read that the client has not made room for; an answer that broke off resets the stream, and so does
+//! one that stands still, whichever side it waits for. Only what moved re-arms the deadline, never a look at it.
 
 use std::io;
 use std::pin::Pin;
@@ -79,6 +80,7 @@ impl Streamed {
                 Ok(Step::Data(n)) => {
                     let data = Bytes::copy_from_slice(&upstream.buffer.filled()[..n]);
                     upstream.buffer.consume(n);
+                    self.watch.arm_ms(self.idle_ms);
                     self.lease.series.moved_out(n as u64);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -97,7 +99,6 @@ impl Streamed {
                 Err(_) => return self.cut(io::ErrorKind::InvalidData),
                 Ok(Step::NeedMore) => {
                     self.worker.stock.supply(&mut upstream.buffer);
-                    self.watch.arm_ms(self.idle_ms);
                     let read = upstream.io.borrow_mut().poll_read(cx, upstream.buffer.space());
                     match read {
                         Poll::Pending if self.watch.check(cx).is_err() => {
@@ -108,7 +109,10 @@ impl Streamed {
                             self.decoder = Decoder::nothing();
                         }
                         Poll::Ready(Ok(0) | Err(_)) => return self.cut(io::ErrorKind::UnexpectedEof),
-                        Poll::Ready(Ok(n)) => upstream.buffer.commit(n),
+                        Poll::Ready(Ok(n)) => {
+                            upstream.buffer.commit(n);
+                            self.watch.arm_ms(self.idle_ms);
+                        }
                     }
                 }
             }

@@ -83,6 +83,8 @@ pub(super) async fn forward(
                     target_failed.set(target_failed.get() + 1);
                 }
                 worker.stock.keep_text(out);
+                watch.arm_ms(service.service.idle_timeout_ms);
+                busy.limit(&watch);
                 let status = parts.status.as_u16();
                 let stream = Streamed {
                     worker: worker.clone(),

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use edge::table::Certificate;
@@ -20,7 +21,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::publishing::Load;
-use crate::support::{Backend, Edge, read_body, read_head, route, status, table, wait_for};
+use crate::support::{
+    Backend, Edge, PATIENCE, metrics, read_body, read_head, route, status, table, wait_for,
+};
 
 fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -227,6 +230,105 @@ fn a_new_table_cuts_no_stream() {
     });
     load.finish();
     assert!(blue.connections.load(Ordering::SeqCst) > 0);
+}
+
+/// Resolves when the server has ended the connection.
+async fn ended(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    let mut block = [0; 4096];
+    let end = async { while let Ok(1..) = tokio::io::AsyncReadExt::read(&mut stream, &mut block).await {} };
+    tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the connection is still open");
+}
+
+#[test]
+fn connections_without_a_stream_are_let_go() {
+    let backend = Backend::start("b");
+    let edge = Edge::with(|o| {
+        o.timeouts.head = Duration::from_secs(1);
+        o.timeouts.keep_alive = Duration::from_secs(1);
+    });
+    edge.publish(&table(1, &[("app.localhost", &[&backend])]));
+    run(async {
+        use tokio::io::AsyncWriteExt;
+        let connect = || async { tokio::net::TcpStream::connect(edge.http).await.unwrap() };
+        // Half of the preface; the whole of it and nothing else; a TLS handshake.
+        let mut half = connect().await;
+        half.write_all(b"PRI * HTTP/2.0\r\n\r\n").await.unwrap();
+        let mut greeted = connect().await;
+        greeted
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .unwrap();
+        let connector = tokio_rustls::TlsConnector::from(client_config(&edge, b"h2", &[]));
+        let stream = tokio::net::TcpStream::connect(edge.https).await.unwrap();
+        let name = ServerName::try_from("app.localhost").unwrap();
+        let secured = connector.connect(name, stream).await.unwrap();
+        // A client that answers every ping, and never asks; one that has asked.
+        let (_silent, silent) = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+            TokioExecutor::new(),
+            TokioIo::new(connect().await),
+        )
+        .await
+        .unwrap();
+        let (mut sender, served) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect().await))
+                .await
+                .unwrap();
+        let served = tokio::spawn(served);
+        let request = sender.send_request(get("http://app.localhost/"));
+        assert_eq!(text(request.await.unwrap()).await.0, 200);
+        tokio::join!(ended(half), ended(greeted), ended(secured), async {
+            let clients = async { tokio::join!(silent, served) };
+            let _however = tokio::time::timeout(PATIENCE, clients).await.expect("still open");
+        });
+    });
+    wait_for("the end of all connections", || {
+        (edge.client().status().unwrap().connections == 0).then_some(())
+    });
+}
+
+#[test]
+fn streams_that_stand_still_are_reset() {
+    let backend = Backend::start("b");
+    let edge = Edge::start();
+    let mut published = table(1, &[("a", &[&backend])]);
+    published.services[0].idle_timeout_ms = 1_000;
+    edge.publish(&published);
+    run(async {
+        let reset = async |mut body: Incoming| {
+            let end = async { while let Some(Ok(_)) = body.frame().await {} };
+            tokio::time::timeout(PATIENCE, end)
+                .await
+                .expect("the stream is still open");
+        };
+        // The instance began its answer, and hangs.
+        let mut sender = prior_knowledge(edge.http).await;
+        let hangs = sender.send_request(get("http://a/stream")).await.unwrap();
+        reset(hangs.into_body()).await;
+        // The client answers pings but makes no room for the answer.
+        let stream = tokio::net::TcpStream::connect(edge.http).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let stuck = sender.send_request(get("http://a/big?n=1000000")).await.unwrap();
+        reset(stuck.into_body()).await;
+        // Only the stream ended, not the connection.
+        assert_eq!(
+            text(sender.send_request(get("http://a/no-content")).await.unwrap())
+                .await
+                .0,
+            204
+        );
+    });
+    wait_for("the instance to be free", || {
+        (edge.client().in_flight(&["b"]).unwrap()["b"].requests == 0).then_some(())
+    });
+    assert_eq!(metrics(&edge)["a"].cut, 2);
+    backend.gate.open();
 }
 
 /// A TLS client that trusts the edge's local authority, and the given certificates.
