@@ -3,7 +3,8 @@
 //! Lives here: reaching an instance (holding the request while there is none), the HTTP/1 exchange, what may be repeated.
 //! Does not live here: which instance (`pick`), connections to them (`upstream`), moving bodies (`relay`).
 //! Invariant: a request is sent again only when no byte of an answer was seen and either it is idempotent or no byte of it
-//! left us; never once part of a streamed body is gone.
+//! left us; never once part of a streamed body is gone. After every wait the choice is among the instances of the table in
+//! force, not of the one that was served before.
 //!
 //! ```text
 //! reach --> send --> answer's head --> body --> record --> keep both connections
@@ -89,6 +90,10 @@ pub(crate) async fn reach(
     tries: &mut Tries,
 ) -> Result<(Lease, Upstream), Answer> {
     let mut held = None;
+    // The first choice is made in the turn in which the service was looked up.
+    if tries.fresh_only {
+        look_up(worker, exchange)?;
+    }
     loop {
         let mut out_of_connections = false;
         while let Some(lease) =
@@ -109,6 +114,7 @@ pub(crate) async fn reach(
                     lease.target.refused(worker.clock.now_ms());
                     lease.series.refused();
                     tries.passed_over.push(lease.target.addr);
+                    look_up(worker, exchange)?;
                 }
                 Err(cause) => {
                     // Ours: no descriptor, no port. Waiting for one is all that can be done.
@@ -136,11 +142,15 @@ pub(crate) async fn reach(
         // Either way the next step is to look again.
         let _changed_or_not = tokio::time::timeout(pause, worker.changed.notified()).await;
         tries.passed_over.clear();
-        match worker.service(&service.service.id) {
-            Some(current) => exchange.service = current,
-            None => return Err(unavailable("this application was just removed")),
-        }
+        look_up(worker, exchange)?;
     }
+}
+
+/// Goes on with the service as the table in force has it: whoever left that table is about to be stopped.
+fn look_up(worker: &Worker, exchange: &mut Exchange) -> Result<(), Answer> {
+    let current = worker.service(&exchange.service.service.id);
+    exchange.service = current.ok_or_else(|| unavailable("this application was just removed"))?;
+    Ok(())
 }
 
 /// An idle connection that is good enough for this request.

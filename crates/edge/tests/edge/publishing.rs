@@ -1,7 +1,7 @@
 //! New tables under load: nothing is cut, nothing refused comes through, draining waits.
 
-use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::io::{BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use edge::control::ClientError;
 
-use crate::support::{Backend, Edge, PATIENCE, Wire, read_body, read_head, status, table, wait_for};
+use crate::support::{
+    Backend, Deaf, Edge, PATIENCE, Wire, read_body, read_head, status, table, target, wait_for,
+};
 
 /// Clients that ask without pause until told to stop, and count what went wrong.
 pub struct Load {
@@ -198,6 +200,49 @@ fn draining_waits_for_requests_and_ends_websockets_in_their_time() {
     wait_for("the tunnel's end", || {
         (client.in_flight(&["old"]).unwrap()["old"].upgrades == 0).then_some(())
     });
+}
+
+#[test]
+fn what_is_repeated_goes_to_an_instance_of_the_table_in_force() {
+    let (old, new) = (TcpListener::bind("127.0.0.1:0").unwrap(), Backend::start("new"));
+    let edge = Edge::start();
+    let mut first = table(1, &[("a", &[])]);
+    first.services[0].hold_ms = 1;
+    let old_target = target("old", old.local_addr().unwrap());
+    first.services[0].targets.push(old_target);
+    edge.publish(&first);
+    let mut wire = edge.wire();
+    wire.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut request = BufReader::new(old.accept().unwrap().0);
+    read_head(&mut request).unwrap();
+    let mut second = table(2, &[("a", &[&new])]);
+    second.services[0].hold_ms = 1;
+    edge.publish(&second);
+    // The old instance is killed at the end of its drain.
+    drop((request, old));
+    assert_eq!(wire.answer().1.lines().next(), Some("new"));
+}
+
+#[test]
+fn an_instance_that_left_the_table_while_another_was_tried_is_not_chosen() {
+    let (leaving, new) = (Backend::start("leaving"), Backend::start("new"));
+    let edge = Edge::with(|o| o.timeouts.connect = PATIENCE);
+    let deaf = Deaf::new();
+    let mut first = table(1, &[("a", &[&leaving])]);
+    // The deaf one is tried first: the other has no share while there is one with more.
+    first.services[0].targets[0].weight = 0;
+    first.services[0].targets.push(target("deaf", deaf.address));
+    edge.publish(&first);
+    let mut wire = edge.wire();
+    wire.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+    let mut client = edge.client();
+    wait_for("the attempt to connect", || {
+        (client.in_flight(&["deaf"]).unwrap()["deaf"].requests == 1).then_some(())
+    });
+    edge.publish(&table(2, &[("a", &[&new])]));
+    drop(deaf);
+    assert_eq!(wire.answer().1.lines().next(), Some("new"));
+    assert_eq!(leaving.requests(), 0);
 }
 
 #[test]
