@@ -67,8 +67,9 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Reads the files a table names. Those that cannot be used are told; the rest works without them.
-    pub(crate) fn load(certificates: &[Certificate]) -> (Given, Vec<Problem>) {
+    /// Reads the files a table names. Those that cannot be used are told; the rest works without them, and their hosts keep
+    /// what they had: a pair that is being renewed does not fit for a moment.
+    pub(crate) fn load(certificates: &[Certificate], before: &Given) -> (Given, Vec<Problem>) {
         let (mut given, mut problems) = (Given::default(), Vec::new());
         for (n, certificate) in certificates.iter().enumerate() {
             match read_pair(certificate) {
@@ -80,10 +81,17 @@ impl Given {
                             .insert(host.as_str().into(), (key.clone(), hosts.clone()));
                     }
                 }
-                Err(what) => problems.push(Problem {
-                    at: format!("certificates[{n}]"),
-                    what,
-                }),
+                Err(what) => {
+                    for host in certificate.hosts.iter().map(|host| Box::from(host.as_str())) {
+                        if let Some(pair) = before.by_host.get(&host) {
+                            given.by_host.insert(host, pair.clone());
+                        }
+                    }
+                    problems.push(Problem {
+                        at: format!("certificates[{n}]"),
+                        what,
+                    });
+                }
             }
         }
         (given, problems)
@@ -288,7 +296,7 @@ mod tests {
             key_file: cert_file,
             ..good.clone()
         };
-        let (given, problems) = Given::load(&[good, bad]);
+        let (given, problems) = Given::load(&[good, bad], &Given::default());
         assert_eq!(problems.len(), 1);
         assert!(given.find("a.b.example").is_some());
         assert!(given.find("x.a.b.example").is_none() && given.find("b.example").is_none());

@@ -65,15 +65,18 @@ struct Draining {
     idle_ended: bool,
 }
 
-/// The table and what follows from it.
-pub(crate) fn prepare(table: RouteTable) -> (Arc<Published>, Chosen, Vec<Problem>) {
+/// The table and what follows from it. An unusable certificate stops no table: failing instances must leave it all the same.
+pub(crate) fn prepare(table: RouteTable, before: &Given) -> (Arc<Published>, Chosen) {
     let index = Arc::new(Index::new(table.table()));
-    let (given, problems) = Given::load(&table.table().certificates);
+    let (given, problems) = Given::load(&table.table().certificates, before);
+    for problem in problems {
+        tracing::warn!(%problem, "a given certificate is unusable; its hosts keep the one before, or get one of the local authority");
+    }
     let chosen = Chosen {
         given,
         index: index.clone(),
     };
-    (Arc::new(Published { table, index }), chosen, problems)
+    (Arc::new(Published { table, index }), chosen)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -161,10 +164,7 @@ impl Hub {
                 }],
             };
         }
-        let (published, chosen, problems) = prepare(table);
-        if !problems.is_empty() {
-            return Reply::Refused { problems };
-        }
+        let (published, chosen) = prepare(table, &self.resolver.current().given);
         // Kept first: should we die now, the next edge serves what control has asked for. A full disk must not stop a
         // failing instance from being taken out of service, so it is only reported.
         let kept = disk::save_table(&self.state_dir, &published.table);

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
-use crate::certs::{Authority, CertificateError};
+use crate::certs::{Authority, CertificateError, Given};
 use crate::control::client::Client;
 use crate::control::protocol::DrainLimits;
 use crate::control::server;
@@ -145,10 +145,7 @@ pub fn start(options: Options) -> Result<Running, Error> {
             RouteTable::empty()
         }
     };
-    let (published, chosen, problems) = prepare(table);
-    for problem in problems {
-        tracing::warn!(%problem, "a given certificate is unusable; its hosts get one of the local authority");
-    }
+    let (published, chosen) = prepare(table, &Given::default());
     resolver.publish(chosen);
     let count = threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))

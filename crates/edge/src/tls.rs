@@ -47,7 +47,8 @@ impl Resolver {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(chosen);
     }
 
-    fn current(&self) -> Arc<Chosen> {
+    /// What the next handshake goes by.
+    pub(crate) fn current(&self) -> Arc<Chosen> {
         self.current
             .read()
             .unwrap_or_else(PoisonError::into_inner)
