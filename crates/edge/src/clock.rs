@@ -54,6 +54,17 @@ impl Clock {
     /// Looks at the real clock and wakes everybody whose time is up.
     pub(crate) fn tick(&self) {
         self.refresh();
+        self.expire_due();
+    }
+
+    /// Lets time pass.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, ms: u64) {
+        self.now_ms.set(self.now_ms.get() + ms);
+        self.expire_due();
+    }
+
+    fn expire_due(&self) {
         let now = self.now_ms.get();
         self.expire(|inner| inner.deadline_ms.get() != 0 && inner.deadline_ms.get() <= now);
     }

@@ -31,7 +31,7 @@ use crate::pick::{Lease, LocalService};
 use crate::relay::{Broken, Framing, Relay};
 use crate::request::{Connection, Flow, refuse};
 use crate::rewrite::{reply_head, upgrade_head};
-use crate::stream::{Stream, write_all};
+use crate::stream::{Stream, WriteError, write_all};
 use crate::tunnel;
 use crate::upstream::{self, NoAnswer, Sure, ToHead, Upstream};
 use crate::worker::Worker;
@@ -315,6 +315,14 @@ pub(crate) fn no_answer(why: NoAnswer) -> Answer {
     }
 }
 
+/// The instance did not take the request's head. It may have answered before; but that answer is nothing to rely on.
+pub(crate) fn unread(error: &WriteError) -> NoAnswer {
+    match error.cause.kind() {
+        io::ErrorKind::TimedOut => NoAnswer::TooLate,
+        _ => NoAnswer::Silence,
+    }
+}
+
 /// Answers in the instance's stead, and closes when part of the request may be unread.
 async fn give_up(connection: &Connection, exchange: &Exchange, answer: Answer) -> Flow {
     exchange.service.series.answered_by_edge(answer.refusal.status);
@@ -341,14 +349,8 @@ async fn converse(
     connection.watch.arm_ms(limits.request_timeout_ms);
     let io = upstream.io.clone();
     if let Err(error) = write_all(&io, &connection.watch, out).await {
-        // It may have answered before it stopped reading; but an answer without having read the head is nothing to rely on.
-        let why = if error.cause.kind() == io::ErrorKind::TimedOut {
-            NoAnswer::TooLate
-        } else {
-            NoAnswer::Silence
-        };
         return Outcome::None {
-            why,
+            why: unread(&error),
             sent: error.written > 0,
         };
     }
@@ -435,6 +437,7 @@ async fn both(
             match result {
                 // A sink that failed: the instance does not want the rest. Its answer may be on the way and says why.
                 Ok(()) | Err(Broken::Sink) => sent = true,
+                Err(Broken::Stalled) if begun.get() => return Poll::Ready(Outcome::Cut(Side::Instance)),
                 Err(_) if begun.get() => return Poll::Ready(Outcome::Cut(Side::Client)),
                 Err(broken) => return Poll::Ready(fault(&broken)),
             }
@@ -444,7 +447,7 @@ async fn both(
     .await
 }
 
-/// What a client's broken body is answered with, when no answer has begun.
+/// What a body that did not go through is answered with, when no answer has begun.
 fn fault(broken: &Broken) -> Outcome {
     match broken {
         Broken::Framing => Outcome::Fault(Refusal {
@@ -452,6 +455,10 @@ fn fault(broken: &Broken) -> Outcome {
             what: "the body's chunks are malformed",
         }),
         Broken::TooLarge => Outcome::Fault(too_large().refusal),
+        Broken::Stalled => Outcome::None {
+            why: NoAnswer::TooLate,
+            sent: true,
+        },
         Broken::Source(cause) if cause.kind() == io::ErrorKind::TimedOut => Outcome::Fault(Refusal {
             status: 408,
             what: "the request body did not arrive in time",
@@ -540,7 +547,7 @@ impl Answering<'_> {
                 keep_client: onward.keep_client,
                 keep_upstream: persistent && self.sent_whole.get(),
             },
-            Err(Broken::Sink) => Outcome::Cut(Side::Client),
+            Err(Broken::Sink | Broken::Stalled) => Outcome::Cut(Side::Client),
             Err(Broken::Source(_) | Broken::Short | Broken::Framing | Broken::TooLarge) => {
                 Outcome::Cut(Side::Instance)
             }

@@ -10,7 +10,7 @@ use std::io;
 use crate::buffer::{Buffer, LARGE_BYTES, SMALL_BYTES, Stock};
 use crate::clock::Watch;
 use crate::h1::body::{Decoder, Step, trailers};
-use crate::stream::{Stream, read, write_all};
+use crate::stream::{Stream, WriteError, read, write_moving};
 
 /// How the body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,19 @@ pub(crate) enum Broken {
     Framing,
     /// More than is allowed.
     TooLarge,
-    /// The receiver failed or stopped reading.
+    /// The receiver failed.
     Sink,
+    /// The receiver took nothing for too long.
+    Stalled,
+}
+
+impl From<WriteError> for Broken {
+    fn from(error: WriteError) -> Broken {
+        match error.cause.kind() {
+            io::ErrorKind::TimedOut => Broken::Stalled,
+            _ => Broken::Sink,
+        }
+    }
 }
 
 /// One body on its way.
@@ -131,9 +142,7 @@ impl Relay<'_> {
             if !self.out.is_empty() {
                 self.flush().await?;
             }
-            self.watch.arm_ms(self.idle_ms);
-            let written = write_all(self.sink, self.watch, &self.buffer.filled()[..n]).await;
-            written.map_err(|_| Broken::Sink)?;
+            write_moving(self.sink, self.watch, &self.buffer.filled()[..n], self.idle_ms).await?;
         }
         self.buffer.consume(n);
         if self.out.len() >= LARGE_BYTES {
@@ -143,11 +152,10 @@ impl Relay<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
-        self.watch.arm_ms(self.idle_ms);
-        let written = write_all(self.sink, self.watch, self.out).await;
+        let written = write_moving(self.sink, self.watch, self.out, self.idle_ms).await;
         // Part of a body is never left where a message's head goes.
         self.out.clear();
-        written.map_err(|_| Broken::Sink)
+        Ok(written?)
     }
 }
 

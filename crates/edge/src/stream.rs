@@ -103,15 +103,38 @@ pub(crate) struct WriteError {
     pub(crate) cause: io::Error,
 }
 
-/// Writes everything.
+/// Writes everything by the deadline.
 pub(crate) async fn write_all(stream: &Stream, watch: &Watch, bytes: &[u8]) -> Result<(), WriteError> {
+    write_noting(stream, watch, bytes, || ()).await
+}
+
+/// Writes everything, however long that takes; but never does nothing move for `idle_ms`.
+pub(crate) async fn write_moving(
+    stream: &Stream,
+    watch: &Watch,
+    bytes: &[u8],
+    idle_ms: u64,
+) -> Result<(), WriteError> {
+    watch.arm_ms(idle_ms);
+    write_noting(stream, watch, bytes, || watch.arm_ms(idle_ms)).await
+}
+
+async fn write_noting(
+    stream: &Stream,
+    watch: &Watch,
+    bytes: &[u8],
+    moved: impl Fn(),
+) -> Result<(), WriteError> {
     let mut written = 0;
     let outcome = poll_fn(|cx| {
         let mut io = stream.borrow_mut();
         while written < bytes.len() {
             match io.poll_write(cx, &bytes[written..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => written += n,
+                Poll::Ready(Ok(n)) => {
+                    written += n;
+                    moved();
+                }
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
                 Poll::Pending => {
                     watch.check(cx)?;
@@ -139,4 +162,55 @@ pub(crate) async fn shutdown(stream: &Stream, watch: &Watch) {
         ready
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    /// Two ends with little room between them.
+    async fn narrow() -> (Stream, TcpStream) {
+        let receiving = TcpSocket::new_v4().unwrap();
+        receiving.set_recv_buffer_size(4096).unwrap();
+        receiving.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = receiving.listen(1).unwrap();
+        let sending = TcpSocket::new_v4().unwrap();
+        sending.set_send_buffer_size(4096).unwrap();
+        let stream = sending.connect(listener.local_addr().unwrap()).await.unwrap();
+        (Stream::new(Io::Plain(stream)), listener.accept().await.unwrap().0)
+    }
+
+    #[test]
+    fn a_write_may_last_while_something_moves() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(async {
+            let (stream, mut receiver) = narrow().await;
+            let clock = Clock::new();
+            let watch = clock.watch();
+            let (bytes, mut block) = (vec![0; 4 << 20], [0; 8 << 10]);
+            // A twentieth of the limit passes for every few bytes taken: all in all many times the limit.
+            let mut writing = std::pin::pin!(write_moving(&stream, &watch, &bytes, 10_000));
+            loop {
+                tokio::select! {
+                    biased;
+                    written = writing.as_mut() => break written.unwrap(),
+                    taken = receiver.read(&mut block) => assert!(taken.unwrap() > 0),
+                }
+                clock.pass(500);
+            }
+            let mut stuck = std::pin::pin!(write_moving(&stream, &watch, &bytes, 10_000));
+            let error = loop {
+                tokio::select! {
+                    biased;
+                    written = stuck.as_mut() => break written.unwrap_err(),
+                    () = tokio::task::yield_now() => clock.pass(500),
+                }
+            };
+            assert_eq!(error.cause.kind(), io::ErrorKind::TimedOut);
+        });
+    }
 }

@@ -18,7 +18,7 @@ use http_body::{Body, Frame};
 use crate::clock::Watch;
 use crate::h1::body::{Decoder, Step, trailers};
 use crate::h2::BusyStream;
-use crate::h2::exchange::Sending;
+use crate::h2::exchange::{Sending, Unsent};
 use crate::pick::Lease;
 use crate::upstream::{self, Upstream};
 use crate::worker::Worker;
@@ -69,8 +69,15 @@ impl Streamed {
         if let Some(sending) = &mut self.sending
             && let Poll::Ready(outcome) = sending.as_mut().poll(cx)
         {
-            self.persistent &= outcome.is_ok();
             self.sending = None;
+            match outcome {
+                Ok(()) => {}
+                // It answers, or has answered, without the rest.
+                Err(Unsent::Instance) => self.persistent = false,
+                Err(_) if self.decoder.is_done() => self.persistent = false,
+                Err(Unsent::Stalled) => return self.cut(io::ErrorKind::TimedOut),
+                Err(Unsent::Client(_)) => return self.abandon(io::ErrorKind::ConnectionAborted),
+            }
         }
         loop {
             let Some(upstream) = &mut self.upstream else {
@@ -141,10 +148,15 @@ impl Streamed {
 
     /// The instance broke off: the stream is reset, so that the client knows.
     fn cut(&mut self, kind: io::ErrorKind) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.lease.target.failed.set(self.lease.target.failed.get() + 1);
+        self.abandon(kind)
+    }
+
+    /// The client broke off, or somebody did.
+    fn abandon(&mut self, kind: io::ErrorKind) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.ended = true;
         self.upstream = None;
         self.lease.series.cut();
-        self.lease.target.failed.set(self.lease.target.failed.get() + 1);
         Poll::Ready(Some(Err(kind.into())))
     }
 }

@@ -5,6 +5,7 @@
 //! Invariant: the rules of repetition are those of `forward`; a body that began to flow is never sent again.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -17,14 +18,14 @@ use crate::admit::too_large;
 use crate::answer::{Answer, Asked};
 use crate::clock::Watch;
 use crate::fields::may_be_trailer;
-use crate::forward::{Exchange, Tries, may_repeat, no_answer, reach};
+use crate::forward::{Exchange, Tries, may_repeat, no_answer, reach, unread};
 use crate::h1::body::Decoder;
 use crate::h2::body::{Reply, Streamed};
 use crate::h2::{BusyStream, own};
 use crate::inspect;
 use crate::pick::LocalService;
 use crate::relay::begin_chunk;
-use crate::stream::{Stream, write_all};
+use crate::stream::{Stream, WriteError, write_all, write_moving};
 use crate::upstream::{self, NoAnswer, ToHead, Upstream};
 use crate::worker::Worker;
 
@@ -35,8 +36,19 @@ pub(super) type Sending = Pin<Box<dyn Future<Output = Result<(), Unsent>>>>;
 pub(super) enum Unsent {
     /// The client's fault, with the answer it gets.
     Client(Answer),
-    /// The instance takes no more.
+    /// The instance refuses the rest.
     Instance,
+    /// The instance took nothing for too long.
+    Stalled,
+}
+
+impl From<WriteError> for Unsent {
+    fn from(error: WriteError) -> Unsent {
+        match error.cause.kind() {
+            io::ErrorKind::TimedOut => Unsent::Stalled,
+            _ => Unsent::Instance,
+        }
+    }
 }
 
 pub(super) async fn forward(
@@ -74,7 +86,7 @@ pub(super) async fn forward(
         }
         let head = match sent {
             Ok(()) => head(worker, &watch, &exchange, &mut upstream, &mut sending).await,
-            Err(_) => Err(Ok(NoAnswer::Silence)),
+            Err(error) => Err(Ok(unread(&error))),
         };
         match head {
             Ok((parts, decoder, persistent)) => {
@@ -154,8 +166,10 @@ async fn head(
         {
             *sending = None;
             watch.arm_ms(exchange.service.service.request_timeout_ms);
-            if let Err(Unsent::Client(answer)) = outcome {
-                return Poll::Ready(Err(Err(answer)));
+            match outcome {
+                Err(Unsent::Client(answer)) => return Poll::Ready(Err(Err(answer))),
+                Err(Unsent::Stalled) => return Poll::Ready(Err(Ok(NoAnswer::TooLate))),
+                Ok(()) | Err(Unsent::Instance) => {}
             }
         }
         receiving.as_mut().poll(cx).map(|received| match received {
@@ -207,6 +221,7 @@ async fn send(
 ) -> Result<(), Unsent> {
     let is_chunked = matches!(framing, Decoder::Chunked(_));
     let limit = service.service.max_body_bytes.unwrap_or(u64::MAX);
+    let idle_ms = service.service.idle_timeout_ms;
     let (mut moved, mut out, mut trailing) = (0u64, Vec::new(), None);
     let late = || {
         Answer::close(inspect::Refusal {
@@ -215,7 +230,7 @@ async fn send(
         })
     };
     loop {
-        watch.arm_ms(service.service.idle_timeout_ms);
+        watch.arm_ms(idle_ms);
         let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
             Poll::Pending if watch.check(cx).is_err() => Poll::Ready(Err(Unsent::Client(late()))),
             Poll::Pending => Poll::Pending,
@@ -248,7 +263,7 @@ async fn send(
             }
             Err(frame) => trailing = frame.into_trailers().ok(),
         }
-        write_all(&io, &watch, &out).await.map_err(|_| Unsent::Instance)?;
+        write_moving(&io, &watch, &out, idle_ms).await?;
     }
     service.series.moved_in(moved);
     if is_chunked {
@@ -263,7 +278,7 @@ async fn send(
             }
         }
         out.extend_from_slice(b"\r\n");
-        write_all(&io, &watch, &out).await.map_err(|_| Unsent::Instance)?;
+        write_moving(&io, &watch, &out, idle_ms).await?;
     }
     Ok(())
 }

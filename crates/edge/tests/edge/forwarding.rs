@@ -1,6 +1,6 @@
 //! HTTP/1.1: what instances see, what clients get, what is repeated, held and refused.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 
@@ -440,6 +440,26 @@ fn slow_and_idle_clients_are_let_go() {
     edge.publish(&table);
     stuck.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
     assert_eq!(status(&stuck.answer().0), 408);
+}
+
+#[test]
+fn an_instance_that_takes_no_more_of_a_body_is_too_late() {
+    let backend = Backend::start("b");
+    let edge = Edge::start();
+    let mut published = table(1, &[("a", &[&backend])]);
+    published.services[0].idle_timeout_ms = 1_000;
+    published.services[0].request_timeout_ms = 3_600_000;
+    edge.publish(&published);
+    let mut wire = edge.wire();
+    let mut upload = wire.reader.get_ref().try_clone().unwrap();
+    let upload = std::thread::spawn(move || {
+        upload.write_all(b"POST /gate HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")?;
+        let block = vec![0; 1 << 20];
+        (0..1000).try_for_each(|_| upload.write_all(&block))
+    });
+    assert_eq!(status(&wire.answer().0), 504);
+    assert!(upload.join().unwrap().is_err());
+    backend.gate.open();
 }
 
 #[test]
