@@ -137,7 +137,7 @@ async fn next_head(connection: &mut Connection, first: bool) -> Head {
         } else {
             worker.timeouts.keep_alive
         });
-        if readable(io, watch).await.is_err() {
+        if readable(io, watch, &worker.stock, buffer).await.is_err() {
             return Head::Ended;
         }
     }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Stock};
 use crate::clock::Watch;
 
 /// A connection.
@@ -56,23 +56,35 @@ impl Io {
             Io::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
-
-    /// Ready when a read would not wait. Under TLS that cannot be known without reading.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Io::Plain(stream) => stream.poll_read_ready(cx),
-            Io::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
 }
 
 /// A connection used by both directions of an exchange.
 pub(crate) type Stream = RefCell<Io>;
 
-/// Waits until there is something to read, without holding a buffer meanwhile.
-pub(crate) async fn readable(stream: &Stream, watch: &Watch) -> io::Result<()> {
+/// Under TLS: as much as is read before there is a buffer. Most heads fit.
+const FIRST_BYTES: usize = 2 << 10;
+
+/// Waits until there is something to read, without holding a buffer meanwhile. Under TLS that cannot be known without
+/// reading: the first bytes are in the buffer then.
+pub(crate) async fn readable(
+    stream: &Stream,
+    watch: &Watch,
+    stock: &Stock,
+    buffer: &mut Buffer,
+) -> io::Result<()> {
     poll_fn(|cx| {
-        let ready = stream.borrow().poll_readable(cx);
+        let ready = match &mut *stream.borrow_mut() {
+            Io::Plain(stream) => stream.poll_read_ready(cx),
+            secured @ Io::Tls(_) => {
+                let mut first = [0; FIRST_BYTES];
+                let n = secured.poll_read(cx, &mut first);
+                n.map_ok(|n| {
+                    stock.supply(buffer);
+                    buffer.space()[..n].copy_from_slice(&first[..n]);
+                    buffer.commit(n);
+                })
+            }
+        };
         if ready.is_pending() {
             watch.check(cx)?;
         }

@@ -426,6 +426,30 @@ fn tls_serves_both_protocols_with_a_certificate_for_each_host() {
 }
 
 #[test]
+fn idle_clients_under_tls_have_the_time_of_idle_ones() {
+    let backend = Backend::start("b");
+    let edge = Edge::with(|o| {
+        o.timeouts.head = Duration::from_secs(3600);
+        o.timeouts.keep_alive = Duration::from_secs(1);
+    });
+    edge.publish(&table(1, &[("app.localhost", &[&backend])]));
+    let mut wire = secure(&edge, client_config(&edge, b"http/1.1", &[]), "app.localhost");
+    for path in ["/", "/big?n=1000000", "/no-content"] {
+        let long =
+            format!("{path}#{}", "x".repeat(10_000)).replace('#', if path.contains('?') { "&" } else { "?" });
+        let length = if path.starts_with("/big") { path } else { &long };
+        assert!(ask(&mut wire, "app.localhost", length).unwrap().0 < 300);
+    }
+    let mut rest = Vec::new();
+    // An end without a farewell is an end.
+    let end = std::io::Read::read_to_end(&mut wire, &mut rest);
+    assert!(
+        end.is_ok() || end.is_err_and(|cause| cause.kind() == std::io::ErrorKind::UnexpectedEof),
+        "still open"
+    );
+}
+
+#[test]
 fn a_certificate_that_cannot_be_used_stops_no_table() {
     let (backend, next) = (Backend::start("b"), Backend::start("next"));
     let edge = Edge::start();
