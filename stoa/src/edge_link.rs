@@ -1,14 +1,15 @@
 //! Control's line to the edge: routes in the edge's words.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use control::routes::{EdgeLink, Requests, RouteTable};
 use edge::control::Client;
-use edge::table::{Certificate, Route, Service, Table, Target, VERSION};
-use model::{InstanceId, Timestamp};
+use edge::table::{Certificate, Route, Service, Table, Target, VERSION, host_pattern};
+use model::InstanceId;
 
 use crate::chain;
 
@@ -27,17 +28,12 @@ const WEIGHT: u32 = 100;
 pub(crate) struct Link {
     socket: PathBuf,
     certificates: PathBuf,
-    generation: AtomicU64,
 }
 
 impl Link {
     /// `certificates` is where the operator puts `HOST.crt` and `HOST.key`.
     pub(crate) fn new(socket: PathBuf, certificates: PathBuf) -> Self {
-        Self {
-            socket,
-            certificates,
-            generation: AtomicU64::new(0),
-        }
+        Self { socket, certificates }
     }
 
     fn client(&self) -> Result<Client, String> {
@@ -47,12 +43,11 @@ impl Link {
 
 impl EdgeLink for Link {
     fn publish(&self, table: &RouteTable) -> Result<(), String> {
-        // Grows over restarts of control too, because the clock does; never falls back if the clock does.
-        let last = self.generation.load(Ordering::Relaxed);
-        let generation = Timestamp::now().as_ms().max(last + 1);
-        let document = document(table, generation, certificates(&self.certificates));
-        self.client()?.publish(&document).map_err(|cause| chain(&cause))?;
-        self.generation.store(generation, Ordering::Relaxed);
+        let mut client = self.client()?;
+        // After what is served, whoever published it: a clock may have been ahead then and right now.
+        let served = client.status().map_err(|cause| chain(&cause))?.generation;
+        let document = document(table, served.saturating_add(1), certificates(&self.certificates));
+        client.publish(&document).map_err(|cause| chain(&cause))?;
         Ok(())
     }
 
@@ -86,33 +81,60 @@ impl EdgeLink for Link {
         // Another process is another generation, and so are other certificates; an edge that cannot be asked is not
         // told anything either.
         let status = self.client().ok().and_then(|mut client| client.status().ok());
-        let changed = std::fs::metadata(&self.certificates)
-            .and_then(|meta| meta.modified())
-            .ok();
-        let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        let changed = changed.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or_default());
-        status.map_or(0, |status| (changed << 22) ^ u64::from(status.pid))
+        status.map_or(0, |status| {
+            let mut seen = DefaultHasher::new();
+            (status.pid, versions(&self.certificates)).hash(&mut seen);
+            seen.finish()
+        })
     }
 }
 
-/// Certificates given by the operator: `HOST.crt` (chain, leaf first) beside `HOST.key`; `_.example.org` stands for `*`.
+/// The files of a directory, each with what changes when it is written, also in place: time and size.
+fn versions(dir: &Path) -> BTreeSet<(PathBuf, i64, i64, u64)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let path = entry.path();
+            // Followed: certbot keeps links to files that it replaces.
+            let meta = std::fs::metadata(&path).ok()?;
+            Some((path, meta.mtime(), meta.mtime_nsec(), meta.len()))
+        })
+        .collect()
+}
+
+/// Certificates given by the operator: `HOST.crt` (chain, leaf first) beside `HOST.key`; `_.example.org` stands for `*`. Names
+/// that are no hosts are left out, for the edge refuses a table that has one.
 fn certificates(dir: &Path) -> Vec<Certificate> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<Certificate> = entries
-        .filter_map(|entry| {
-            let cert_file = entry.path();
-            let key_file = cert_file.with_extension("key");
-            let host = cert_file.file_stem()?.to_str()?.replacen('_', "*", 1);
-            let is_pair = cert_file.extension().is_some_and(|kind| kind == "crt") && key_file.is_file();
-            is_pair.then(|| Certificate {
-                hosts: vec![host],
-                cert_file,
-                key_file,
-            })
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    let mut hosts = BTreeSet::new();
+    let pair = |cert_file: PathBuf| {
+        let key_file = cert_file.with_extension("key");
+        if cert_file.extension().is_none_or(|kind| kind != "crt") || !key_file.is_file() {
+            return None;
+        }
+        let name = cert_file.file_stem()?.to_str()?.to_ascii_lowercase();
+        let host = match name.strip_prefix("_.") {
+            Some(parent) => format!("*.{parent}"),
+            None => name,
+        };
+        let fits = match host_pattern(&host) {
+            Ok(()) if hosts.insert(host.clone()) => Ok(()),
+            Ok(()) => Err("has two certificates"),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = fits {
+            tracing::warn!(file = %cert_file.display(), why, "this certificate is left out; its file must be named after its host");
+            return None;
+        }
+        Some(Certificate {
+            hosts: vec![host],
+            cert_file,
+            key_file,
         })
-        .collect();
-    found.sort_by(|one, other| one.cert_file.cmp(&other.cert_file));
-    found
+    };
+    files.into_iter().filter_map(pair).collect()
 }
 
 fn document(table: &RouteTable, generation: u64, certificates: Vec<Certificate>) -> Table {
@@ -153,5 +175,80 @@ fn document(table: &RouteTable, generation: u64, certificates: Vec<Certificate>)
         routes,
         services,
         certificates,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_named_after_their_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "Shop.Example.org",
+            "_.example.org",
+            "a_b.example.org",
+            "shop.example.org",
+            "copy of shop.example.org",
+            "without-key",
+        ] {
+            std::fs::write(dir.path().join(format!("{name}.crt")), "").unwrap();
+            if name != "without-key" {
+                std::fs::write(dir.path().join(format!("{name}.key")), "").unwrap();
+            }
+        }
+        let found = certificates(dir.path());
+        let hosts: Vec<&str> = found
+            .iter()
+            .flat_map(|one| &one.hosts)
+            .map(String::as_str)
+            .collect();
+        assert_eq!(hosts, ["shop.example.org", "*.example.org", "a_b.example.org"]);
+        assert!(certificates(&dir.path().join("absent")).is_empty());
+    }
+
+    /// An edge, and control's line to it.
+    fn linked() -> (edge::Running, Link, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("edge.sock");
+        let options = edge::Options::new(Vec::new(), socket.clone(), dir.path().join("edge"));
+        let running = edge::start(options).unwrap();
+        (running, Link::new(socket, dir.path().join("certificates")), dir)
+    }
+
+    #[test]
+    fn a_certificate_renewed_in_place_is_told_to_the_edge() {
+        let (running, link, _dir) = linked();
+        std::fs::create_dir(&link.certificates).unwrap();
+        let file = link.certificates.join("a.crt");
+        let mut before = link.generation();
+        for content in ["old", "new, and longer"] {
+            std::fs::write(&file, content).unwrap();
+            let now = link.generation();
+            assert_ne!(now, before, "{content}");
+            assert_eq!(now, link.generation());
+            before = now;
+        }
+        // Of the same size: its time tells.
+        let another = std::time::UNIX_EPOCH + std::time::Duration::from_nanos(1);
+        let file = std::fs::File::options().write(true).open(&file).unwrap();
+        file.set_modified(another).unwrap();
+        assert_ne!(link.generation(), before);
+        running.stop();
+    }
+
+    #[test]
+    fn a_table_follows_the_one_that_is_served_whatever_the_clock_says() {
+        let (running, link, _dir) = linked();
+        let table = RouteTable { services: Vec::new() };
+        // As if published while the clock was ahead.
+        let ahead = document(&table, u64::MAX / 2, Vec::new());
+        link.client().unwrap().publish(&ahead).unwrap();
+        link.publish(&table).unwrap();
+        link.publish(&table).unwrap();
+        let served = link.client().unwrap().status().unwrap().generation;
+        assert_eq!(served, u64::MAX / 2 + 2);
+        running.stop();
     }
 }

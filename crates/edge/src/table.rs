@@ -452,8 +452,8 @@ fn is_plain_absolute(path: &Path) -> bool {
             .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
 }
 
-/// A host as routes and certificates name it: canonical, so that matching can compare bytes.
-fn host_pattern(host: &str) -> Result<(), &'static str> {
+/// Whether this is a host as routes and certificates name it: canonical, so that matching can compare bytes. If not, why.
+pub fn host_pattern(host: &str) -> Result<(), &'static str> {
     let name = host.strip_prefix("*.").unwrap_or(host);
     if name.len() != host.len() && !name.contains('.') && name != "localhost" {
         return Err("would match every name of a top-level domain");
