@@ -161,7 +161,7 @@ async fn next_head(connection: &mut Connection, first: bool) -> Head {
             }
         }
         if buffer.is_full() && buffer.capacity() < LARGE_BYTES {
-            worker.stock.enlarge(buffer);
+            buffer.grow();
         }
         match read(io, watch, buffer).await {
             Ok(0) => return Head::Ended,

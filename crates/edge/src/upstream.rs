@@ -234,7 +234,7 @@ async fn complete_head(upstream: &mut Upstream, watch: &Watch, stock: &Stock) ->
             Scan::Partial => {}
         }
         if upstream.buffer.is_full() && upstream.buffer.capacity() < LARGE_BYTES {
-            stock.enlarge(&mut upstream.buffer);
+            upstream.buffer.grow();
         }
         match read(&upstream.io, watch, &mut upstream.buffer).await {
             Ok(0) if upstream.buffer.is_empty() => return Err(NoAnswer::Silence),

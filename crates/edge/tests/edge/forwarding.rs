@@ -191,6 +191,12 @@ fn requests_may_be_pipelined_and_old_clients_are_served() {
     let (head, _) = wire.answer();
     assert_eq!(field(&head, "connection"), Some("keep-alive"));
     assert_eq!(status(&wire.get("a", "/").0), 200);
+    // A head larger than the first buffer.
+    let long = "x".repeat(30_000);
+    let mut wire = edge.wire();
+    wire.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n"));
+    assert_eq!(field(&wire.answer().1, "x-long"), Some(long.as_str()));
+    assert_eq!(status(&wire.get("a", "/").0), 200);
 }
 
 #[test]
