@@ -94,8 +94,7 @@ pub(crate) async fn serve(connection: Connection) {
     let mut look = pin!(tokio::time::sleep(worker.timeouts.head));
     let (mut told, mut written) = (false, 0);
     loop {
-        let left = busy.patience(&worker.timeouts);
-        if !told && (left.is_zero() || worker.draining.get().is_some()) {
+        if !told && (busy.patience(&worker.timeouts).is_zero() || worker.draining.get().is_some()) {
             // GOAWAY: streams in flight end, new ones go to another connection.
             told = true;
             serving.as_mut().graceful_shutdown();
@@ -112,7 +111,8 @@ pub(crate) async fn serve(connection: Connection) {
                 if told && busy.streams.get() == 0 && moved < STILL_SENDING_BYTES {
                     return;
                 }
-                look.as_mut().reset(soon(if told { worker.timeouts.head } else { left }));
+                let next = if told { worker.timeouts.head } else { busy.patience(&worker.timeouts) };
+                look.as_mut().reset(soon(next));
             }
         }
     }
