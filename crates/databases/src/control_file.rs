@@ -1,8 +1,10 @@
-//! A clone's own system identifier, written into `global/pg_control`.
+//! A clone's own system identifier, written into `global/pg_control` and the WAL.
 //!
 //! Archives and replicas know a cluster by that number, so two with one number can destroy each other's history.
-//! The method is that of PostgreSQL's own `pg_createsubscriber`: write the number, recompute the checksum,
-//! then `pg_resetwal`, because WAL pages carry the number too.
+//! PostgreSQL's own `pg_createsubscriber` writes the number, recomputes the checksum, and then runs `pg_resetwal`,
+//! because the first page of each WAL segment carries the number too (`XLogLongPageHeaderData` of
+//! `access/xlog_internal.h`, the same in all supported versions; its header is under no checksum). Of a cluster that was
+//! shut down cleanly nothing else of the WAL has to change, so the number is written there as well, without a program.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,8 +15,67 @@ use crate::DatabaseError;
 /// The checked part of the file lies within the first sector, so that it is written in one piece.
 const CHECKED: usize = 512;
 
-/// Gives the cluster below `pgdata` another identifier.
+/// `xlp_info` says that this page begins a segment.
+const LONG_HEADER: u16 = 2;
+/// The long header up to its last field.
+const WAL_HEADER: usize = 40;
+/// Where in it the identifier is, and after it the size of the segment.
+const WAL_IDENTIFIER: usize = 24;
+
+/// Gives the cluster below `pgdata`, which was shut down cleanly, another identifier.
 pub(crate) fn set_identifier(pgdata: &Path, identifier: u64) -> Result<(), DatabaseError> {
+    let former = in_control(pgdata, identifier)?;
+    in_wal(&pgdata.join("pg_wal"), former, identifier)
+}
+
+/// In every segment that carries the former one. A segment made ahead, still without a page, carries none.
+fn in_wal(dir: &Path, former: u64, identifier: u64) -> Result<(), DatabaseError> {
+    let fail = |why: String| DatabaseError::File {
+        file: "pg_wal".to_owned(),
+        why,
+    };
+    let io = |cause: std::io::Error| fail(cause.to_string());
+    let mut changed = 0;
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let size = entry.metadata().map_err(io)?.len();
+        let name = entry.file_name();
+        let is_segment = name.len() == 24 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit);
+        if !is_segment {
+            continue;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(entry.path())
+            .map_err(io)?;
+        let mut header = [0_u8; WAL_HEADER];
+        file.read_exact(&mut header).map_err(io)?;
+        if is_header(&header, former, size) {
+            file.seek(SeekFrom::Start(WAL_IDENTIFIER as u64)).map_err(io)?;
+            file.write_all(&identifier.to_le_bytes()).map_err(io)?;
+            file.sync_all().map_err(io)?;
+            changed += 1;
+        }
+    }
+    match changed {
+        0 => Err(fail(
+            "no segment carries the cluster's identifier; the template is damaged".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn is_header(header: &[u8; WAL_HEADER], identifier: u64, segment: u64) -> bool {
+    let info = u16::from_le_bytes([header[2], header[3]]);
+    let [a, b, c, d] = [32, 33, 34, 35].map(|at| header[at]);
+    info & LONG_HEADER != 0
+        && header[WAL_IDENTIFIER..WAL_IDENTIFIER + 8] == identifier.to_le_bytes()
+        && u64::from(u32::from_le_bytes([a, b, c, d])) == segment
+}
+
+/// In the control file; the former one.
+fn in_control(pgdata: &Path, identifier: u64) -> Result<u64, DatabaseError> {
     let path = pgdata.join("global/pg_control");
     let fail = |why: String| DatabaseError::File {
         file: "global/pg_control".to_owned(),
@@ -30,12 +91,15 @@ pub(crate) fn set_identifier(pgdata: &Path, identifier: u64) -> Result<(), Datab
     file.read_exact(&mut head).map_err(io)?;
     let at = checksum_at(&head)
         .ok_or_else(|| fail("its checksum does not fit; the template is damaged".to_owned()))?;
+    let mut former = [0_u8; 8];
+    former.copy_from_slice(&head[..8]);
     head[..8].copy_from_slice(&identifier.to_le_bytes());
     let sum = crc32c(&head[..at]);
     head[at..at + 4].copy_from_slice(&sum.to_le_bytes());
     file.seek(SeekFrom::Start(0)).map_err(io)?;
     file.write_all(&head).map_err(io)?;
-    file.sync_all().map_err(io)
+    file.sync_all().map_err(io)?;
+    Ok(u64::from_le_bytes(former))
 }
 
 /// Where the checksum is: its place differs between major versions, but only there does it fit what lies before it.
@@ -71,6 +135,43 @@ mod tests {
         // RFC 3720, appendix B.4: 32 bytes of zeroes, and of ones.
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
         assert_eq!(crc32c(&[0xFF; 32]), 0x62A8_AB43);
+    }
+
+    #[test]
+    fn segments_of_the_cluster_get_the_number_and_nothing_else_does() {
+        const SIZE: u32 = 1 << 16;
+        let dir = tempfile::tempdir().expect("a directory");
+        let segment = |info: u16, identifier: u64, size: u32| {
+            let mut bytes = vec![7_u8; SIZE as usize];
+            bytes[2..4].copy_from_slice(&info.to_le_bytes());
+            bytes[24..32].copy_from_slice(&identifier.to_le_bytes());
+            bytes[32..36].copy_from_slice(&size.to_le_bytes());
+            bytes
+        };
+        let name = |n: u32| format!("0000000100000000{n:08X}");
+        let whole = [segment(2, 5, SIZE), segment(2, 5, SIZE)];
+        let others = [
+            segment(0, 5, SIZE),
+            segment(2, 6, SIZE),
+            segment(2, 5, 1),
+            vec![0; SIZE as usize],
+        ];
+        for (n, bytes) in (1..).zip(whole.iter().chain(&others)) {
+            std::fs::write(dir.path().join(name(n)), bytes).expect("written");
+        }
+        std::fs::write(dir.path().join("00000002.history"), "1").expect("written");
+        std::fs::create_dir(dir.path().join("archive_status")).expect("made");
+        in_wal(dir.path(), 5, 9).expect("changed");
+        for (n, before) in (1..).zip(whole.iter().chain(&others)) {
+            let after = std::fs::read(dir.path().join(name(n))).expect("read");
+            let expected = if n <= 2 {
+                segment(2, 9, SIZE)
+            } else {
+                before.clone()
+            };
+            assert!(after == expected, "segment {n}");
+        }
+        in_wal(dir.path(), 5, 9).expect_err("none is left");
     }
 
     #[test]

@@ -111,18 +111,23 @@ impl Psql<'_> {
     /// # Errors
     /// When it does not in time, with what psql said last.
     pub fn wait(&self) -> Result<(), DatabaseError> {
-        let until = Instant::now() + ANSWERS_WITHIN;
-        loop {
-            match self.run("postgres", "SELECT 1") {
-                Ok(_) => return Ok(()),
-                Err(cause) if Instant::now() >= until => return Err(cause),
-                Err(_) => std::thread::sleep(Duration::from_millis(20)),
-            }
+        patiently(|| self.run("postgres", "SELECT 1").map(drop))
+    }
+}
+
+/// Asks a server that may still be starting.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+    let until = Instant::now() + ANSWERS_WITHIN;
+    loop {
+        match ask() {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            answer => return answer,
         }
     }
 }
 
-/// Makes a login role with a password (hexadecimal, so it needs no quoting). Doing it again sets the password again.
+/// Makes a login role with a password (hexadecimal, so it needs no quoting). Doing it again sets the password again. A
+/// server that does not answer yet is asked again: that spares a query which would only find out.
 ///
 /// # Errors
 /// When the server refuses.
@@ -139,7 +144,7 @@ pub fn add_login(psql: Psql<'_>, version: u64, password: &str) -> Result<(), Dat
          ALTER ROLE {role} LOGIN PASSWORD '{password}';\n\
          ALTER ROLE {role} IN DATABASE {DATABASE} SET role TO {OWNER};\n"
     );
-    psql.run("postgres", &sql).map(drop)
+    patiently(|| psql.run("postgres", &sql).map(drop))
 }
 
 /// How many sessions a login role has.

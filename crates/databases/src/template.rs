@@ -171,19 +171,18 @@ fn open_to_the_network(engine: &dyn Engine, volume: &str) -> Result<(), Database
 /// Makes a database's volume: a clone of the template with an identifier of its own. Doing it again is fine.
 ///
 /// # Errors
-/// When the clone or one of PostgreSQL's programs fails; nothing of it is left then.
-pub fn create_volume(
-    engine: &dyn Engine,
-    image: &ImageDigest,
-    version: &str,
-    template: &str,
-    volume: &str,
-    place: &Place,
-) -> Result<(), DatabaseError> {
-    if engine.volumes()?.iter().any(|known| known.name == volume) {
+/// When the clone or its change fails; nothing of it is left then.
+pub fn create_volume(engine: &dyn Engine, template: &str, volume: &str) -> Result<(), DatabaseError> {
+    let making = format!("making-{volume}");
+    let known = engine.volumes()?;
+    let is_there = |name: &str| known.iter().any(|known| known.name == name);
+    if is_there(volume) {
         return Ok(());
     }
-    let making = format!("making-{}", place.id.short(20));
+    // What a creation that was cut short left.
+    if is_there(&making) {
+        engine.remove_volume(&making)?;
+    }
     engine.clone_volume(template, &making)?;
     let made = (|| {
         let mut identifier = [0_u8; 8];
@@ -195,8 +194,6 @@ pub fn create_volume(
             &engine.volume_path(&making)?.join("pgdata"),
             u64::from_le_bytes(identifier),
         )?;
-        let reset = [&program(version, "pg_resetwal"), "--force", "--pgdata", PGDATA];
-        run_once(engine, temporary(place, image, &making, &reset), "pg_resetwal")?;
         engine.rename_volume(&making, volume)?;
         Ok(())
     })();

@@ -247,9 +247,7 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
             let _slot = job.template_lock();
             databases::ensure_template(engine, &image, &version, places, &lines).map_err(refused)?
         };
-        let place = job.place(&network)?;
-        databases::create_volume(engine, &image, &version, &template, &volume_of(id), &place)
-            .map_err(refused)?;
+        databases::create_volume(engine, &template, &volume_of(id)).map_err(refused)?;
         change(control, id, |database| {
             database.image = Some(image.clone());
             database.version = Some(version.clone());
@@ -258,7 +256,6 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::step(control, job.operation, "starting the server")?;
     let instance = wait_running(control, id)?;
     let psql = Psql { engine, instance };
-    psql.wait().map_err(refused)?;
     new_login(control, id, psql)?;
     job.still_wanted()?;
     change(control, id, |database| {
