@@ -34,8 +34,13 @@ impl Signals {
         // pthread_sigmask reads the one and initialises the other. All pointers outlive the calls.
         unsafe {
             libc::sigemptyset(wanted.as_mut_ptr());
-            for number in [libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            for number in [libc::SIGCHLD, libc::SIGTERM] {
                 libc::sigaddset(wanted.as_mut_ptr(), number);
+            }
+            for number in [libc::SIGINT, libc::SIGHUP] {
+                if !is_ignored(number) {
+                    libc::sigaddset(wanted.as_mut_ptr(), number);
+                }
             }
             let code = libc::pthread_sigmask(libc::SIG_BLOCK, wanted.as_ptr(), before.as_mut_ptr());
             if code != 0 {
@@ -63,6 +68,17 @@ impl Signals {
             n if n < 0 => None,
             n => Some(Signal::Stop(n)),
         }
+    }
+}
+
+/// Whether whoever started us has it ignored (`nohup`, a script's `&`). The kernel discards an ignored signal only while
+/// it is not blocked: blocked, it would wait for us and end what was to outlive its terminal.
+fn is_ignored(number: libc::c_int) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null action changes nothing; the kernel initialises `now` when it returns 0.
+    unsafe {
+        libc::sigaction(number, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 
