@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use control::reconcile::Reconciler;
 use control::{Bell, Control, Settings};
 use host::Host;
-use store::{MasterKey, Now, Sealer, Store};
+use store::{MasterKey, Now, Sealer, SecretError, Store, StoreError};
 
 use crate::edge_link::Link;
 use crate::places::Places;
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         toolchains: toolchains(),
         zones: places.zones(),
     })
-    .map_err(|cause| Failure::lasting(chain(&cause), cause.next()))?;
+    .map_err(|cause| Failure::new(chain(&cause), cause.next()))?;
     let mut settings = Settings::new(places.data.clone());
     settings.domain = domain.to_string_lossy().into_owned();
     settings.http_port = http_port.to_string_lossy().parse().unwrap_or(80);
@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
 fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
     let path = places.store();
     let failed =
-        |cause: std::io::Error| Failure::lasting(cause.to_string(), "check the data directory: stoa doctor");
+        |cause: std::io::Error| Failure::new(cause.to_string(), "check the data directory: stoa doctor");
     for dir in [path.parent(), places.master_key().parent()]
         .into_iter()
         .flatten()
@@ -74,12 +74,38 @@ fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
         std::fs::create_dir_all(dir).map_err(failed)?;
         std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
     }
-    let key = MasterKey::load_or_create(&places.master_key(), &path)
-        .map_err(|cause| Failure::lasting(chain(&cause), cause.next()))?;
+    let key = MasterKey::load_or_create(&places.master_key(), &path).map_err(|cause| {
+        let lasts = matches!(
+            cause,
+            SecretError::KeyMissing { .. }
+                | SecretError::KeyExposed { .. }
+                | SecretError::KeyUnreadable { .. }
+        );
+        failure(lasts, chain(&cause), cause.next())
+    })?;
     let now = Now::at(model::Timestamp::now().as_ms());
-    let store =
-        Store::open(&path, &key, now).map_err(|cause| Failure::lasting(chain(&cause), cause.next()))?;
+    let store = Store::open(&path, &key, now).map_err(|cause| unopened(&cause))?;
     Ok((store, key))
+}
+
+/// Only what no time can change ends Stoa: a full disk or a lack of descriptors passes, and the edge serves meanwhile.
+fn unopened(cause: &StoreError) -> Failure {
+    let lasts = matches!(
+        cause,
+        StoreError::WrongKey { .. }
+            | StoreError::NewerSchema { .. }
+            | StoreError::Foreign { .. }
+            | StoreError::OldSqlite { .. }
+    );
+    failure(lasts, chain(cause), cause.next())
+}
+
+fn failure(lasts: bool, message: String, next: String) -> Failure {
+    if lasts {
+        Failure::lasting(message, next)
+    } else {
+        Failure::new(message, next)
+    }
 }
 
 /// Toolchains outside `/usr` that root of this machine uses: a Rust installation by rustup, without its owner's files.
@@ -149,4 +175,30 @@ fn listeners(places: &Places) -> BTreeMap<String, String> {
         Some((name.to_owned(), first.to_owned()))
     };
     ["api", "http", "https"].into_iter().filter_map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_may_open_later_does_not_end_stoa() {
+        let path = PathBuf::from("stoa.db");
+        let doing = "opening".to_owned();
+        let cause = store::IoCause::System(Arc::new(std::io::ErrorKind::StorageFull.into()));
+        let passing = [
+            StoreError::Busy { waited_ms: 1 },
+            StoreError::Full { doing: doing.clone() },
+            StoreError::Io { doing, cause },
+        ];
+        for cause in passing {
+            assert_eq!(unopened(&cause).code, 1, "{cause}");
+        }
+        let found = StoreError::NewerSchema {
+            path,
+            found: 2,
+            known: 1,
+        };
+        assert_eq!(i32::from(unopened(&found).code), warden::NO_RESTART);
+    }
 }

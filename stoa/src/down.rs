@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cli::DownArgs;
 use host::Host;
 use rustix::process::{Pid, Signal};
+use warden::{Lock, LockError, Taker};
 
 use crate::places::Places;
 use crate::{Failure, chain, print};
@@ -27,7 +28,8 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
             "name its data directory: stoa down --data-dir DIR",
         )
     })?;
-    end_warden(&places)?;
+    // Held to the end: a `stoa up` that comes meanwhile must not start what is being ended.
+    let _lock = end_warden(&places, ENDS_WITHIN)?;
     end_edge(&places);
     let mark = places
         .mark()
@@ -53,27 +55,31 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the warden to stop and waits until its lock is free.
-fn end_warden(places: &Places) -> Result<(), Failure> {
-    let until = Instant::now() + ENDS_WITHIN;
+/// Asks the warden to stop, waits for its lock and takes it.
+fn end_warden(places: &Places, within: Duration) -> Result<Lock, Failure> {
+    let until = Instant::now() + within;
     let mut is_asked = false;
     loop {
-        match warden::Lock::take(&places.data) {
-            Ok(_free) => return Ok(()),
-            Err(cause) => {
-                let pid = std::fs::read_to_string(places.data.join("lock")).ok();
-                let pid = pid
-                    .and_then(|text| text.trim().parse().ok())
-                    .and_then(Pid::from_raw);
-                if let (Some(pid), false) = (pid, is_asked) {
-                    is_asked = rustix::process::kill_process(pid, Signal::TERM).is_ok();
-                }
-                if Instant::now() >= until {
-                    return Err(Failure::new(chain(&cause), "end that process, then: stoa down"));
-                }
-                std::thread::sleep(Duration::from_millis(100));
-            }
+        let cause = match Lock::take(&places.data, Taker::Command) {
+            Ok(lock) => return Ok(lock),
+            Err(cause) => cause,
+        };
+        // A command (stoa doctor) ends by itself, and may be in the middle of a repair.
+        let warden = match &cause {
+            LockError::Held {
+                pid: Some(pid),
+                taker: Taker::Warden,
+                ..
+            } => i32::try_from(*pid).ok().and_then(Pid::from_raw),
+            LockError::Held { .. } | LockError::File { .. } => None,
+        };
+        if let (Some(pid), false) = (warden, is_asked) {
+            is_asked = rustix::process::kill_process(pid, Signal::TERM).is_ok();
         }
+        if Instant::now() >= until {
+            return Err(Failure::new(chain(&cause), "end that process, then: stoa down"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -93,5 +99,39 @@ fn end_edge(places: &Places) {
     let until = Instant::now() + ENDS_WITHIN;
     while edge::control::Client::connect(socket).is_ok() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(name: &str) -> Places {
+        let data = std::env::temp_dir().join(format!("stoa-down-{name}-{}", std::process::id()));
+        Places::make(&data).unwrap()
+    }
+
+    #[test]
+    fn nobody_can_start_while_down_is_at_work() {
+        let places = places("locked");
+        let _lock = end_warden(&places, Duration::ZERO).ok().unwrap();
+        let refused = Lock::take(&places.data, Taker::Warden).unwrap_err();
+        assert!(
+            refused.next().contains("a command is at work"),
+            "{}",
+            refused.next()
+        );
+        std::fs::remove_dir_all(&places.data).unwrap();
+    }
+
+    /// Were it signalled, this process would end.
+    #[test]
+    fn a_command_that_holds_the_lock_is_waited_for_and_not_ended() {
+        let places = places("doctor");
+        let doctor = Lock::take(&places.data, Taker::Command).unwrap();
+        assert!(end_warden(&places, Duration::from_millis(300)).is_err());
+        drop(doctor);
+        end_warden(&places, Duration::ZERO).ok().unwrap();
+        std::fs::remove_dir_all(&places.data).unwrap();
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn check(data: &Path) -> Check {
     if !places.store().exists() {
         return Check::good(NAME, "none yet");
     }
-    let Ok(_lock) = warden::Lock::take(data) else {
+    let Ok(_lock) = warden::Lock::take(data, warden::Taker::Command) else {
         return Check::good(NAME, "in use by a running Stoa, which checks what it serves");
     };
     let health = match open(&places).and_then(|store| store.read(ReadTx::verify)) {
@@ -61,7 +61,7 @@ pub(crate) fn repair(data: &Path, json: bool) -> Result<ExitCode, Failure> {
             "name its directory: stoa doctor --repair --data-dir DIR",
         ));
     }
-    let _lock = warden::Lock::take(data).map_err(|cause| {
+    let _lock = warden::Lock::take(data, warden::Taker::Command).map_err(|cause| {
         let next = "end it with Ctrl-C or SIGTERM (applications go on), then: stoa doctor --repair";
         Failure::new(chain(&cause), next)
     })?;

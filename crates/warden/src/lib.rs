@@ -19,6 +19,6 @@ mod supervise;
 
 pub use children::{Backoff, Child};
 pub use inherit::{FDS_VARIABLE, InheritError, PARENT_VARIABLE, die_with_parent, inherited_fds};
-pub use lock::{Lock, LockError};
+pub use lock::{Lock, LockError, Taker};
 pub use sockets::{Bound, Holder, Origin, SocketError, Wanted, holder_of_port};
 pub use supervise::{Adopt, Describe, Error, Event, ExitReason, NO_RESTART, Options, run};

@@ -19,6 +19,18 @@ pub struct Lock {
     _file: File,
 }
 
+/// What takes the lock: one may be told to stop, the other is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// The process that runs Stoa.
+    Warden,
+    /// A command that needs Stoa to stay away for a moment.
+    Command,
+}
+
+/// The word of a command in the lock file, after its pid.
+const COMMAND: &str = "command";
+
 /// Why the data directory could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -29,6 +41,8 @@ pub enum LockError {
         data_dir: PathBuf,
         /// Who has it, when it has already written its number.
         pid: Option<u32>,
+        /// Which kind of process that is.
+        taker: Taker,
     },
     /// The lock file could not be made or locked.
     #[error("could not lock {}", path.display())]
@@ -45,6 +59,10 @@ impl LockError {
     /// What the user can do.
     pub fn next(&self) -> String {
         match self {
+            Self::Held {
+                taker: Taker::Command,
+                ..
+            } => "a command is at work there; try again when it has ended".to_owned(),
             Self::Held { pid: Some(pid), .. } => {
                 format!(
                     "talk to the running one (stoa status), stop it (kill {pid}), or give another --data-dir"
@@ -60,7 +78,7 @@ impl LockError {
 
 impl Lock {
     /// Takes `<data_dir>/lock` or says who has it. The directory is made when absent.
-    pub fn take(data_dir: &Path) -> Result<Lock, LockError> {
+    pub fn take(data_dir: &Path, taker: Taker) -> Result<Lock, LockError> {
         let path = data_dir.join("lock");
         let failed = |cause: std::io::Error| LockError::File {
             path: path.clone(),
@@ -80,16 +98,26 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
                 file.read_to_string(&mut text).map_err(failed)?;
+                let mut words = text.split_whitespace();
                 return Err(LockError::Held {
                     data_dir: data_dir.to_owned(),
-                    pid: text.trim().parse().ok(),
+                    pid: words.next().and_then(|pid| pid.parse().ok()),
+                    taker: match words.next() {
+                        Some(COMMAND) => Taker::Command,
+                        Some(_) | None => Taker::Warden,
+                    },
                 });
             }
             Err(errno) => return Err(failed(errno.into())),
         }
+        let pid = std::process::id();
+        let text = match taker {
+            Taker::Warden => format!("{pid}\n"),
+            Taker::Command => format!("{pid} {COMMAND}\n"),
+        };
         file.set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
         Ok(Lock { _file: file })
     }
@@ -102,12 +130,16 @@ mod tests {
     #[test]
     fn the_second_taker_learns_the_pid_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Lock::take(dir.path()).unwrap();
-        match Lock::take(dir.path()) {
-            Err(LockError::Held { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
-            other => panic!("expected a refusal, got {other:?}"),
+        for first_is in [Taker::Warden, Taker::Command] {
+            let first = Lock::take(dir.path(), first_is).unwrap();
+            match Lock::take(dir.path(), Taker::Warden) {
+                Err(LockError::Held { pid, taker, .. }) => {
+                    assert_eq!((pid, taker), (Some(std::process::id()), first_is));
+                }
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+            drop(first);
         }
-        drop(first);
-        Lock::take(dir.path()).unwrap();
+        Lock::take(dir.path(), Taker::Warden).unwrap();
     }
 }

@@ -20,12 +20,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal as Kill};
 
-use crate::children::Child;
-use crate::lock::{Lock, LockError};
+use crate::children::{Backoff, Child};
+use crate::lock::{Lock, LockError, Taker};
 use crate::signals::{Signal, Signals};
 use crate::sockets::{self, Bound, Origin, SocketError, Wanted};
 
 /// A child that exits with this code cannot work at all (`EX_CONFIG`): starting it again would only repeat its message.
+/// Believed only of a child that has never been stable: what has worked may work again, and the others shall not suffer.
 pub const NO_RESTART: i32 = 78;
 
 /// A child that cannot even be started is tried again after its backoff, at the latest this often.
@@ -207,7 +208,7 @@ pub fn run(options: Options) -> Result<ExitReason, Error> {
         mut report,
     } = options;
     let signals = Signals::block().map_err(Error::Signals)?;
-    let _lock = Lock::take(&data_dir)?;
+    let _lock = Lock::take(&data_dir, Taker::Warden)?;
     let bound = sockets::open(&sockets, adopt().unwrap_or_default())?;
     for socket in &bound {
         let (name, address, origin) = (socket.name.clone(), socket.address, socket.origin);
@@ -240,6 +241,8 @@ struct Slot {
     state: State,
     /// Deaths in a row before the child was stable.
     early_deaths: u32,
+    /// Whether it has been stable once.
+    has_worked: bool,
 }
 
 enum State {
@@ -261,17 +264,24 @@ impl Slot {
                 until: Instant::now(),
             },
             early_deaths: 0,
+            has_worked: false,
         }
     }
 
     /// Takes note of a death and says how long to wait before the next start.
-    fn died_after(&mut self, lived: Duration) -> Duration {
-        self.early_deaths = if lived >= self.child.restart.stable {
+    fn died_after(&mut self, lived: Duration, says_useless: bool) -> Duration {
+        let Backoff { stable, cap, .. } = self.child.restart;
+        self.has_worked |= lived >= stable;
+        self.early_deaths = if lived >= stable {
             1
         } else {
             self.early_deaths.saturating_add(1)
         };
-        let delay = self.child.restart.delay(self.early_deaths);
+        let delay = if says_useless {
+            cap
+        } else {
+            self.child.restart.delay(self.early_deaths)
+        };
         self.state = State::Waiting {
             until: Instant::now() + delay,
         };
@@ -325,7 +335,7 @@ impl Warden {
                 Err(cause) => {
                     // At least the first delay: a start that fails at once must not spin.
                     slot.early_deaths = slot.early_deaths.max(1);
-                    let again_in = slot.died_after(Duration::ZERO);
+                    let again_in = slot.died_after(Duration::ZERO, false);
                     (self.report)(&Event::NotStarted {
                         child,
                         cause,
@@ -346,7 +356,8 @@ impl Warden {
             let Ok(Some(status)) = process.try_wait() else {
                 continue;
             };
-            let again_in = slot.died_after(lived);
+            let says_useless = status.code() == Some(NO_RESTART);
+            let again_in = slot.died_after(lived, says_useless);
             let child = slot.child.name.clone();
             (self.report)(&Event::Died {
                 child,
@@ -355,7 +366,7 @@ impl Warden {
                 lived,
                 again_in,
             });
-            if status.code() == Some(NO_RESTART) {
+            if says_useless && !slot.has_worked {
                 slot.state = State::Gone;
                 return Some(slot.child.name.clone());
             }

@@ -58,6 +58,7 @@ impl Drop for Running {
             if let Some(pid) = line
                 .strip_prefix("server ")
                 .or_else(|| line.strip_prefix("tied "))
+                .or_else(|| line.strip_prefix("life "))
             {
                 let still_ours = std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
                     .is_ok_and(|c| c.contains(self.dir.path().to_str().unwrap()));
@@ -188,6 +189,42 @@ fn a_child_that_cannot_work_ends_the_warden() {
 }
 
 #[test]
+fn a_child_that_has_worked_and_cannot_any_more_leaves_the_others_alone() {
+    let warden = Running::start("fails-later");
+    let (server, first) = (warden.nth("server ", 1), warden.nth("life ", 1));
+    // Longer than `stable` of this mode: from here on it has worked.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&first, Signal::KILL);
+    // Each later life says that it cannot work.
+    warden.nth("life ", 4);
+    let died = warden.nth("warden: fails-later (process", 2);
+    assert!(died.ends_with("next start in 100ms"), "{died}");
+    assert!(is_alive(&server));
+    assert_eq!(ask(warden.address()), Some(server));
+}
+
+#[test]
+fn signals_that_nohup_has_ignored_stay_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let process = Command::new("nohup")
+        .arg(env!("CARGO_BIN_EXE_warden-test-process"))
+        .args(["warden", dir.path().to_str().unwrap(), "0", "both"])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut warden = Running { dir, process };
+    warden.nth("server ", 1);
+    let pid = warden.process.id().to_string();
+    signal(&pid, Signal::HUP);
+    // Of two that wait, the lower number is read first: had the hang-up been kept, it would be the reason.
+    signal(&pid, Signal::TERM);
+    assert!(warden.process.wait().unwrap().success());
+    assert_eq!(warden.nth("ended ", 1), "Signal(15)");
+}
+
+#[test]
 fn control_dies_with_the_warden_and_the_edge_lives_on() {
     let mut warden = Running::start("both");
     let (server, tied, address) = (warden.nth("server ", 1), warden.nth("tied ", 1), warden.address());
@@ -195,7 +232,7 @@ fn control_dies_with_the_warden_and_the_edge_lives_on() {
     wait_for(|| (!is_alive(&tied)).then_some(()));
     assert_eq!(ask(address), Some(server));
     // The lock died with its holder: nothing has to be cleaned up before the next start.
-    let lock = warden::Lock::take(warden.dir.path()).unwrap();
+    let lock = warden::Lock::take(warden.dir.path(), warden::Taker::Warden).unwrap();
     drop(lock);
 }
 

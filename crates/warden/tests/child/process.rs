@@ -29,6 +29,14 @@ fn main() {
             note(Path::new(dir), "crash");
             std::process::exit(1);
         }
+        ["fails-later", dir] => {
+            // The first life is long; later ones find that they cannot work.
+            note(Path::new(dir), &format!("life {}", std::process::id()));
+            if count(Path::new(dir), "life ") > 1 {
+                std::process::exit(warden::NO_RESTART);
+            }
+            std::thread::sleep(Duration::from_secs(600));
+        }
         ["useless"] => std::process::exit(warden::NO_RESTART),
         other => panic!("unknown words {other:?}"),
     }
@@ -41,6 +49,11 @@ fn note(dir: &Path, line: &str) {
         .open(dir.join("journal"))
         .unwrap();
     journal.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+fn count(dir: &Path, start: &str) -> usize {
+    let journal = std::fs::read_to_string(dir.join("journal")).unwrap();
+    journal.lines().filter(|line| line.starts_with(start)).count()
 }
 
 fn run_warden(dir: &Path, port: u16, mode: &str) {
@@ -91,6 +104,16 @@ fn children(dir: &Path, bound: &[Bound], mode: &str) -> Vec<Child> {
             restart: quick,
             ..Child::of_this_binary("crash", &["crash", path])
         }],
+        "fails-later" => vec![
+            server,
+            Child {
+                restart: Backoff {
+                    stable: Duration::from_millis(100),
+                    ..quick
+                },
+                ..Child::of_this_binary("fails-later", &["fails-later", path])
+            },
+        ],
         "useless" => vec![server, Child::of_this_binary("useless", &["useless"])],
         "missing" => {
             let program = PathBuf::from("/nonexistent/program");
