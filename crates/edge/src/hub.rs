@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::certs::Given;
-use crate::control::client::Client;
+use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Ack, DrainLimits, Reply, Status};
 use crate::disk;
 use crate::record::Metrics;
@@ -50,7 +50,8 @@ pub(crate) struct Hub {
     policy: Policy,
     state_dir: PathBuf,
     resolver: Arc<Resolver>,
-    sockets: Vec<(String, OwnedFd)>,
+    /// Empty once this edge accepts no more: an open handle would keep the ports taken, and connections unanswered.
+    sockets: Mutex<Vec<(String, OwnedFd)>>,
     in_force: Mutex<Arc<Published>>,
     draining: Mutex<Option<Draining>>,
     predecessor: Mutex<Option<Client>>,
@@ -63,6 +64,12 @@ struct Draining {
     since: Instant,
     limits: DrainLimits,
     idle_ended: bool,
+}
+
+impl Draining {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The table and what follows from it. An unusable certificate stops no table: failing instances must leave it all the same.
@@ -98,7 +105,7 @@ impl Hub {
             policy,
             state_dir,
             resolver,
-            sockets,
+            sockets: Mutex::new(sockets),
             in_force: Mutex::new(in_force),
             draining: Mutex::default(),
             predecessor: Mutex::default(),
@@ -110,8 +117,11 @@ impl Hub {
         &self.policy
     }
 
-    pub(crate) fn sockets(&self) -> &[(String, OwnedFd)] {
-        &self.sockets
+    /// Second handles of the listening sockets, by name.
+    pub(crate) fn sockets(&self) -> std::io::Result<Vec<(String, OwnedFd)>> {
+        let sockets = lock(&self.sockets);
+        let handle = |(name, socket): &(String, OwnedFd)| Ok((name.clone(), socket.try_clone()?));
+        sockets.iter().map(handle).collect()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -167,14 +177,21 @@ impl Hub {
         let (published, chosen) = prepare(table, &self.resolver.current().given);
         // Kept first: should we die now, the next edge serves what control has asked for. A full disk must not stop a
         // failing instance from being taken out of service, so it is only reported.
-        let kept = disk::save_table(&self.state_dir, &published.table);
+        // An edge that drains was replaced: the next start is its successor's, which has kept it.
+        let kept = if lock(&self.draining).is_some() {
+            Ok(())
+        } else {
+            disk::save_table(&self.state_dir, &published.table)
+        };
         if let Err(cause) = &kept {
             tracing::warn!(error = %cause, "the route table could not be kept for the next start");
         }
         self.resolver.publish(chosen);
         // Even if a thread stalls, the others serve it already: from here on it is the table in force.
         *in_force = published.clone();
-        match self.ask(|done| Message::Serve(published.clone(), done)) {
+        let served = self.ask(|done| Message::Serve(published.clone(), done));
+        self.publish_before(document);
+        match served {
             Ok(_) => Reply::Published(Ack {
                 generation: new,
                 persisted: kept.is_ok(),
@@ -182,6 +199,22 @@ impl Hub {
             Err(stalled) => Reply::Failed {
                 what: stalled.to_string(),
             },
+        }
+    }
+
+    /// Clients of the edge before this one may ask it one last time: it must not send them where nobody is any more.
+    fn publish_before(&self, document: &[u8]) {
+        let mut predecessor = lock(&self.predecessor);
+        let Some(client) = predecessor.as_mut() else {
+            return;
+        };
+        match client.publish_document(document) {
+            Ok(_) => {}
+            Err(cause @ (ClientError::Refused { .. } | ClientError::Failed { .. })) => {
+                tracing::warn!(%cause, "the edge before this one keeps its older routes");
+            }
+            // It has exited.
+            Err(ClientError::Absent { .. } | ClientError::Broken(_)) => *predecessor = None,
         }
     }
 
@@ -247,13 +280,31 @@ impl Hub {
         }))
     }
 
-    /// Stops accepting because another edge does; connections end by themselves.
+    /// Stops accepting because another edge does; connections end by themselves. Told again, it takes less time, never more.
     pub(crate) fn drain(&self, limits: DrainLimits) {
-        lock(&self.draining).get_or_insert(Draining {
-            since: Instant::now(),
-            limits,
-            idle_ended: false,
-        });
+        // No time for upgraded connections is the successor's own end: nobody accepts what idle clients would ask.
+        if limits.upgrades_ms == 0 {
+            return self.stop(Duration::from_millis(limits.requests_ms));
+        }
+        lock(&self.sockets).clear();
+        let mut draining = lock(&self.draining);
+        match draining.as_mut() {
+            None => {
+                *draining = Some(Draining {
+                    since: Instant::now(),
+                    limits,
+                    idle_ended: false,
+                });
+            }
+            Some(state) => {
+                let elapsed_ms = state.elapsed_ms();
+                let sooner = |old: u64, new: u64| old.min(elapsed_ms.saturating_add(new));
+                state.limits.requests_ms = sooner(state.limits.requests_ms, limits.requests_ms);
+                state.limits.upgrades_ms = sooner(state.limits.upgrades_ms, limits.upgrades_ms);
+                return;
+            }
+        }
+        drop(draining);
         self.tell(|| Message::Drain(Ending::AfterNextAnswer));
     }
 
@@ -265,12 +316,22 @@ impl Hub {
             requests_ms: limit_ms,
             upgrades_ms: 0,
         };
+        lock(&self.sockets).clear();
         *lock(&self.draining) = Some(Draining {
             since: Instant::now(),
             limits,
             idle_ended: true,
         });
         self.tell(|| Message::Drain(Ending::Now));
+        self.hurry_before(limits);
+    }
+
+    /// The edge before this one ends with it: nobody but this one knows of it.
+    fn hurry_before(&self, limits: DrainLimits) {
+        if let Some(client) = lock(&self.predecessor).as_mut() {
+            // One that does not answer has exited.
+            let _gone = client.drain(limits);
+        }
     }
 
     fn tell(&self, message: impl Fn() -> Message) {
@@ -286,7 +347,7 @@ impl Hub {
             return false;
         };
         let Ok(open) = self.open() else { return true };
-        let elapsed_ms = u64::try_from(state.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed_ms = state.elapsed_ms();
         if elapsed_ms >= state.limits.requests_ms && !state.idle_ended {
             // Idle connections have had their time to ask once more.
             state.idle_ended = true;

@@ -195,7 +195,7 @@ fn wait_idle(hub: &Hub, targets: &[String], limit: Duration) -> Reply {
 
 /// The names as a line, the descriptors with its first byte.
 fn hand_over(writer: &mut UnixStream, hub: &Hub) -> io::Result<()> {
-    let sockets = hub.sockets();
+    let sockets = hub.sockets()?;
     if sockets.len() > SOCKETS_MAX {
         return say(writer, &failed("there are too many sockets to pass"));
     }

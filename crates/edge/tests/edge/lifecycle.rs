@@ -215,6 +215,82 @@ fn what_is_left_of_a_body_never_becomes_a_request() {
     assert!(seen.iter().all(|head| !head.contains("smuggled")), "{seen:?}");
 }
 
+/// A WebSocket that has been answered.
+fn websocket(address: SocketAddr) -> Wire {
+    let mut wire = Wire::to(address);
+    wire.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(status(&wire.answer().0), 101);
+    wire
+}
+
+#[test]
+fn an_edge_that_was_replaced_lets_go_of_the_ports_and_ends_with_its_successor() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let mut first = warden.start(&[]);
+    warden
+        .client(&first)
+        .publish(&table(1, &[("a", &[&backend])]))
+        .unwrap();
+    let websocket = websocket(warden.address);
+    let mut second = warden.start(&[]);
+    assert_eq!(
+        warden.client(&second).status().unwrap().predecessor,
+        Some(first.0.id())
+    );
+    // The handle of the one who plays the warden goes too: who still listens?
+    let address = warden.address;
+    drop(warden.socket);
+    kill_process(pid(&second), Signal::TERM).unwrap();
+    // A second edge that stops does not leave the first behind, however long its WebSocket would last.
+    let exits = [&mut second, &mut first].map(|edge| {
+        wait_for("the exit", || {
+            edge.0.try_wait().unwrap().map(|exit| exit.success())
+        })
+    });
+    assert_eq!(exits, [true, true]);
+    drop(websocket);
+    assert!(TcpListener::bind(address).is_ok());
+}
+
+#[test]
+fn a_draining_edge_does_not_keep_the_port() {
+    let (warden, backend) = (Warden::new(), Backend::start("b"));
+    let mut first = warden.start(&[]);
+    warden
+        .client(&first)
+        .publish(&table(1, &[("a", &[&backend])]))
+        .unwrap();
+    let websocket = websocket(warden.address);
+    let mut second = warden.start(&[]);
+    drop(warden.client(&second));
+    let Warden { dir, socket, address } = warden;
+    drop(socket);
+    second.0.kill().unwrap();
+    second.0.wait().unwrap();
+    // The first lives on for its WebSocket; connections are refused instead of never being answered.
+    wait_for("a free port", || TcpListener::bind(address).ok());
+    assert!(first.0.try_wait().unwrap().is_none());
+    drop((websocket, dir));
+}
+
+#[test]
+fn an_edge_that_was_replaced_learns_new_tables() {
+    let (warden, old, new) = (Warden::new(), Backend::start("old"), Backend::start("new"));
+    let first = warden.start(&[]);
+    warden
+        .client(&first)
+        .publish(&table(1, &[("a", &[&old])]))
+        .unwrap();
+    let mut client_of_first = Wire::to(warden.address);
+    assert_eq!(client_of_first.get("a", "/").1.lines().next(), Some("old"));
+    let second = warden.start(&[]);
+    let mut control = warden.client(&second);
+    assert_eq!(control.status().unwrap().predecessor, Some(first.0.id()));
+    control.publish(&table(2, &[("a", &[&new])])).unwrap();
+    // Its last request comes to where somebody is.
+    assert_eq!(client_of_first.get("a", "/").1.lines().next(), Some("new"));
+}
+
 /// A thread of our own child that does not run while this lives.
 struct Frozen(i32);
 
