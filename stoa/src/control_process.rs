@@ -84,7 +84,17 @@ fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
         failure(lasts, chain(&cause), cause.next())
     })?;
     let now = Now::at(model::Timestamp::now().as_ms());
-    let store = Store::open(&path, &key, now).map_err(|cause| unopened(&cause))?;
+    let store = match Store::open(&path, &key, now) {
+        // The upgrade that migrated it was taken back, and never got as far as to serve.
+        Err(StoreError::NewerSchema { found, .. })
+            if std::env::var_os(warden::ROLLED_BACK_VARIABLE).is_some() =>
+        {
+            tracing::warn!(schema = found, "the store goes back to before the upgrade");
+            Store::undo_migration(&path).and_then(|()| Store::open(&path, &key, now))
+        }
+        opened => opened,
+    }
+    .map_err(|cause| unopened(&cause))?;
     Ok((store, key))
 }
 

@@ -3,6 +3,7 @@
 //! One binary, several processes: `stoa up` is the warden and runs this same file again as `stoa __edge` and
 //! `stoa __control`; every other command asks a server (`cli`).
 
+mod about;
 mod control_process;
 mod doctor;
 mod down;
@@ -11,12 +12,14 @@ mod edge_process;
 mod logging;
 mod places;
 mod store_care;
+mod takeover;
 mod up;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cli::Command;
+use cli::{Command, ServerCommand};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
     let result = match rest.first().and_then(|word| word.to_str()) {
         Some("__edge") => edge_process::run(&rest[1..]),
         Some("__control") => control_process::run(&rest[1..]),
+        Some("__about") => about::say(),
+        Some("__check-store") => about::check_store(&rest[1..]),
         _ => {
             let parsed = match cli::parse(program.into_iter().chain(rest)) {
                 Ok(parsed) => parsed,
@@ -34,6 +39,9 @@ fn main() -> ExitCode {
             match &parsed.command {
                 Command::Up(args) => up::run(args),
                 Command::Down(args) => down::run(args, parsed.globals.json),
+                Command::Server {
+                    command: ServerCommand::Upgrade(args),
+                } => upgrade::run(args, parsed.globals.json),
                 Command::Doctor(args) => doctor::run(args, parsed.globals.json),
                 Command::Remote(command) => return cli::run(&parsed.globals, command),
             }

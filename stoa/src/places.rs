@@ -50,6 +50,10 @@ impl Places {
     pub(crate) fn listeners(&self) -> PathBuf {
         self.run().join("listeners.json")
     }
+    /// Where the warden is asked to go over to another binary, and says how it goes.
+    pub(crate) fn upgrade(&self) -> PathBuf {
+        self.run().join("upgrade")
+    }
     pub(crate) fn zones(&self) -> PathBuf {
         self.run().join("zones.json")
     }

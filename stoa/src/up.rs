@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cli::UpArgs;
-use warden::{Bound, Child, Event, ExitReason, Wanted};
+use warden::{Bound, Child, Event, ExitReason, Replaced, Wanted};
 
 use crate::places::{Places, write_durably};
-use crate::{Failure, chain, logging};
+use crate::{Failure, chain, logging, takeover};
 
 /// Where apps answer when nobody says otherwise: the usual ports, or those a second server would take.
 const HTTP: [u16; 2] = [80, 8080];
@@ -31,9 +31,14 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
             "choose another one: stoa up --data-dir DIR",
         )
     })?;
-    crate::doctor::refuse_what_cannot_work(&places)?;
+    if warden::is_rehearsal() || !warden::is_takeover() {
+        crate::doctor::refuse_what_cannot_work(&places)?;
+    }
+    if warden::is_rehearsal() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let adopted = places.clone();
-    let described = places.clone();
+    let (described, told) = (places.clone(), places.clone());
     let (domain, threads) = (args.domain.clone(), args.threads);
     let options = warden::Options {
         data_dir: places.data.clone(),
@@ -53,7 +58,11 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
         ],
         adopt: Box::new(move || adopt(&adopted.edge_socket())),
         children: Box::new(move |bound| children(&described, bound, &domain, threads)),
-        report: Box::new(report),
+        upgrades: takeover::upgrades(&places),
+        report: Box::new(move |event| {
+            report(event);
+            takeover::tell(&told, event);
+        }),
     };
     match warden::run(options) {
         Ok(ExitReason::Signal(_)) => {
@@ -104,6 +113,7 @@ fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usiz
     let threads = threads.map(|threads| threads.to_string()).unwrap_or_default();
     let mut edge = Child::of_this_binary("edge", &["__edge", &data, &threads]);
     edge.sockets = vec!["http".to_owned(), "https".to_owned()];
+    edge.replaced = Replaced::WhileItServes;
     let mut control = Child::of_this_binary("control", &["__control", &data, domain, &http_port.to_string()]);
     control.sockets = vec!["api".to_owned()];
     vec![edge, control]
@@ -111,9 +121,15 @@ fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usiz
 
 fn report(event: &Event) {
     match event {
-        Event::Died { .. } | Event::NotStarted { .. } | Event::Killed { .. } => tracing::warn!("{event}"),
-        Event::Listening { .. } | Event::Started { .. } | Event::Stopping { .. } | Event::Stopped { .. } => {
-            tracing::info!("{event}");
+        Event::Died { .. } | Event::NotStarted { .. } | Event::Killed { .. } | Event::NotUpgraded { .. } => {
+            tracing::warn!("{event}");
         }
+        Event::Listening { .. }
+        | Event::Started { .. }
+        | Event::Upgrading { .. }
+        | Event::Replaced { .. }
+        | Event::Upgraded
+        | Event::Stopping { .. }
+        | Event::Stopped { .. } => tracing::info!("{event}"),
     }
 }

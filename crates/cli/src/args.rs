@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use model::{Bytes, Millis, Name};
 
-pub use crate::host_args::{DoctorArgs, DownArgs, UpArgs};
+pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
 
 /// Your own cloud in one binary.
 ///
@@ -95,20 +95,6 @@ pub struct Globals {
     /// Print the API's own objects as JSON.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-}
-
-/// All commands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Start Stoa on this machine, in the foreground.
-    Up(UpArgs),
-    /// End Stoa and everything it runs on this machine. Data stays.
-    Down(DownArgs),
-    /// Check what this machine offers and say how to mend what is missing.
-    Doctor(DoctorArgs),
-    /// A command that asks a server.
-    #[command(flatten)]
-    Remote(Remote),
 }
 
 /// Commands that ask a server.

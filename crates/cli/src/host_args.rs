@@ -1,9 +1,55 @@
-//! What can be typed for the machine itself: `up`, `down`, `doctor`.
+//! What can be typed for the machine itself: `up`, `down`, `doctor`, `server`; and all commands.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+
+use crate::args::Remote;
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start Stoa on this machine, in the foreground.
+    Up(UpArgs),
+    /// End Stoa and everything it runs on this machine. Data stays.
+    Down(DownArgs),
+    /// Look after the Stoa that runs on this machine.
+    Server {
+        /// What to do.
+        #[command(subcommand)]
+        command: ServerCommand,
+    },
+    /// Check what this machine offers and say how to mend what is missing.
+    Doctor(DoctorArgs),
+    /// A command that asks a server.
+    #[command(flatten)]
+    Remote(Remote),
+}
+
+/// What `stoa server` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ServerCommand {
+    /// Have the running Stoa become another binary, without a gap. One that does not work is not kept.
+    Upgrade(UpgradeArgs),
+}
+
+/// Arguments of `stoa server upgrade`.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeArgs {
+    /// The binary to go over to.
+    #[arg(long, value_name = "BINARY")]
+    pub to: PathBuf,
+    /// Where everything is kept.
+    #[arg(
+        long,
+        env = "STOA_DATA_DIR",
+        hide_env_values = true,
+        default_value = "/var/lib/stoa",
+        value_name = "DIR"
+    )]
+    pub data_dir: PathBuf,
+}
 
 /// Arguments of `stoa up`.
 #[derive(Debug, Clone, Args)]

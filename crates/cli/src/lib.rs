@@ -1,7 +1,7 @@
 //! The commands of `stoa` and what people see of them.
 //!
 //! Lives here: arguments, output, exit codes, the deploy archive. Does not live here: how a call is made (`client`), and
-//! what runs a server (`up`, `down`, `doctor`: only their arguments are here, so that there is one help).
+//! what runs a server (`up`, `down`, `server`, `doctor`: only their arguments are here, so that there is one help).
 //! Invariant: data goes to stdout, talk to stderr; no prompt without a terminal; every error says the next step.
 
 mod apps;
@@ -32,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, UpArgs};
+pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, ServerCommand, UpArgs, UpgradeArgs};
 pub use failure::{Code, Failure};
 pub use output::data as print;
 

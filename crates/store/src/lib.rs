@@ -156,10 +156,25 @@ impl Store {
     /// A consistent copy, whole or not there at all; writers go on meanwhile. It opens with the same master key,
     /// which is deliberately not in it.
     pub fn backup_to(&self, to: &Path) -> Result<(), StoreError> {
+        Self::copy(&self.path, to)
+    }
+
+    /// As [`Store::backup_to`], of a store that another process may have open.
+    pub fn copy(path: &Path, to: &Path) -> Result<(), StoreError> {
         let fail = |cause| StoreError::sql("opening the store for a backup", cause);
-        let conn = connect::open_reader(&self.path)?;
+        let conn = connect::open_reader(path)?;
         conn.execute_batch("PRAGMA query_only = OFF").map_err(fail)?;
         schema::copy_into(&conn, to)
+    }
+}
+
+impl Store {
+    /// Gives up what a newer program made of the store, and goes on with the copy it took just before it migrated.
+    /// Nothing may have it open. Whatever was written since the migration is gone.
+    pub fn undo_migration(path: &Path) -> Result<(), StoreError> {
+        let _lock = Lock::take(path)?;
+        let known = schema::MIGRATIONS.last().map_or(0, |step| step.number);
+        schema::undo(path, known)
     }
 }
 

@@ -135,6 +135,28 @@ fn keep_copy(conn: &Connection, path: &Path, number: u32) -> Result<(), StoreErr
     Ok(())
 }
 
+/// Puts the copy that a newer program made before it migrated in the place of what it made of it.
+pub(crate) fn undo(path: &Path, known: u32) -> Result<(), StoreError> {
+    let fail = |cause| StoreError::io(format!("putting {} back", path.display()), cause);
+    let copy = beside(path, &format!(".before-v{}", known + 1));
+    let meta = std::fs::metadata(&copy).map_err(fail)?;
+    if meta.len() == 0 {
+        return Err(fail(std::io::ErrorKind::InvalidData.into()));
+    }
+    // First, lest SQLite take the newer program's pages for pages of the copy. A crash in between leaves either the
+    // newer store again or its state at its last checkpoint, which was before it migrated.
+    for suffix in ["-wal", "-shm"] {
+        match std::fs::remove_file(beside(path, suffix)) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => return Err(fail(cause)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    sync_directory(path)
+        .and_then(|()| std::fs::rename(&copy, path))
+        .and_then(|()| sync_directory(path))
+        .map_err(fail)
+}
+
 /// A consistent copy of the database, whole or not there at all.
 ///
 /// By SQLite, never by reading the file: closing a descriptor of our own on it would drop SQLite's locks.
@@ -252,6 +274,22 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn a_migration_can_be_undone_when_the_newer_program_did_not_work() {
+        let (_dir, path) = version_one();
+        let mut conn = open_writer(&path).expect("a connection");
+        let steps = later("ALTER TABLE meta ADD COLUMN more TEXT NOT NULL DEFAULT ''", 2);
+        migrate(&mut conn, &path, &steps).expect("version 2");
+        conn.execute("UPDATE meta SET value = 'written since'", [])
+            .expect("a row");
+        // As a killed process leaves it: with pages in the WAL.
+        std::mem::forget(conn);
+        undo(&path, 1).expect("the copy");
+        assert_eq!(kept(&path), (1, "yes".into()));
+        assert!(undo(&path, 1).is_err(), "there was one copy");
+        assert_eq!(kept(&path), (1, "yes".into()));
     }
 
     #[test]

@@ -7,13 +7,15 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::inherit;
+use crate::process::Process;
 use crate::signals;
 use crate::sockets::Bound;
+use crate::takeover::TAKEOVER_VARIABLE;
 
 /// What to run and keep running.
 #[derive(Debug, Clone)]
@@ -32,6 +34,17 @@ pub struct Child {
     pub restart: Backoff,
     /// How long it may take after SIGTERM before SIGKILL.
     pub stop_grace: Duration,
+    /// How an upgrade puts another binary's child in its place.
+    pub replaced: Replaced,
+}
+
+/// How a child makes place for the same child of another binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// The new one takes over from the old one, which ends by itself when its work is done.
+    WhileItServes,
+    /// The old one is stopped first: there must never be two.
+    AfterItsEnd,
 }
 
 impl Child {
@@ -46,11 +59,17 @@ impl Child {
             sockets: Vec::new(),
             restart: Backoff::default(),
             stop_grace: Duration::from_secs(15),
+            replaced: Replaced::AfterItsEnd,
         }
     }
 
-    pub(crate) fn start(&self, bound: &[Bound]) -> std::io::Result<std::process::Child> {
-        let mut command = Command::new(&self.program);
+    pub(crate) fn start(&self, bound: &[Bound]) -> std::io::Result<Process> {
+        self.start_of(&self.program, bound)
+    }
+
+    /// As it is, but of another binary.
+    pub(crate) fn start_of(&self, program: &Path, bound: &[Bound]) -> std::io::Result<Process> {
+        let mut command = Command::new(program);
         // Own process group: Ctrl-C at the terminal reaches the warden only, which then stops the children in order.
         command
             .args(&self.argv)
@@ -63,8 +82,9 @@ impl Child {
             .map(|b| (b.name.as_str(), b.as_fd()))
             .collect();
         inherit::pass(&mut command, &sockets);
+        command.env_remove(TAKEOVER_VARIABLE);
         signals::unblock_in_child(&mut command);
-        command.spawn()
+        Ok(Process::of(&command.spawn()?))
     }
 }
 

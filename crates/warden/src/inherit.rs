@@ -47,11 +47,7 @@ pub enum InheritError {
 
 /// Makes `sockets` open in the child, under the same numbers, and names them in its environment.
 pub(crate) fn pass(command: &mut Command, sockets: &[(&str, BorrowedFd<'_>)]) {
-    let listed: Vec<String> = sockets
-        .iter()
-        .map(|(name, fd)| format!("{name}:{}", fd.as_raw_fd()))
-        .collect();
-    command.env(FDS_VARIABLE, listed.join(","));
+    command.env(FDS_VARIABLE, listed(sockets));
     command.env(PARENT_VARIABLE, std::process::id().to_string());
     let numbers: Vec<RawFd> = sockets.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     allow(command, numbers);
@@ -72,6 +68,34 @@ fn allow(command: &mut Command, numbers: Vec<RawFd>) {
     unsafe {
         command.pre_exec(clear);
     }
+}
+
+/// Keeps descriptors open through an `exec` of this very process, or no longer.
+pub(crate) fn keep_open(descriptors: &[BorrowedFd<'_>], keep: Keep) -> std::io::Result<()> {
+    let flags = match keep {
+        Keep::ThroughExec => FdFlags::empty(),
+        Keep::ForUs => FdFlags::CLOEXEC,
+    };
+    for descriptor in descriptors {
+        rustix::io::fcntl_setfd(descriptor, flags)?;
+    }
+    Ok(())
+}
+
+/// See [`keep_open`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Keep {
+    ThroughExec,
+    ForUs,
+}
+
+/// Names descriptors as [`FDS_VARIABLE`] does.
+pub(crate) fn listed(descriptors: &[(&str, BorrowedFd<'_>)]) -> String {
+    let each: Vec<String> = descriptors
+        .iter()
+        .map(|(name, fd)| format!("{name}:{}", fd.as_raw_fd()))
+        .collect();
+    each.join(",")
 }
 
 /// The sockets this process was started with, by name, closed on exec again. Can be called once.

@@ -3,10 +3,12 @@
 //! Lives here: the lock file and reading the pid of whoever holds it.
 //! Does not live here: anything else in the data directory.
 //! Invariant: the lock is the kernel's (`flock`), never the file's existence: a killed warden leaves nothing to clean up.
-//! The descriptor closes on exec, so that no child can hold the lock after the warden is gone.
+//! The descriptor closes on exec, so that no child can hold the lock after the warden is gone; an upgrade, which is this same
+//! process with another program, passes it on.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,7 @@ use rustix::io::Errno;
 /// The held lock; dropping it releases the data directory.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// What takes the lock: one may be told to stop, the other is waited for.
@@ -119,7 +121,20 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Lock {
+    /// The lock as it came through an upgrade's `exec`.
+    fn from(held: OwnedFd) -> Lock {
+        Lock { file: held.into() }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Signal {
     Child,
     /// Stop (SIGINT, SIGTERM, SIGHUP).
     Stop(i32),
+    /// Go over to another binary (SIGUSR2).
+    Upgrade,
 }
 
 /// The signals blocked for as long as this lives.
@@ -34,7 +36,7 @@ impl Signals {
         // pthread_sigmask reads the one and initialises the other. All pointers outlive the calls.
         unsafe {
             libc::sigemptyset(wanted.as_mut_ptr());
-            for number in [libc::SIGCHLD, libc::SIGTERM] {
+            for number in [libc::SIGCHLD, libc::SIGTERM, libc::SIGUSR2] {
                 libc::sigaddset(wanted.as_mut_ptr(), number);
             }
             for number in [libc::SIGINT, libc::SIGHUP] {
@@ -64,6 +66,7 @@ impl Signals {
         let number = unsafe { libc::sigtimedwait(&raw const self.wanted, std::ptr::null_mut(), limit) };
         match number {
             libc::SIGCHLD => Some(Signal::Child),
+            libc::SIGUSR2 => Some(Signal::Upgrade),
             // EAGAIN (the limit passed) and EINTR: the caller's loop looks at the clock again either way.
             n if n < 0 => None,
             n => Some(Signal::Stop(n)),

@@ -13,17 +13,19 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal as Kill};
+use rustix::process::Signal as Kill;
 
 use crate::children::{Backoff, Child};
 use crate::lock::{Lock, LockError, Taker};
+use crate::process::Process;
 use crate::signals::{Signal, Signals};
 use crate::sockets::{self, Bound, Origin, SocketError, Wanted};
+use crate::takeover::{self, TakeoverError};
+use crate::upgrade::Upgrades;
 
 /// A child that exits with this code cannot work at all (`EX_CONFIG`): starting it again would only repeat its message.
 /// Believed only of a child that has never been stable: what has worked may work again, and the others shall not suffer.
@@ -44,10 +46,12 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The sockets to open.
     pub sockets: Vec<Wanted>,
-    /// See [`Adopt`]; called with the lock held.
+    /// See [`Adopt`]; called with the lock held, unless this process goes on after an upgrade.
     pub adopt: Adopt,
     /// See [`Describe`]. They are stopped in the same order, each gone before the next is told.
     pub children: Describe,
+    /// Going over to another binary.
+    pub upgrades: Upgrades,
     /// Told everything worth a log line.
     pub report: Box<dyn FnMut(&Event)>,
 }
@@ -92,6 +96,25 @@ pub enum Event {
         lived: Duration,
         /// When it is started again.
         again_in: Duration,
+    },
+    /// Somebody wants another binary.
+    Upgrading {
+        /// Its path.
+        to: PathBuf,
+    },
+    /// A child of the new binary is at work.
+    Replaced {
+        /// Its name.
+        child: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// This process is the new binary now.
+    Upgraded,
+    /// It stays the old one, and so do its children.
+    NotUpgraded {
+        /// Why.
+        why: String,
     },
     /// The warden was told to stop.
     Stopping {
@@ -152,6 +175,10 @@ impl fmt::Display for Event {
                     "{child} (process {pid}) ended after {lived:.1?} with {status}; next start in {again_in:?}"
                 )
             }
+            Self::Upgrading { to } => write!(f, "going over to {}", to.display()),
+            Self::Replaced { child, pid } => write!(f, "{child} of the new binary works as process {pid}"),
+            Self::Upgraded => write!(f, "went over to this binary"),
+            Self::NotUpgraded { why } => write!(f, "stays with this binary: {why}"),
             Self::Stopping { signal } => write!(f, "stopping on signal {signal}"),
             Self::Stopped { child, status } => write!(f, "{child} stopped ({status})"),
             Self::Killed { child, grace } => {
@@ -185,6 +212,9 @@ pub enum Error {
     /// Signals could not be blocked.
     #[error("could not block signals")]
     Signals(#[source] std::io::Error),
+    /// An upgrade came to the wrong program.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
 }
 
 impl Error {
@@ -193,6 +223,7 @@ impl Error {
         match self {
             Self::Lock(cause) => cause.next(),
             Self::Socket(cause) => cause.next(),
+            Self::Takeover(_) => "start Stoa again: stoa up".to_owned(),
             Self::Signals(_) => "report this with the kernel's version (uname -r)".to_owned(),
         }
     }
@@ -205,12 +236,21 @@ pub fn run(options: Options) -> Result<ExitReason, Error> {
         sockets,
         adopt,
         children,
+        upgrades,
         mut report,
     } = options;
     let signals = Signals::block().map_err(Error::Signals)?;
-    let _lock = Lock::take(&data_dir, Taker::Warden)?;
-    let bound = sockets::open(&sockets, adopt().unwrap_or_default())?;
-    for socket in &bound {
+    let taken = takeover::taken()?;
+    let is_upgrade = taken.is_some();
+    let (lock, handed_over, running, retired) = match taken {
+        Some(taken) => (taken.lock, taken.sockets, taken.running, taken.retired),
+        None => {
+            let lock = Lock::take(&data_dir, Taker::Warden)?;
+            (lock, adopt().unwrap_or_default(), Vec::new(), Vec::new())
+        }
+    };
+    let bound = sockets::open(&sockets, handed_over)?;
+    for socket in bound.iter().filter(|_| !is_upgrade) {
         let (name, address, origin) = (socket.name.clone(), socket.address, socket.origin);
         report(&Event::Listening {
             name,
@@ -218,41 +258,52 @@ pub fn run(options: Options) -> Result<ExitReason, Error> {
             origin,
         });
     }
-    let slots = children(&bound).into_iter().map(Slot::new).collect();
+    let mut slots: Vec<Slot> = children(&bound).into_iter().map(Slot::new).collect();
+    for (name, process) in running {
+        if let Some(slot) = slots.iter_mut().find(|slot| slot.child.name == name) {
+            slot.runs(process);
+            slot.has_worked = true;
+        }
+    }
+    if is_upgrade {
+        report(&Event::Upgraded);
+    }
     Ok(Warden {
+        lock,
         signals,
         bound,
         slots,
+        retired,
+        upgrades,
         report,
     }
     .live())
 }
 
-struct Warden {
-    signals: Signals,
-    bound: Vec<Bound>,
-    slots: Vec<Slot>,
-    report: Box<dyn FnMut(&Event)>,
+pub(crate) struct Warden {
+    pub(crate) lock: Lock,
+    pub(crate) signals: Signals,
+    pub(crate) bound: Vec<Bound>,
+    pub(crate) slots: Vec<Slot>,
+    /// Replaced children that end by themselves when their work is done.
+    pub(crate) retired: Vec<Process>,
+    pub(crate) upgrades: Upgrades,
+    pub(crate) report: Box<dyn FnMut(&Event)>,
 }
 
 /// One child and where it is in its life.
-struct Slot {
-    child: Child,
-    state: State,
+pub(crate) struct Slot {
+    pub(crate) child: Child,
+    pub(crate) state: State,
     /// Deaths in a row before the child was stable.
-    early_deaths: u32,
+    pub(crate) early_deaths: u32,
     /// Whether it has been stable once.
     has_worked: bool,
 }
 
-enum State {
-    Waiting {
-        until: Instant,
-    },
-    Running {
-        process: std::process::Child,
-        since: Instant,
-    },
+pub(crate) enum State {
+    Waiting { until: Instant },
+    Running { process: Process, since: Instant },
     Gone,
 }
 
@@ -304,6 +355,13 @@ impl Warden {
                     self.stop();
                     return ExitReason::Signal(number);
                 }
+                Some(Signal::Upgrade) => {
+                    if let Some(number) = self.upgrade() {
+                        (self.report)(&Event::Stopping { signal: number });
+                        self.stop();
+                        return ExitReason::Signal(number);
+                    }
+                }
                 Some(Signal::Child) | None => {}
             }
             // After every wake-up, whatever its cause: one SIGCHLD may stand for several deaths.
@@ -314,7 +372,7 @@ impl Warden {
         }
     }
 
-    fn start_due(&mut self) {
+    pub(crate) fn start_due(&mut self) {
         let now = Instant::now();
         for slot in &mut self.slots {
             if !matches!(slot.state, State::Waiting { until } if until <= now) {
@@ -348,12 +406,13 @@ impl Warden {
 
     /// Collects the dead and plans their restart; names a child that cannot work.
     fn reap(&mut self) -> Option<String> {
+        self.retired.retain_mut(|process| process.ended().is_none());
         for slot in &mut self.slots {
             let State::Running { process, since } = &mut slot.state else {
                 continue;
             };
             let (pid, lived) = (process.id(), since.elapsed());
-            let Ok(Some(status)) = process.try_wait() else {
+            let Some(status) = process.ended() else {
                 continue;
             };
             let says_useless = status.code() == Some(NO_RESTART);
@@ -377,46 +436,65 @@ impl Warden {
     /// Stops the children one after the other: each is gone before the next is told.
     fn stop(&mut self) {
         let mut hurry = false;
-        for slot in &mut self.slots {
-            let State::Running { mut process, .. } = std::mem::replace(&mut slot.state, State::Gone) else {
-                continue;
-            };
-            let grace = if hurry {
-                Duration::ZERO
-            } else {
-                slot.child.stop_grace
-            };
-            send(&process, Kill::TERM);
-            let mut killed = false;
-            let deadline = Instant::now() + grace;
-            let status = loop {
-                if let Ok(Some(status)) = process.try_wait() {
-                    break status;
-                }
+        for process in &self.retired {
+            process.send(Kill::TERM);
+        }
+        let grace = self.slots.iter().map(|slot| slot.child.stop_grace).max();
+        let deadline = Instant::now() + grace.unwrap_or_default();
+        for n in 0..self.slots.len() {
+            hurry |= self.stop_slot(n, hurry).is_some();
+        }
+        // Whoever is left after as long as the others have does not outlive its warden.
+        for process in &mut self.retired {
+            while process.ended().is_none() && !hurry && Instant::now() < deadline {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() || hurry {
-                    killed = true;
-                    send(&process, Kill::KILL);
-                    break process.wait().unwrap_or_else(|_| ExitStatus::from_raw(0));
-                }
-                // A second Ctrl-C means: now.
                 hurry = matches!(self.signals.wait(Some(left)), Some(Signal::Stop(_)));
-            };
-            let child = slot.child.name.clone();
-            let event = if killed {
-                Event::Killed { child, grace }
-            } else {
-                Event::Stopped { child, status }
-            };
-            (self.report)(&event);
+            }
+            process.send(Kill::KILL);
+            process.wait();
         }
     }
-}
 
-/// The process is ours and unreaped, so its number cannot have been given to another.
-fn send(process: &std::process::Child, signal: Kill) {
-    if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
-        // The only possible failure is that it is already gone, which is what we want.
-        let _gone = rustix::process::kill_process(pid, signal);
+    /// Stops one child; gives the signal to stop everything, when one came meanwhile.
+    pub(crate) fn stop_one(&mut self, n: usize) -> Option<i32> {
+        self.stop_slot(n, false)
+    }
+
+    fn stop_slot(&mut self, n: usize, hurried: bool) -> Option<i32> {
+        let slot = &mut self.slots[n];
+        let State::Running { mut process, .. } = std::mem::replace(&mut slot.state, State::Gone) else {
+            return None;
+        };
+        let grace = if hurried {
+            Duration::ZERO
+        } else {
+            slot.child.stop_grace
+        };
+        process.send(Kill::TERM);
+        let (mut killed, mut told) = (false, None);
+        let deadline = Instant::now() + grace;
+        let status = loop {
+            if let Some(status) = process.ended() {
+                break status;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || told.is_some() {
+                killed = true;
+                process.send(Kill::KILL);
+                break process.wait();
+            }
+            // A second Ctrl-C means: now.
+            if let Some(Signal::Stop(number)) = self.signals.wait(Some(left)) {
+                told = Some(number);
+            }
+        };
+        let child = slot.child.name.clone();
+        let event = if killed {
+            Event::Killed { child, grace }
+        } else {
+            Event::Stopped { child, status }
+        };
+        (self.report)(&event);
+        told
     }
 }

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use warden::{Backoff, Bound, Child, Options, Wanted};
+use warden::{Backoff, Bound, Child, Options, Upgrades, Wanted};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +67,11 @@ fn run_warden(dir: &Path, port: u16, mode: &str) {
         }],
         adopt: Box::new(|| None),
         children: Box::new(move |bound| children(&described, bound, &mode)),
+        upgrades: Upgrades {
+            wanted: Box::new(|| None),
+            is_healthy: Box::new(|_| false),
+            healthy_within: Duration::from_secs(20),
+        },
         report: Box::new(move |event| note(&journal, &format!("warden: {event}"))),
     });
     match outcome {

@@ -1,0 +1,314 @@
+//! The platform itself is replaced while it serves: no failed request, no workload that notices, and a way back.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use journeys::load::Load;
+use journeys::process::{self, Process};
+use journeys::{Answer, Application, PATIENCE, Stoa, holds, until};
+
+const UPGRADES: usize = 3;
+/// Each client must have been at work all the time, or nothing is proven.
+const ANSWERS_AT_LEAST: u64 = 3;
+/// The load goes on for so long before each upgrade and after the last: a slow answer (2.5 s) then spans each of them.
+const WORK: Duration = Duration::from_secs(2);
+
+struct World {
+    stoa: Stoa,
+    app: Application,
+    workloads: BTreeSet<Process>,
+}
+
+/// A Stoa with two instances of the probe.
+fn world(name: &str) -> Result<World> {
+    let stoa = Stoa::start(name)?;
+    let app = Application::copy("probe", stoa.root())?;
+    app.replace("stoa.toml", "port = 8080", "port = 8080\nscale = 2")?;
+    stoa.deploy(&app)?.ok()?;
+    let first = stoa.get(&app.host(), "/")?;
+    ensure!(
+        first.status == 200,
+        "XXX after the deploy: {} {}",
+        first.status,
+        stoa.log()
+    );
+    let workloads = until("two workloads", PATIENCE, || {
+        let found: BTreeSet<Process> = stoa.members("python3 server.py").into_iter().collect();
+        Ok(Some(found).filter(|found| found.len() == 2))
+    })?;
+    Ok(World { stoa, app, workloads })
+}
+
+impl World {
+    fn upgrade(&self, to: &Path) -> Result<Answer> {
+        let (to, data) = (to.to_string_lossy(), self.stoa.data_dir());
+        self.stoa.cli(&[
+            "server",
+            "upgrade",
+            "--to",
+            &to,
+            "--data-dir",
+            &data.to_string_lossy(),
+        ])
+    }
+
+    /// The warden's program is that file, and so is that of its control and of its newest edge.
+    fn runs_from(&self, file: &Path) -> Result<bool> {
+        let warden = self.stoa.warden()?;
+        let parts = process::children(warden.pid);
+        let newest = |role: &str| {
+            let word = format!("__{role}");
+            let of_role = parts
+                .iter()
+                .filter(|part| part.line.split(' ').any(|one| one == word));
+            of_role.max_by_key(|part| (part.started, part.pid)).cloned()
+        };
+        let (Some(edge), Some(control)) = (newest("edge"), newest("control")) else {
+            return Ok(false);
+        };
+        let is_it = |process: &Process| {
+            fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == file)
+        };
+        Ok([&warden, &edge, &control].into_iter().all(is_it))
+    }
+
+    fn nothing_noticed(&self) -> Result<()> {
+        for workload in &self.workloads {
+            ensure!(workload.is_alive(), "a workload lost its process: {workload:?}");
+        }
+        let now: BTreeSet<Process> = self.stoa.members("python3 server.py").into_iter().collect();
+        ensure!(now == self.workloads, "other workloads run: {now:?}");
+        self.stoa.cli(&["status"])?.ok()?;
+        Ok(())
+    }
+
+    fn deploys(&self) -> Result<()> {
+        self.app
+            .replace("stoa.toml", "VERSION = \"1\"", "VERSION = \"2\"")?;
+        self.stoa.deploy(&self.app)?.ok()?.says("v2")?;
+        ensure!(
+            self.stoa.get(&self.app.host(), "/")?.text() == "2",
+            "v2 does not serve"
+        );
+        Ok(())
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        let warden = self.stoa.warden()?;
+        fs::read_link(format!("/proc/{}/exe", warden.pid)).context("the warden has no program")
+    }
+
+    /// A program that does as the real one but for one of its words.
+    fn broken(&self, word: &str, instead: &str) -> Result<PathBuf> {
+        let path = self
+            .stoa
+            .root()
+            .join(format!("broken-{}", word.trim_start_matches('_')));
+        let real = self.binary()?;
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = {word} ]; then {instead}; fi\nexec {} \"$@\"\n",
+            real.display()
+        );
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+}
+
+/// No request failed, and all clients were at work.
+fn nothing_failed(load: Load) -> Result<()> {
+    let tallies = load.stop();
+    for tally in &tallies {
+        println!(
+            "{}: {} answered, {} failed, {} cut",
+            tally.client,
+            tally.answered,
+            tally.failures.len(),
+            tally.cuts
+        );
+    }
+    for tally in &tallies {
+        ensure!(
+            tally.failures.is_empty(),
+            "{} failed: {:#?}",
+            tally.client,
+            tally.failures
+        );
+        ensure!(
+            tally.answered >= ANSWERS_AT_LEAST,
+            "{} hardly worked: {}",
+            tally.client,
+            tally.answered
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> {
+    let world = world("upgrade")?;
+    let warden = world.stoa.warden()?;
+    let real = world.binary()?;
+    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    for number in 1..=UPGRADES {
+        let copy = world.stoa.root().join(format!("stoa-{number}"));
+        fs::copy(&real, &copy)?;
+        thread::sleep(WORK);
+        world.upgrade(&copy)?.ok()?.says("runs from")?;
+        ensure!(
+            world.runs_from(&copy)?,
+            "not everything runs from {}",
+            copy.display()
+        );
+        ensure!(
+            world.stoa.warden()?.started == warden.started,
+            "the warden is another process"
+        );
+        world.nothing_noticed()?;
+    }
+    thread::sleep(WORK);
+    nothing_failed(load)?;
+    // What was replaced is gone when its connections are.
+    holds("one edge and one control", || {
+        Ok(process::children(warden.pid).len() == 2)
+    })?;
+    // The new warden keeps its children: a killed one comes back, from the new binary.
+    for role in ["control", "edge"] {
+        let before = world.stoa.part(role)?;
+        before.signal(libc::SIGKILL)?;
+        until("its successor", PATIENCE, || {
+            Ok(world
+                .stoa
+                .part(role)
+                .ok()
+                .filter(|now| now.pid != before.pid)
+                .map(|_| ()))
+        })?;
+    }
+    holds("requests to be served again", || {
+        Ok(world
+            .stoa
+            .get(&world.app.host(), "/")
+            .is_ok_and(|answer| answer.status == 200))
+    })?;
+    holds("the API to answer", || Ok(world.stoa.cli(&["status"])?.code == 0))?;
+    let last = world.stoa.root().join(format!("stoa-{UPGRADES}"));
+    ensure!(
+        world.runs_from(&last)?,
+        "not everything runs from {}",
+        last.display()
+    );
+    world.nothing_noticed()?;
+    world.deploys()?;
+    world.stoa.finish()
+}
+
+#[test]
+fn a_binary_that_does_not_work_is_not_kept() -> Result<()> {
+    let world = world("upgrade-broken")?;
+    let real = world.binary()?;
+    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    let text = world.stoa.root().join("text");
+    fs::write(&text, "not a program")?;
+    let missing = world.stoa.root().join("missing");
+    let refused = [
+        (missing, "there is no"),
+        (text, "not an executable file"),
+        (world.stoa.root().to_owned(), "not an executable file"),
+        (PathBuf::from("/bin/false"), "is not a Stoa"),
+        (PathBuf::from("/bin/echo"), "is not a Stoa"),
+        (
+            world.broken("__check-store", "echo error: the store is too new >&2; exit 78")?,
+            "cannot use this store (exit status: 78): the store is too new",
+        ),
+        (
+            world.broken("up", "exit 2")?,
+            "does not start with the arguments of this one",
+        ),
+        (
+            world.broken("__edge", "exit 3")?,
+            "the new edge ended with exit status: 3",
+        ),
+        (
+            world.broken("__control", "exit 78")?,
+            "the new control ended with exit status: 78",
+        ),
+    ];
+    for (binary, why) in &refused {
+        thread::sleep(WORK);
+        let answer = world.upgrade(binary)?;
+        ensure!(answer.code == 1, "{} was taken: {answer:?}", binary.display());
+        answer.says(why)?.says("next:")?;
+        ensure!(
+            world.runs_from(&real)?,
+            "after {} something else runs",
+            binary.display()
+        );
+        world.nothing_noticed()?;
+    }
+    thread::sleep(WORK);
+    nothing_failed(load)?;
+    world.deploys()?;
+    world.stoa.finish()
+}
+
+/// What the control of a newer Stoa does to the store before it fails: a copy, then another schema.
+const MIGRATES: &str = r#"exec python3 -c 'import sqlite3, sys
+path = sys.argv[1] + "/store/stoa.db"
+store = sqlite3.connect(path)
+store.execute("VACUUM INTO ?", (path + ".before-v2",))
+store.execute("PRAGMA user_version = 2")
+store.execute("DROP TABLE audit")
+store.close()
+sys.exit(4)' "$2""#;
+
+#[test]
+fn a_migration_by_a_binary_that_does_not_work_is_undone() -> Result<()> {
+    let world = world("upgrade-undone")?;
+    let real = world.binary()?;
+    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    thread::sleep(WORK);
+    let answer = world.upgrade(&world.broken("__control", MIGRATES)?)?;
+    ensure!(answer.code == 1, "it was taken: {answer:?}");
+    answer.says("the new control ended with exit status: 4")?;
+    ensure!(
+        world
+            .stoa
+            .log()
+            .contains("the store goes back to before the upgrade"),
+        "nothing was undone"
+    );
+    ensure!(world.runs_from(&real)?, "something else runs");
+    world.nothing_noticed()?;
+    thread::sleep(WORK * 2);
+    nothing_failed(load)?;
+    world.deploys()?;
+    world.stoa.finish()
+}
+
+#[test]
+fn nothing_to_upgrade_is_said() -> Result<()> {
+    let stoa = Stoa::prepare("upgrade-nothing")?;
+    let data = stoa.data_dir();
+    let arguments = [
+        "server",
+        "upgrade",
+        "--to",
+        "/bin/true",
+        "--data-dir",
+        data.to_str().context("a path")?,
+    ];
+    let answer = stoa.cli(&arguments)?;
+    ensure!(answer.code == 1, "it upgraded nothing: {answer:?}");
+    answer.says("there is no Stoa in")?;
+    fs::create_dir_all(&data)?;
+    let answer = stoa.cli(&arguments)?;
+    ensure!(answer.code == 1, "it upgraded nothing: {answer:?}");
+    answer.says("no Stoa runs on")?;
+    Ok(())
+}
