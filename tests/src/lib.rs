@@ -9,9 +9,9 @@ mod api;
 mod application;
 pub mod census;
 pub mod http;
-pub mod load;
 pub mod process;
 mod stoa;
+pub mod traffic;
 mod wait;
 mod websocket;
 
