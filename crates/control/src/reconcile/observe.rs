@@ -87,6 +87,8 @@ fn next(
         *since = now;
     }
     match seen {
+        // It stays as it is, without an address: `start` repeats what was cut off.
+        Some(seen) if is_cut_off(&next, seen, now) => {}
         Some(seen) => {
             next.address = seen.address.or(next.address);
             next.condition = match &seen.phase {
@@ -129,6 +131,16 @@ fn next(
     (next != *row).then_some(next)
 }
 
+/// Whether its start was cut off, as it is when we die in the middle of it: nobody was told an address yet, and nothing
+/// is known of any program of it. That is no failure of the release.
+fn is_cut_off(row: &Instance, seen: &Observed, now: Timestamp) -> bool {
+    let Condition::Starting { since } = row.condition else {
+        return false;
+    };
+    let is_lost = matches!(&seen.phase, Phase::Exited { exit: Exit::Lost, .. });
+    is_lost && row.address.is_none() && now.since(since) <= NEVER_SEEN
+}
+
 /// Without a port to probe, a process that runs is fit; whether it stays is the rollout's business (`plan`). With one, no
 /// answer means that nobody asked yet.
 fn running(
@@ -158,5 +170,63 @@ fn running(
         | Condition::Draining { .. }
         | Condition::Stopping { .. }
         | Condition::Exited { .. } => was.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{InstanceId, Purpose};
+
+    use super::*;
+
+    fn starting(address: Option<std::net::Ipv4Addr>) -> Instance {
+        Instance {
+            id: InstanceId::fresh(),
+            purpose: Purpose::Database {
+                database: model::DatabaseId::fresh(),
+            },
+            attempt: 0,
+            created_at: Timestamp::from_ms(0),
+            address,
+            uid_range: 0,
+            excused: false,
+            condition: Condition::Starting {
+                since: Timestamp::from_ms(0),
+            },
+        }
+    }
+
+    /// What becomes of a starting instance that is seen to have ended like that, so long after it was asked for.
+    fn after(address: Option<std::net::Ipv4Addr>, exit: &Exit, after: Millis) -> Condition {
+        let row = starting(address);
+        let now = Timestamp::from_ms(0).plus(after);
+        let seen = Observed {
+            id: row.id,
+            address: Some([10, 0, 0, 2].into()),
+            phase: Phase::Exited {
+                at: now,
+                exit: exit.clone(),
+            },
+        };
+        next(&row, Some(&seen), true, Look::Usual, now).map_or(row.condition, |next| next.condition)
+    }
+
+    #[test]
+    fn a_start_that_was_cut_off_is_repeated_and_no_failure() {
+        let is_starting = |condition| matches!(condition, Condition::Starting { .. });
+        let known = Some([10, 0, 0, 2].into());
+        assert!(is_starting(after(None, &Exit::Lost, Millis::seconds(1))));
+        // What had been started, what ended by itself, and what is cut off again and again count.
+        assert!(!is_starting(after(known, &Exit::Lost, Millis::seconds(1))));
+        assert!(!is_starting(after(
+            None,
+            &Exit::Code { code: 1 },
+            Millis::seconds(1)
+        )));
+        assert!(!is_starting(after(
+            None,
+            &Exit::Lost,
+            Millis::new(NEVER_SEEN.as_ms() + 1)
+        )));
     }
 }
