@@ -74,18 +74,32 @@ impl Api {
     /// # Errors
     /// When the connection breaks; a status is an answer.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Reply> {
-        let text = body.map(Value::to_string).unwrap_or_default();
+        let text = body.map(Value::to_string);
+        let body = text.as_ref().map(|text| ("application/json", text.as_bytes()));
+        self.send(method, path, body)
+    }
+
+    /// Sends a tar archive to the usual environment.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub fn upload(&self, archive: &[u8]) -> Result<Reply> {
+        let path = format!("{ENVIRONMENT}/uploads");
+        self.send("POST", &path, Some(("application/x-tar", archive)))
+    }
+
+    fn send(&self, method: &str, path: &str, body: Option<(&str, &[u8])>) -> Result<Reply> {
         let credential = format!("Bearer {}", self.token);
         let mut headers = vec![("Connection", "close"), ("Accept", "application/json")];
         if !self.token.is_empty() {
             headers.push(("Authorization", credential.as_str()));
         }
-        if body.is_some() {
-            headers.push(("Content-Type", "application/json"));
+        if let Some((kind, _)) = body {
+            headers.push(("Content-Type", kind));
         }
         let host = self.address.to_string();
-        let response =
-            Connection::open(self.address)?.request(method, &host, path, &headers, text.as_bytes())?;
+        let content = body.map_or(&[][..], |(_, content)| content);
+        let response = Connection::open(self.address)?.request(method, &host, path, &headers, content)?;
         let body = if response.body.is_empty() {
             Value::Null
         } else {

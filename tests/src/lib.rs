@@ -10,6 +10,7 @@ mod application;
 pub mod census;
 pub mod http;
 pub mod process;
+pub mod soak;
 mod stoa;
 pub mod traffic;
 mod wait;

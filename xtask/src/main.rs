@@ -1,4 +1,4 @@
-//! The commands of the repository: `cargo xtask demo|test|check|bench`.
+//! The commands of the repository: `cargo xtask demo|test|check|bench|soak`.
 //!
 //! Lives here: reading the arguments. Does not live here: anything the product needs at run time.
 
@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod packages;
 mod repository;
+mod soak;
 mod step;
 mod test;
 
@@ -19,6 +20,10 @@ cargo xtask test                 everything CI runs
 cargo xtask check                the rules of the house: crate arrows, forbidden calls, sizes, true documents
 cargo xtask bench NAME [--rounds N] [--write]
                                  deploy | weight | db | edge | all: measure Stoa beside its peers, print ratios
+cargo xtask soak deploys [--deploys N] [--load X]
+                                 deploy good and bad releases under traffic
+cargo xtask soak kill [--trials N] [--seed S] [--load X] [--databases yes|no]
+                                 kill -9 at random moments of random operations, compare what was promised
 cargo xtask packages             install the Debian packages the above need
 ";
 
@@ -31,6 +36,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["check"] => check::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["soak", rest @ ..] => soak::run(rest),
         ["packages"] => packages::install(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

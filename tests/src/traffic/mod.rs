@@ -161,7 +161,8 @@ impl Traffic {
         self.take()
     }
 
-    fn end(&mut self) {
+    /// Ends it like [`Traffic::stop`]; what was seen can still be taken.
+    pub fn end(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ended = thread.join();

@@ -1,0 +1,22 @@
+//! The short soak: kills at random moments under traffic lose nothing, do nothing twice and leave nothing behind.
+
+use anyhow::{Result, ensure};
+use journeys::soak::kill::{self, Options};
+use journeys::traffic::Load;
+
+/// `cargo xtask soak kill` runs more of them, with databases too.
+const TRIALS: u64 = 40;
+const SEED: u64 = 3;
+
+#[test]
+fn kills_at_random_moments_lose_nothing() -> Result<()> {
+    let outcome = kill::run(Options {
+        trials: TRIALS,
+        seed: SEED,
+        databases: false,
+        load: Load::times(0.5),
+    })?;
+    println!("{outcome}");
+    ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));
+    Ok(())
+}

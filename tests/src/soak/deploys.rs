@@ -1,0 +1,111 @@
+//! Deploys, good and bad, one after the other, under traffic.
+//!
+//! Lives here: the sequence and its verdict. Does not live here: the traffic (`traffic`), kills (`kill`).
+//! Invariant: a rejected release is never allowed to answer, so an answer of it counts as misrouted.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use super::operation::{Answer, Operation, SERVED};
+use super::{BAD, upload};
+use crate::traffic::{Load, Report, Traffic};
+use crate::{ENVIRONMENT, Stoa};
+
+/// Every fifth release is bad.
+const BAD_EACH: u64 = 5;
+/// How often there is a word on how it goes.
+const TOLD_EACH: u64 = 25;
+
+/// What to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many deploys.
+    pub deploys: u64,
+    /// Traffic during all of it.
+    pub load: Load,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    good: u64,
+    bad: u64,
+    took: Duration,
+    /// What the traffic saw.
+    pub report: Report,
+}
+
+/// Deploys until the count is reached.
+///
+/// # Errors
+/// When a good release is rejected, a bad one serves, or something is left behind.
+pub fn run(options: Options) -> Result<Outcome> {
+    let begin = Instant::now();
+    let stoa = Stoa::start("soak-deploys")?;
+    let api = stoa.api()?;
+    let upload = upload(&stoa)?;
+    let body = serde_json::json!({ "name": SERVED });
+    let made = api.call("POST", &format!("{ENVIRONMENT}/apps"), Some(&body))?;
+    ensure!(made.status == 201, "{}", made.body);
+    let settle = |operation: &Operation| -> Result<bool> {
+        match operation.ask(&api, &upload) {
+            Answer::Acknowledged { operation: Some(id) } => Ok(api.settled(&id)?["state"] == "succeeded"),
+            other => bail!("{operation} was answered {other:?}"),
+        }
+    };
+    let good = |number: u64| Operation::Deploy {
+        app: SERVED.to_owned(),
+        version: format!("{SERVED}-{number}"),
+    };
+    ensure!(settle(&good(0))?, "the first deploy failed");
+    let (address, host) = (stoa.listeners().http, format!("{SERVED}.localhost"));
+    let traffic = Traffic::start(address, &host, &format!("{SERVED}-0"), options.load)?;
+    let mut outcome = Outcome {
+        good: 0,
+        bad: 0,
+        took: Duration::ZERO,
+        report: Report::default(),
+    };
+    for number in 1..=options.deploys {
+        let version = format!("{SERVED}-{number}");
+        if number.is_multiple_of(BAD_EACH) {
+            let turn = usize::try_from(number / BAD_EACH)?;
+            let bad = Operation::DeployBad {
+                app: SERVED.to_owned(),
+                version,
+                how: BAD[turn % BAD.len()],
+            };
+            ensure!(!settle(&bad)?, "{bad} serves");
+            outcome.bad += 1;
+        } else {
+            traffic.may(&version);
+            ensure!(settle(&good(number))?, "deploy {number} failed");
+            traffic.only(&version);
+            outcome.good += 1;
+        }
+        outcome.report.add(traffic.take());
+        if number.is_multiple_of(TOLD_EACH) {
+            let (exchanges, faults) = (outcome.report.exchanges(), outcome.report.faults());
+            println!("   {number} deploys, {exchanges} exchanges, {faults} not as they should be");
+        }
+    }
+    outcome.report.add(traffic.stop());
+    outcome.took = begin.elapsed();
+    stoa.finish()?;
+    Ok(outcome)
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} good and {} bad deploys in {:.0} s",
+            self.good,
+            self.bad,
+            self.took.as_secs_f64()
+        )?;
+        write!(f, "{}", self.report)
+    }
+}

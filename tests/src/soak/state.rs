@@ -1,0 +1,180 @@
+//! What the API says there is: the acknowledged writes, as a value that can be compared.
+//!
+//! Invariant: nothing in it changes by itself once everything has settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::{Api, ENVIRONMENT};
+
+/// How many of the newest releases and operations are looked at.
+const NEWEST: usize = 60;
+
+/// Everything that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct State {
+    pub(super) apps: BTreeMap<String, App>,
+    /// Name and state of each database.
+    pub(super) databases: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct App {
+    /// The release that serves.
+    pub(super) serving: Option<u64>,
+    pub(super) env: BTreeMap<String, String>,
+    /// Version of each secret: how often it was set.
+    pub(super) secrets: BTreeMap<String, u64>,
+    /// Wanted instances.
+    pub(super) scale: Option<u64>,
+    /// The newest releases by number.
+    pub(super) releases: BTreeMap<u64, Release>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Release {
+    pub(super) version: String,
+    pub(super) state: String,
+}
+
+impl App {
+    pub(super) fn newest(&self) -> u64 {
+        self.releases.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The version that answers.
+    pub(super) fn version(&self) -> Option<&str> {
+        let release = self.releases.get(&self.serving?)?;
+        Some(&release.version)
+    }
+}
+
+impl State {
+    pub(super) fn read(api: &Api) -> Result<Self> {
+        let mut state = Self::default();
+        for app in items(api, "/apps")? {
+            let name = text(&app, "name")?;
+            state.apps.insert(name.clone(), read_app(api, &name, &app)?);
+        }
+        for database in items(api, "/databases")? {
+            state
+                .databases
+                .insert(text(&database, "name")?, text(&database, "state")?);
+        }
+        Ok(state)
+    }
+
+    /// What differs between two, in words.
+    pub(super) fn difference(&self, other: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        let names: BTreeSet<&String> = self.apps.keys().chain(other.apps.keys()).collect();
+        for name in names {
+            match (self.apps.get(name), other.apps.get(name)) {
+                (Some(mine), Some(theirs)) => found.extend(
+                    mine.difference(theirs)
+                        .into_iter()
+                        .map(|what| format!("{name}: {what}")),
+                ),
+                (Some(_), None) => found.push(format!("app {name} expected, not there")),
+                (None, Some(_)) => found.push(format!("app {name} not expected, but there")),
+                (None, None) => {}
+            }
+        }
+        if self.databases != other.databases {
+            found.push(format!(
+                "databases {:?} expected, {:?} there",
+                self.databases, other.databases
+            ));
+        }
+        found
+    }
+}
+
+impl App {
+    fn difference(&self, other: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut differ = |what: &str, mine: String, theirs: String| {
+            if mine != theirs {
+                found.push(format!("{what} {mine} expected, {theirs} there"));
+            }
+        };
+        differ("serving", debug(&self.serving), debug(&other.serving));
+        differ("env", debug(&self.env), debug(&other.env));
+        differ("secrets", debug(&self.secrets), debug(&other.secrets));
+        differ("scale", debug(&self.scale), debug(&other.scale));
+        // The oldest leave the page as new ones come.
+        let oldest = self.releases.keys().next().max(other.releases.keys().next());
+        let oldest = oldest.copied().unwrap_or(0);
+        differ(
+            "releases",
+            debug(&self.releases.range(oldest..).collect::<Vec<_>>()),
+            debug(&other.releases.range(oldest..).collect::<Vec<_>>()),
+        );
+        found
+    }
+}
+
+fn debug(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}")
+}
+
+fn read_app(api: &Api, name: &str, app: &Value) -> Result<App> {
+    let number = |name: &str| name.trim_start_matches('v').parse::<u64>().ok();
+    let mut releases = BTreeMap::new();
+    for release in items(api, &format!("/apps/{name}/releases"))? {
+        let number = number(&text(&release, "name")?).context("a release without a number")?;
+        let version = release["env"]["VERSION"].as_str().unwrap_or_default().to_owned();
+        let state = text(&release, "state")?;
+        let known = releases.insert(number, Release { version, state });
+        ensure!(known.is_none(), "two releases of {name} have the number {number}");
+    }
+    let mut secrets = BTreeMap::new();
+    for secret in items(api, &format!("/apps/{name}/secrets"))? {
+        secrets.insert(
+            text(&secret, "key")?,
+            secret["version"].as_u64().unwrap_or_default(),
+        );
+    }
+    let env = api.get(&format!("{ENVIRONMENT}/apps/{name}/env"))?["env"].clone();
+    Ok(App {
+        serving: app["serving"].as_str().and_then(number),
+        env: serde_json::from_value(env)?,
+        secrets,
+        scale: app["services"][0]["wanted"].as_u64(),
+        releases,
+    })
+}
+
+/// Operations, newest first.
+pub(super) fn operations(api: &Api) -> Result<Vec<Value>> {
+    items(api, "/operations")
+}
+
+/// Instances of an app that have not ended: name on the host and condition.
+pub(super) fn live(api: &Api, app: &str) -> Result<BTreeMap<String, String>> {
+    let mut live = BTreeMap::new();
+    for instance in items(api, &format!("/apps/{app}/instances"))? {
+        let condition = text(&instance, "condition")?;
+        if condition != "exited" {
+            live.insert(text(&instance, "id")?.replace('_', "-"), condition);
+        }
+    }
+    Ok(live)
+}
+
+/// The first page of a list.
+fn items(api: &Api, list: &str) -> Result<Vec<Value>> {
+    let path = format!("{ENVIRONMENT}{list}?limit={NEWEST}");
+    let page = api.get(&path)?;
+    let items = page["items"].as_array();
+    Ok(items
+        .with_context(|| format!("{path} is no list: {page}"))?
+        .clone())
+}
+
+fn text(value: &Value, key: &str) -> Result<String> {
+    let text = value[key].as_str();
+    Ok(text.with_context(|| format!("no {key} in {value}"))?.to_owned())
+}

@@ -1,0 +1,34 @@
+//! `cargo xtask soak kill`.
+
+use anyhow::{Result, bail, ensure};
+use journeys::soak::kill::{self, Options};
+use journeys::traffic::Load;
+
+use super::{Words, binary};
+
+const TRIALS: u64 = 500;
+
+pub fn run(words: &Words<'_>) -> Result<()> {
+    words.only(&["trials", "seed", "load", "databases"])?;
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let options = Options {
+        trials: words.get("trials", TRIALS)?,
+        seed: words.get("seed", time.as_secs())?,
+        databases: match words.get("databases", "yes".to_owned())?.as_str() {
+            "yes" => true,
+            "no" => false,
+            other => bail!("--databases is yes or no, not {other}"),
+        },
+        load: Load::times(words.get("load", 1.0)?),
+    };
+    println!("seed {}", options.seed);
+    binary()?;
+    let outcome = kill::run(options)?;
+    println!("{outcome}");
+    ensure!(
+        outcome.findings.is_empty(),
+        "{} trials found something",
+        outcome.findings.len()
+    );
+    Ok(())
+}
