@@ -8,13 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use journeys::load::Load;
 use journeys::process::{self, Process};
+use journeys::traffic::{Load, Traffic};
 use journeys::{Answer, Application, PATIENCE, Stoa, holds, until};
 
 const UPGRADES: usize = 3;
-/// Each client must have been at work all the time, or nothing is proven.
-const ANSWERS_AT_LEAST: u64 = 3;
+/// Each kind must have been at work all the time, or nothing is proven.
+const EXCHANGES_AT_LEAST: u64 = 3;
 /// The load goes on for so long before each upgrade and after the last: a slow answer (2.5 s) then spans each of them.
 const WORK: Duration = Duration::from_secs(2);
 
@@ -30,13 +30,6 @@ fn world(name: &str) -> Result<World> {
     let app = Application::copy("probe", stoa.root())?;
     app.replace("stoa.toml", "port = 8080", "port = 8080\nscale = 2")?;
     stoa.deploy(&app)?.ok()?;
-    let first = stoa.get(&app.host(), "/")?;
-    ensure!(
-        first.status == 200,
-        "XXX after the deploy: {} {}",
-        first.status,
-        stoa.log()
-    );
     let workloads = until("two workloads", PATIENCE, || {
         let found: BTreeSet<Process> = stoa.members("python3 server.py").into_iter().collect();
         Ok(Some(found).filter(|found| found.len() == 2))
@@ -45,6 +38,11 @@ fn world(name: &str) -> Result<World> {
 }
 
 impl World {
+    fn traffic(&self) -> Result<Traffic> {
+        let http = self.stoa.listeners().http;
+        Traffic::start(http, &self.app.host(), "1", Load::usual())
+    }
+
     fn upgrade(&self, to: &Path) -> Result<Answer> {
         let (to, data) = (to.to_string_lossy(), self.stoa.data_dir());
         self.stoa.cli(&[
@@ -120,29 +118,16 @@ impl World {
     }
 }
 
-/// No request failed, and all clients were at work.
-fn nothing_failed(load: Load) -> Result<()> {
-    let tallies = load.stop();
-    for tally in &tallies {
-        println!(
-            "{}: {} answered, {} failed, {} cut",
-            tally.client,
-            tally.answered,
-            tally.failures.len(),
-            tally.cuts
-        );
-    }
-    for tally in &tallies {
+/// No exchange failed, and every kind was at work.
+fn nothing_failed(traffic: Traffic) -> Result<()> {
+    let report = traffic.stop();
+    println!("{report}");
+    ensure!(report.faults() == 0, "{:#?}", report.troubles);
+    for (kind, tally) in &report.tallies {
         ensure!(
-            tally.failures.is_empty(),
-            "{} failed: {:#?}",
-            tally.client,
-            tally.failures
-        );
-        ensure!(
-            tally.answered >= ANSWERS_AT_LEAST,
+            tally.answered >= EXCHANGES_AT_LEAST,
             "{} hardly worked: {}",
-            tally.client,
+            kind.name(),
             tally.answered
         );
     }
@@ -154,7 +139,7 @@ fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> 
     let world = world("upgrade")?;
     let warden = world.stoa.warden()?;
     let real = world.binary()?;
-    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    let traffic = world.traffic()?;
     for number in 1..=UPGRADES {
         let copy = world.stoa.root().join(format!("stoa-{number}"));
         fs::copy(&real, &copy)?;
@@ -172,7 +157,7 @@ fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> 
         world.nothing_noticed()?;
     }
     thread::sleep(WORK);
-    nothing_failed(load)?;
+    nothing_failed(traffic)?;
     // What was replaced is gone when its connections are.
     holds("one edge and one control", || {
         Ok(process::children(warden.pid).len() == 2)
@@ -212,7 +197,7 @@ fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> 
 fn a_binary_that_does_not_work_is_not_kept() -> Result<()> {
     let world = world("upgrade-broken")?;
     let real = world.binary()?;
-    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    let traffic = world.traffic()?;
     let text = world.stoa.root().join("text");
     fs::write(&text, "not a program")?;
     let missing = world.stoa.root().join("missing");
@@ -252,7 +237,7 @@ fn a_binary_that_does_not_work_is_not_kept() -> Result<()> {
         world.nothing_noticed()?;
     }
     thread::sleep(WORK);
-    nothing_failed(load)?;
+    nothing_failed(traffic)?;
     world.deploys()?;
     world.stoa.finish()
 }
@@ -271,7 +256,7 @@ sys.exit(4)' "$2""#;
 fn a_migration_by_a_binary_that_does_not_work_is_undone() -> Result<()> {
     let world = world("upgrade-undone")?;
     let real = world.binary()?;
-    let load = Load::start(world.stoa.listeners().http, &world.app.host());
+    let traffic = world.traffic()?;
     thread::sleep(WORK);
     let answer = world.upgrade(&world.broken("__control", MIGRATES)?)?;
     ensure!(answer.code == 1, "it was taken: {answer:?}");
@@ -286,7 +271,7 @@ fn a_migration_by_a_binary_that_does_not_work_is_undone() -> Result<()> {
     ensure!(world.runs_from(&real)?, "something else runs");
     world.nothing_noticed()?;
     thread::sleep(WORK * 2);
-    nothing_failed(load)?;
+    nothing_failed(traffic)?;
     world.deploys()?;
     world.stoa.finish()
 }
