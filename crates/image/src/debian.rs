@@ -208,26 +208,19 @@ fn mmdebstrap(spec: &DebianBase, sources: &[String], into: &Path, progress: &dyn
     if !tool::is_there("mmdebstrap") {
         return Err(ImageError::ToolMissing { tool: "mmdebstrap" });
     }
-    // In a mount and pid namespace of its own, which end with us: as root it mounts /proc, /sys and devices below its
-    // target, and whatever ended it there would leave them on the host, or a child that goes on writing.
+    // In a pid namespace that ends with us, or a child of it would go on writing. Not in a mount namespace: that would pin
+    // every other mount of the machine for as long; what it leaves mounted below its target is released with that.
     let mut command = tool::command("setpriv");
     command
         .args([
             "--pdeathsig",
             "KILL",
             "unshare",
-            "--mount",
             "--pid",
             "--fork",
             "--kill-child",
         ])
-        .args([
-            "--propagation",
-            "private",
-            "mmdebstrap",
-            "--mode=root",
-            "--format=directory",
-        ])
+        .args(["mmdebstrap", "--mode=root", "--format=directory"])
         .arg(format!("--variant={variant}"));
     if Path::new(MERGED_USR).is_dir() {
         command.arg(format!("--hook-dir={MERGED_USR}"));

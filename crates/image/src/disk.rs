@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use crate::error::{Doing, ImageError, Result};
 
@@ -83,6 +84,29 @@ pub(crate) fn open_beneath(
     answer
 }
 
+/// Removes what a program that ran as root left in a directory of ours, mounts included: they go first, the deepest first,
+/// and lazily, for somebody may still be in them.
+pub(crate) fn remove_left(path: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut mounts: Vec<&Path> = mount_points(&table)
+        .filter(|point| point.starts_with(path))
+        .collect();
+    mounts.sort();
+    for mount in mounts.into_iter().rev() {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        rustix::mount::unmount(mount, flags).doing("unmount", mount)?;
+    }
+    remove_tree(path)
+}
+
+/// Field 5 of proc_pid_mountinfo(5). A point with an escaped character is none of ours.
+fn mount_points(table: &str) -> impl Iterator<Item = &Path> {
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new)
+}
+
 /// Removes a file or tree of any depth with constant memory and two descriptors.
 ///
 /// A recursive removal dies on a tree some ten thousand levels deep, which any instance can build. Here a
@@ -151,6 +175,26 @@ fn directories_after_removing_files(dir: &OwnedFd) -> rustix::io::Result<Vec<CSt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_in_it_goes_first() {
+        let home = tempfile::tempdir().unwrap();
+        let left = home.path().join("left");
+        for name in ["proc", "proc/deeper"] {
+            fs::create_dir(left.join(name))
+                .or_else(|_| fs::create_dir_all(left.join(name)))
+                .unwrap();
+            let status = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "stoa-test"])
+                .arg(left.join(name))
+                .status()
+                .unwrap();
+            assert!(status.success());
+        }
+        assert!(remove_tree(&left).is_err(), "a mount was not in the way");
+        remove_left(&left).unwrap();
+        assert!(!left.exists());
+    }
 
     #[test]
     fn removes_a_tree_too_deep_for_recursion_and_for_paths() {

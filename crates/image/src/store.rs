@@ -63,8 +63,8 @@ impl Images {
         }
         let tmp = root.join("tmp");
         for left in fs::read_dir(&tmp).doing("read", &tmp)? {
-            // What cannot be removed (somebody mounted something on it) is left for the next time: its name is not used again.
-            let _stays = disk::remove_tree(&left.doing("read", &tmp)?.path());
+            // What cannot be removed is left for the next time: its name is not used again.
+            let _stays = disk::remove_left(&left.doing("read", &tmp)?.path());
         }
         let layout = root.join("oci-layout");
         if !layout.exists() {
@@ -226,7 +226,8 @@ pub(crate) struct Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Err(cause) = disk::remove_tree(&self.path) {
+        let removed = disk::remove_tree(&self.path).or_else(|_| disk::remove_left(&self.path));
+        if let Err(cause) = removed {
             tracing::warn!(path = %self.path.display(), %cause, "could not remove; the next start will");
         }
     }
