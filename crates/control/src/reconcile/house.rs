@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::SystemTime;
 
 use model::{Instance, Millis, Operation, OperationId, Release, Timestamp};
 
@@ -20,7 +21,8 @@ const KEEP_NEWEST: usize = 200;
 const AT_ONCE: usize = 500;
 
 /// Removes old settled operations, their logs, and build directories without work under way.
-pub(super) fn operations(control: &Control, now: Timestamp) -> Result<(), ControlError> {
+/// `begun`: when this process began to work; nobody is at what is older.
+pub(super) fn operations(control: &Control, begun: SystemTime, now: Timestamp) -> Result<(), ControlError> {
     let mut all = control.read(|tx| Ok(tx.list_all::<Operation>()?))?;
     all.sort_by_key(|found| std::cmp::Reverse(found.row.id));
     let mut newest: BTreeMap<_, usize> = BTreeMap::new();
@@ -44,9 +46,10 @@ pub(super) fn operations(control: &Control, now: Timestamp) -> Result<(), Contro
             drop(fs::remove_file(operations::log_path(control, *id)));
         }
     }
+    // With its release made, an operation does not build again.
     let open: BTreeSet<OperationId> = all
         .iter()
-        .filter(|found| !found.row.state.is_settled())
+        .filter(|found| !found.row.state.is_settled() && found.row.release.is_none())
         .map(|found| found.row.id)
         .collect();
     let Ok(builds) = fs::read_dir(control.settings.data_dir.join("builds")) else {
@@ -54,12 +57,10 @@ pub(super) fn operations(control: &Control, now: Timestamp) -> Result<(), Contro
     };
     for entry in builds.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
+        let modified = entry.metadata().and_then(|meta| meta.modified());
         // A worker whose operation was given up may still be at work there for a while.
-        let age = entry.metadata().and_then(|meta| meta.modified()).ok();
-        let is_old = age
-            .and_then(|at| at.elapsed().ok())
-            .is_some_and(|age| age > BUILD_AGE);
-        if is_old && name.parse::<OperationId>().is_ok_and(|id| !open.contains(&id)) {
+        let is_left = modified.is_ok_and(|at| at < begun || at.elapsed().is_ok_and(|age| age > BUILD_AGE));
+        if is_left && name.parse::<OperationId>().is_ok_and(|id| !open.contains(&id)) {
             drop(fs::remove_dir_all(entry.path()));
         }
     }

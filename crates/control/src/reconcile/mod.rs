@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use model::{InstanceId, Timestamp};
 
@@ -54,6 +54,8 @@ pub struct Reconciler {
     facts: Option<Facts>,
     read_whole: Option<Timestamp>,
     told: told::Told,
+    /// When this process began, by the clock of files.
+    begun: SystemTime,
     /// When this process looked first.
     first: Option<Timestamp>,
     house_kept: Option<Timestamp>,
@@ -70,6 +72,7 @@ impl Reconciler {
             facts: None,
             read_whole: None,
             told: told::Told::default(),
+            begun: SystemTime::now(),
             first: None,
             house_kept: None,
             control,
@@ -184,7 +187,7 @@ impl Reconciler {
         self.house_kept = Some(now);
         let kept = (|| {
             crate::uploads::collect(control, now)?;
-            house::operations(control, now)?;
+            house::operations(control, self.begun, now)?;
             house::revisions(control, now)?;
             house::images(control)
         })();

@@ -168,3 +168,19 @@ fn the_first_look_publishes_and_another_edge_is_told_again() {
     world.tick();
     assert_eq!(world.edge.table(), before);
 }
+
+/// Nobody is at work where a former process built, unless the operation will build again.
+#[test]
+fn what_a_dead_build_left_is_removed_at_the_next_start() {
+    let mut world = World::new();
+    let left = world
+        .control()
+        .settings
+        .data_dir
+        .join("builds")
+        .join(model::OperationId::fresh().to_string());
+    std::fs::create_dir_all(left.join("source")).expect("a directory");
+    world.crash();
+    world.pass();
+    assert!(!left.exists(), "{} is still there", left.display());
+}
