@@ -87,6 +87,7 @@ pub fn run(options: Options) -> Result<Outcome> {
             .trial(chance, trial, options.databases, &mut outcome)
             .with_context(|| format!("seed {}, trial {trial}", options.seed))?;
         outcome.trials = trial;
+        println!("{head}");
         if !outcome.note(&head, found) {
             break;
         }

@@ -331,7 +331,8 @@ impl Operation {
             }
             Self::DestroyDatabase { name } => {
                 let mut after = before.clone();
-                after.databases.insert(name.clone(), "destroyed".to_owned());
+                after.databases.remove(name);
+                after.destroyed += 1;
                 acceptable.push(after);
             }
         }

@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) apps: BTreeMap<String, App>,
     /// Name and state of each database.
     pub(super) databases: BTreeMap<String, String>,
+    /// Destroyed databases: they give their name away and are kept for a while.
+    pub(super) destroyed: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,9 +61,12 @@ impl State {
             state.apps.insert(name.clone(), read_app(api, &name, &app)?);
         }
         for database in items(api, "/databases")? {
-            state
-                .databases
-                .insert(text(&database, "name")?, text(&database, "state")?);
+            let (name, standing) = (text(&database, "name")?, text(&database, "state")?);
+            if standing == "destroyed" {
+                state.destroyed += 1;
+            } else {
+                state.databases.insert(name, standing);
+            }
         }
         Ok(state)
     }
@@ -86,6 +91,12 @@ impl State {
             found.push(format!(
                 "databases {:?} expected, {:?} there",
                 self.databases, other.databases
+            ));
+        }
+        if self.destroyed != other.destroyed {
+            found.push(format!(
+                "{} destroyed databases expected, {} there",
+                self.destroyed, other.destroyed
             ));
         }
         found
