@@ -1,10 +1,22 @@
 //! Who a program runs as: names of the image, looked up in its layers.
+//!
+//! Lives here: reading the two files that name users and groups, as a stranger wrote them.
+//! Does not live here: which user a workload asks for (`instances`, `builds`).
+//! Invariant: nothing outside the layer is read, and never more than a bound.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use engine::EngineError;
 use runtime::User;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+/// Far above the users and groups of any image: every start and every step reads them.
+const FILE_BYTES: u64 = 1 << 20;
+/// The kernel asks to try again when something on the machine is renamed while it walks a `..`.
+const ATTEMPTS: usize = 1000;
 
 /// The user that `spelled` (`name`, `uid`, `name:group`, `uid:gid`; empty is root) means in these layers.
 pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option<String>), EngineError> {
@@ -13,7 +25,7 @@ pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option
         None => (spelled, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let passwd = top(layers, "etc/passwd");
+    let passwd = top(layers, "etc/passwd")?;
     let rows = passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
@@ -22,7 +34,7 @@ pub(crate) fn resolve(layers: &[PathBuf], spelled: &str) -> Result<(User, Option
     let number = |text: &str| text.parse::<u32>().ok().filter(|id| *id < runtime::ID_RANGE);
     let uid = row.as_ref().map_or(user, |row| row[2]);
     let uid = number(uid).ok_or_else(|| unknown("user", user))?;
-    let groups = top(layers, "etc/group");
+    let groups = top(layers, "etc/group")?;
     let gid = match group {
         Some(group) => {
             let row = groups
@@ -59,20 +71,76 @@ fn unknown(what: &str, name: &str) -> EngineError {
     }
 }
 
-/// A file as the highest layer that has it shows it. A link is not followed: it could lead out of the layer.
-fn top(layers: &[PathBuf], path: &str) -> String {
+/// A file as the highest layer that has it shows it.
+fn top(layers: &[PathBuf], path: &str) -> Result<String, EngineError> {
     for layer in layers.iter().rev() {
-        let file = layer.join(path);
-        if fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file()) {
-            return fs::read_to_string(&file).unwrap_or_default();
+        let Some(file) = open_within(layer, path).ok().map(File::from) else {
+            continue;
+        };
+        // A pipe or a device would answer for ever, or never.
+        if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(crate::error::host("read the users of an image"))?;
+        if bytes.len() as u64 > FILE_BYTES {
+            return Err(EngineError::Image {
+                image: "its file system".to_owned(),
+                why: format!("/{path} is larger than {FILE_BYTES} bytes"),
+                next_step: format!("build it again with an /{path} of the usual size"),
+            });
+        }
+        return Ok(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    Ok(String::new())
+}
+
+/// Opens a file of a layer. Links lead where they would if the layer were the whole world, never out of it.
+fn open_within(layer: &Path, path: &str) -> io::Result<std::os::fd::OwnedFd> {
+    let layer = rustix::fs::openat(CWD, layer, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut answer = Err(Errno::AGAIN);
+    for _attempt in 0..ATTEMPTS {
+        answer = rustix::fs::openat2(
+            &layer,
+            path,
+            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        );
+        if !matches!(answer, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
         }
     }
-    String::new()
+    Ok(answer?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn nothing_outside_a_layer_and_no_huge_file_is_read() {
+        let home = std::env::temp_dir().join(format!("stoa-users-bound-{}", std::process::id()));
+        for inside in ["host", "linked", "huge/etc", "own/usr/share"] {
+            fs::create_dir_all(home.join(inside)).expect("a directory");
+        }
+        let line = "secret:x:5:5::/:/bin/sh\n";
+        fs::write(home.join("host/passwd"), line).expect("written");
+        fs::write(home.join("own/usr/share/passwd"), line).expect("written");
+        std::os::unix::fs::symlink(home.join("host"), home.join("linked/etc")).expect("linked");
+        std::os::unix::fs::symlink("/usr/share", home.join("own/etc")).expect("linked");
+        let huge = File::create(home.join("huge/etc/passwd")).expect("made");
+        huge.set_len(2 << 20).expect("stretched");
+        let name = |layer: &str| resolve(&[home.join(layer)], "secret").map(|(user, _)| user.uid);
+        assert!(name("linked").is_err(), "it read a file of the host");
+        assert_eq!(name("own").expect("a link within the layer"), 5);
+        let refused = resolve(&[home.join("huge")], "0").expect_err("read whole");
+        assert!(format!("{refused:?}").contains("larger"), "{refused:?}");
+        fs::remove_dir_all(home).expect("removed");
+    }
 
     #[test]
     fn names_and_numbers_are_looked_up() {

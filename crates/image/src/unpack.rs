@@ -11,6 +11,7 @@
 //! only `user.*` is kept; owners above 65535 become nobody. Sources: everything belongs to root, and devices, FIFOs
 //! and links that lead out of the upload are refused. The counts of what was dropped are returned.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -27,6 +28,12 @@ use crate::compress::Plain;
 use crate::disk;
 use crate::error::{Doing, ImageError, Result};
 use crate::tarball::{Kind, Member, Tarball};
+
+/// What may be kept in memory of the names of one archive until its end: half a million directories with names as
+/// people give them. The count of entries alone would allow gigabytes of long names.
+const REMEMBERED_BYTES: usize = 64 << 20;
+/// What remembering a name takes besides the name.
+const REMEMBERED_ENTRY: usize = 64;
 
 /// Bounds on one archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +124,9 @@ pub(crate) fn unpack<R: Read>(from: R, into: &Path, quota: &Quota, policy: Polic
         quota,
         policy,
         done: Unpacked::default(),
-        directory_times: Vec::new(),
-        links: Vec::new(),
+        directory_times: BTreeMap::new(),
+        links: BTreeSet::new(),
+        remembered: 0,
         buffer: vec![0; 1 << 17],
     };
     let counted = Bounded {
@@ -161,9 +169,11 @@ struct Unpacker<'a> {
     policy: Policy,
     done: Unpacked,
     /// Times of directories are set last: making something in one changes its time.
-    directory_times: Vec<(Vec<u8>, i64, u32)>,
+    directory_times: BTreeMap<Vec<u8>, (i64, u32)>,
     /// Symbolic links of a source, judged when everything is there.
-    links: Vec<Vec<u8>>,
+    links: BTreeSet<Vec<u8>>,
+    /// Bytes that the two above take, at most [`REMEMBERED_BYTES`].
+    remembered: usize,
     buffer: Vec<u8>,
 }
 
@@ -274,7 +284,24 @@ impl Unpacker<'_> {
         let root = rustix::io::dup(&*self.place.root).doing("open", self.path)?;
         self.facts(&root, member)?;
         self.directory_times
-            .push((Vec::new(), member.mtime_s, member.mtime_ns));
+            .insert(Vec::new(), (member.mtime_s, member.mtime_ns));
+        Ok(())
+    }
+
+    /// Counts a name that is kept until the end; the same name again replaces the earlier one.
+    fn remember(&mut self, path: &[u8], is_known: bool) -> Result<()> {
+        if !is_known {
+            self.remembered += path.len() + REMEMBERED_ENTRY;
+        }
+        if self.remembered > REMEMBERED_BYTES {
+            return Err(self.over(REMEMBERED_BYTES as u64, "bytes of directory and link names"));
+        }
+        Ok(())
+    }
+
+    fn remember_link(&mut self, path: Vec<u8>) -> Result<()> {
+        self.remember(&path, self.links.contains(&path))?;
+        self.links.insert(path);
         Ok(())
     }
 
@@ -302,7 +329,9 @@ impl Unpacker<'_> {
         let opened = made.map_err(|cause| self.failed(member, cause))?;
         self.facts(&opened, member)?;
         let path = [parents, &[name]].concat().join(&b'/');
-        self.directory_times.push((path, member.mtime_s, member.mtime_ns));
+        self.remember(&path, self.directory_times.contains_key(&path))?;
+        self.directory_times
+            .insert(path, (member.mtime_s, member.mtime_ns));
         Ok(())
     }
 
@@ -366,7 +395,7 @@ impl Unpacker<'_> {
         .map_err(|cause| self.failed(member, cause))?;
         let path = [parents, &[name]].concat().join(&b'/');
         if self.policy == Policy::Source {
-            self.links.push(path);
+            self.remember_link(path)?;
         }
         Ok(())
     }
@@ -404,7 +433,7 @@ impl Unpacker<'_> {
             .and_then(|_| rustix::fs::linkat(&target_dir, *target_name, &*dir, name, AtFlags::empty()))
             .map_err(|cause| self.failed(member, cause))?;
         if self.policy == Policy::Source && FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            self.links.push([parents, &[name]].concat().join(&b'/'));
+            self.remember_link([parents, &[name]].concat().join(&b'/'))?;
         }
         Ok(())
     }
@@ -495,7 +524,7 @@ impl Unpacker<'_> {
                 Err(_) => return Err(ImageError::refused(shown(link), "it links out of the upload")),
             }
         }
-        for (path, seconds, nanos) in self.directory_times.iter().rev() {
+        for (path, (seconds, nanos)) in self.directory_times.iter().rev() {
             let opened = if path.is_empty() {
                 rustix::io::dup(&*self.place.root)
             } else {

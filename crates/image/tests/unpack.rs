@@ -711,6 +711,55 @@ fn entries_depth_and_names_are_bounded_in_time_and_memory() {
     assert!(same.1 < 2 << 20);
 }
 
+/// Links and every eighth time a directory, all of the longest names, made while they are read; `is_same` repeats one
+/// of each.
+struct LongNames {
+    left: u32,
+    is_same: bool,
+    ready: std::io::Cursor<Vec<u8>>,
+}
+
+impl Read for LongNames {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.ready.position() == self.ready.get_ref().len() as u64 && self.left > 0 {
+            self.left -= 1;
+            let is_dir = self.left % 8 == 0;
+            let number = if self.is_same {
+                u32::from(is_dir)
+            } else {
+                self.left
+            };
+            let name = format!("{}/{number}", vec!["n".repeat(250); 16].join("/"));
+            let what = if is_dir { dir("x") } else { symlink("x", "y") };
+            let entry = [gnu_long(b'L', name.as_bytes()), raw(&what)].concat();
+            let last = if self.left == 0 { ended(entry) } else { entry };
+            self.ready = std::io::Cursor::new(last);
+        }
+        self.ready.read(buffer)
+    }
+}
+
+/// N22: 64 MiB of names is what may be remembered until the end, of directories and links together; a repeated one
+/// counts once.
+#[test]
+fn names_that_are_remembered_are_bounded_together() {
+    let place = Place::new();
+    for (is_same, expected) in [(true, "made"), (false, "bytes of directory and link names")] {
+        let mut names = LongNames {
+            left: 17_500,
+            is_same,
+            ready: std::io::Cursor::default(),
+        };
+        let found = match unpack_source(&mut names, &place.path("source"), &Quota::default()) {
+            Ok(_) => "made".to_owned(),
+            Err(ImageError::Quota { unit, .. }) => unit.to_owned(),
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(found, expected);
+        image::remove_tree(&place.path("source")).unwrap();
+    }
+}
+
 /// N29: links of a source that lead out would be followed by whatever reads the source next.
 #[test]
 fn links_of_a_source_stay_inside_it() {
