@@ -194,3 +194,48 @@ fn an_archive_and_a_registry() -> Result<()> {
     answers(&stoa, "from-registry")?;
     stoa.finish()
 }
+
+/// Control asks registries from the host, past the firewall that confines instances: what a manifest or a deploy names
+/// must not lead it to the host's own services. The operator's own wish may.
+#[test]
+fn a_deploy_leads_nobody_to_services_of_the_host() -> Result<()> {
+    let stoa = Stoa::start("image-reach")?;
+    let service = TcpListener::bind(("127.0.0.1", 0))?;
+    service.set_nonblocking(true)?;
+    let reference = format!("{}/team/app:1", service.local_addr()?);
+    let was_asked = || service.accept().is_ok();
+
+    let folder = stoa.root().join("source");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("run"), "#!/bin/sh\n")?;
+    let base = format!(
+        "schema = 1\napp = \"base\"\n[build]\nbase = \"{reference}\"\n[services.web]\ncommand = [\"./run\"]\n"
+    );
+    let service_image = format!(
+        "schema = 1\napp = \"own\"\n[services.web]\nimage = \"{reference}\"\ncommand = [\"./run\"]\n"
+    );
+    for manifest in [base, service_image] {
+        fs::write(folder.join("stoa.toml"), manifest)?;
+        stoa.cli(&["deploy", &folder.to_string_lossy()])?
+            .exits(7)?
+            .says("not at a public address")?;
+        ensure!(!was_asked(), "the manifest led control to a service of the host");
+    }
+    stoa.cli(&["deploy", "--app", "direct", "--image", &reference])?
+        .exits(7)?
+        .says("stoa image pull")?;
+    ensure!(!was_asked(), "the deploy led control to a service of the host");
+
+    // The control: an operator's pull of the same reference gets there.
+    let is_asked = std::thread::scope(|scope| {
+        let pull = scope.spawn(|| stoa.cli(&["image", "pull", &reference]));
+        let mut is_asked = false;
+        until("the end of the operator's pull", PATIENCE, || {
+            is_asked |= was_asked();
+            Ok(pull.is_finished().then_some(()))
+        })?;
+        anyhow::Ok(is_asked)
+    })?;
+    ensure!(is_asked, "the probe cannot tell");
+    stoa.finish()
+}

@@ -9,7 +9,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use engine::{BuildStep, Engine, EngineError, FetchImage, ImageFacts, LineSink, StepConfig, StepInput};
+use engine::{
+    BuildStep, Engine, EngineError, FetchImage, ImageFacts, LineSink, Reach, StepConfig, StepInput,
+};
 use model::operation::ImageSource;
 use model::{Bytes, CpuMillis, ImageDigest, Resources};
 
@@ -133,6 +135,7 @@ fn get_base(
             source: &source,
             archive: None,
             name: &name,
+            reach: Reach::PublicOnly,
         },
         lines,
     )?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Engine, FetchImage, LineSink, LogQuery, Observed, Phase, VolumeMount, Workload};
+use engine::{Engine, FetchImage, LineSink, LogQuery, Observed, Phase, Reach, VolumeMount, Workload};
 use model::operation::ImageSource;
 use model::{Exit, ImageDigest, InstanceId, Resources};
 
@@ -60,6 +60,7 @@ pub fn ensure_image(
             source: &source,
             archive: None,
             name: &name,
+            reach: Reach::PublicOnly,
         },
         lines,
     )?;

@@ -172,6 +172,17 @@ pub struct FetchImage<'a> {
     pub archive: Option<&'a Path>,
     /// The name it gets.
     pub name: &'a str,
+    /// Where a registry may be.
+    pub reach: Reach,
+}
+
+/// Where a registry may be. An engine asks it from the host, past the firewall that confines instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Also on the host or in private networks: for a wish of the operator.
+    Anywhere,
+    /// On public addresses only: for references that a tenant wrote.
+    PublicOnly,
 }
 
 /// The names of one environment's network.

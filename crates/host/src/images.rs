@@ -43,7 +43,13 @@ pub(crate) fn fetch(
     let id = match request.source {
         ImageSource::Pull { reference, insecure } => {
             let reference: Reference = reference.parse().map_err(&failed)?;
-            let mut policy = PullPolicy::default();
+            let mut policy = PullPolicy {
+                reach: match request.reach {
+                    engine::Reach::Anywhere => image::Reach::Anywhere,
+                    engine::Reach::PublicOnly => image::Reach::PublicOnly,
+                },
+                ..PullPolicy::default()
+            };
             if *insecure {
                 policy.insecure.push(reference.registry().to_owned());
             }

@@ -111,6 +111,12 @@ pub enum ImageError {
         /// What happened last.
         cause: String,
     },
+    /// The registry is where only the operator may send us.
+    #[error("registry {registry} is not at a public address")]
+    NotPublic {
+        /// Host and port.
+        registry: String,
+    },
     /// The registry wants other credentials.
     #[error("registry {registry} does not let us at {repository}")]
     Unauthorized {
@@ -248,6 +254,9 @@ impl ImageError {
             Self::Unsupported { .. } => "convert it to an OCI image with gzip or zstd layers".into(),
             Self::Unreachable { registry, .. } => {
                 format!("check the address and that this machine reaches {registry}, then try again")
+            }
+            Self::NotPublic { .. } => {
+                "ask an administrator to bring the image in: stoa image pull REFERENCE".into()
             }
             Self::Unauthorized { registry, .. } => format!("give credentials for {registry}"),
             Self::Absent { .. } => "check the spelling of the name and the tag".into(),

@@ -164,7 +164,12 @@ impl<'p> Registry<'p> {
         let text = cause.to_string();
         let is_refused = matches!(cause, ureq::Error::Io(io) if io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Refused>));
         if is_refused && self.is_home(url) {
-            return self.unreachable("its address is not one a registry may have");
+            return match self.policy.reach {
+                Reach::Anywhere => self.unreachable("its address is not one a registry may have"),
+                Reach::PublicOnly => ImageError::NotPublic {
+                    registry: self.host.clone(),
+                },
+            };
         }
         if is_refused {
             return self.refuse_redirect(url, "its address is not public");

@@ -572,6 +572,8 @@ fn a_tenants_registry_must_be_public_and_none_is_link_local() {
             let outcome =
                 images(home.path(), "store").pull(&reference(&server.host(), "app:v1"), &policy, &quiet);
             assert_eq!(outcome.is_ok(), is_allowed, "{at} {reach:?}: {outcome:?}");
+            let is_said = matches!(outcome, Err(ImageError::NotPublic { .. }));
+            assert_eq!(is_said, reach == Reach::PublicOnly && !is_allowed, "{outcome:?}");
             assert_eq!(server.requests().is_empty(), !is_allowed);
         }
     });

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use engine::FetchImage;
+use engine::{FetchImage, Reach};
 use model::manifest::{Found, Manifest};
 use model::operation::{ImageSource, Source, Work};
 use model::{
@@ -170,6 +170,7 @@ fn have_image(job: &workers::Job, image: &str) -> Result<engine::ImageFacts, Con
             source: &source,
             archive: None,
             name: image,
+            reach: Reach::PublicOnly,
         },
         &lines,
     )?;
@@ -447,6 +448,8 @@ pub(super) fn image(job: &workers::Job) -> Result<(), ControlError> {
         source,
         archive: archive.as_deref(),
         name,
+        // Only the operator may ask for an image operation.
+        reach: Reach::Anywhere,
     };
     let digest = control.engine.fetch_image(&request, &lines)?;
     operations::succeed(control, job.operation, &format!("{name} is {digest}"))
