@@ -12,7 +12,7 @@ use image::{CommitOptions, ImageConfig, ImageId, Root};
 use model::{Exit, InstanceId};
 use net::NetworkRules;
 use runtime::logs::{Query, Reader};
-use runtime::{ContainerSpec, Limits, LogSpec, Mount, SmallFile, Tier};
+use runtime::{ContainerSpec, Limits, LogSpec, Mount, Owner, SmallFile, Tier};
 
 use crate::{Host, error, images, instances, users};
 
@@ -184,6 +184,7 @@ fn specify(
         source: bind.source.clone(),
         target: bind.target.clone(),
         read_only: true,
+        owner: Owner::Host,
     });
     let log = dir.join("log");
     fs::create_dir_all(&log).map_err(error::host("make the step's log"))?;

@@ -13,7 +13,7 @@ use image::Root;
 use model::{Exit, InstanceId, Timestamp};
 use net::NetworkRules;
 use runtime::{
-    Container, ContainerSpec, ExecSpec, Limits, LogSpec, Mount, Secret, SmallFile, State, Stdio, Tier,
+    Container, ContainerSpec, ExecSpec, Limits, LogSpec, Mount, Owner, Secret, SmallFile, State, Stdio, Tier,
     TtySize,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -172,6 +172,7 @@ fn specify(
             source: bind.source.clone(),
             target: bind.target.clone(),
             read_only: true,
+            owner: Owner::Host,
         })
         .collect();
     for volume in &workload.volumes {
@@ -184,6 +185,7 @@ fn specify(
             source,
             target: PathBuf::from(&volume.target),
             read_only: false,
+            owner: Owner::Instance,
         });
     }
     let hosts = format!(

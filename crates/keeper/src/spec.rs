@@ -14,7 +14,7 @@ pub const ID_RANGE: u32 = 65_536;
 
 /// Everything needed to start one instance.
 ///
-/// On-disk owners of `layers`, `writable` and `mounts` are *container* ids (0..65535); the running processes have the
+/// On-disk owners of `layers`, `writable` and [`Owner::Instance`] `mounts` are *container* ids (0..65535); the running processes have the
 /// host ids `uid_base`..`uid_base + 65535`. Idmapped mounts translate, so nothing is ever chowned.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -101,7 +101,7 @@ pub struct Limits {
     pub pids: u64,
 }
 
-/// A directory or file of the host, seen inside through an idmapped bind mount.
+/// A directory or file of the host, seen inside through a bind mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// On the host.
@@ -110,6 +110,17 @@ pub struct Mount {
     pub target: PathBuf,
     /// Refuse writes.
     pub read_only: bool,
+    /// Whose files they are.
+    pub owner: Owner,
+}
+
+/// Whose files a mount shows, and so what root inside may do with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// The instance's: owners on disk are ids inside (an idmapped mount), and root inside may do everything.
+    Instance,
+    /// The host's: owners show as nobody, and only what everybody on the host may read can be read.
+    Host,
 }
 
 /// A secret file. No `Debug` of its bytes.

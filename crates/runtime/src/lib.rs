@@ -31,7 +31,7 @@ pub use keeper::cgroup::Usage;
 pub use keeper::log as logs;
 pub use keeper::record::{Exit, Running as Record};
 pub use keeper::spec::{
-    ContainerSpec, ExecSpec, ID_RANGE, Limits, LogSpec, Mount, Secret, SmallFile, Tier, TtySize, User,
+    ContainerSpec, ExecSpec, ID_RANGE, Limits, LogSpec, Mount, Owner, Secret, SmallFile, Tier, TtySize, User,
 };
 
 /// All instances of one Stoa on this machine.

@@ -8,11 +8,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::Bed;
-use runtime::{ContainerSpec, Mount, Secret, SmallFile, User};
+use runtime::{ContainerSpec, Mount, Owner, Secret, SmallFile, User};
 
 fn owner(path: impl AsRef<Path>) -> (u32, u32) {
     let meta = fs::symlink_metadata(path.as_ref()).unwrap();
@@ -32,6 +32,7 @@ fn owners_on_disk_are_container_ids() {
         source: volume.clone(),
         target: "/data".into(),
         read_only: false,
+        owner: Owner::Instance,
     }];
     let spec = ContainerSpec {
         mounts,
@@ -63,6 +64,51 @@ fn owners_on_disk_are_container_ids() {
     assert_eq!(bed.run(&again).1, ["w", "passwd"]);
 }
 
+/// The host's own directories: the owner shows as nobody and root inside reads no more than any user of the host. As
+/// the instance's own, the same directory lies open: the control.
+#[test]
+fn root_inside_does_not_read_what_only_the_hosts_root_may() {
+    let bed = Bed::new("foreign");
+    let host = bed.path("host");
+    fs::create_dir_all(host.join("closed")).unwrap();
+    for (file, mode) in [
+        ("open.conf", 0o644),
+        ("secret.conf", 0o600),
+        ("closed/inner", 0o644),
+    ] {
+        fs::write(host.join(file), file).unwrap();
+        fs::set_permissions(host.join(file), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(host.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let script = "id -u; for f in open.conf secret.conf closed/inner; do cat /host/$f 2>/dev/null || echo -n no; echo; done; stat -c %u /host";
+    for (id, owner, expected) in [
+        ("a", Owner::Host, ["0", "open.conf", "no", "no", "65534"]),
+        (
+            "b",
+            Owner::Instance,
+            ["0", "open.conf", "secret.conf", "closed/inner", "0"],
+        ),
+    ] {
+        let mount = Mount {
+            source: host.clone(),
+            target: "/host".into(),
+            read_only: true,
+            owner,
+        };
+        let spec = ContainerSpec {
+            mounts: vec![mount],
+            ..bed.spec(id, script)
+        };
+        let (exit, lines) = bed.run(&spec);
+        assert_eq!(
+            (exit.code, lines),
+            (0, expected.map(str::to_owned).to_vec()),
+            "{owner:?}"
+        );
+    }
+}
+
 #[test]
 fn layers_stack_and_volumes_obey_read_only() {
     let bed = Bed::new("layers");
@@ -77,6 +123,7 @@ fn layers_stack_and_volumes_obey_read_only() {
         source,
         target: target.into(),
         read_only,
+        owner: Owner::Instance,
     };
     let spec = ContainerSpec {
         layers: vec![bed.path("layer"), bed.path("l1"), bed.path("l2")],
@@ -211,6 +258,7 @@ fn mount_targets_that_are_links_stay_inside() {
         source: bed.path("volume"),
         target: target.into(),
         read_only: false,
+        owner: Owner::Instance,
     };
     let file = SmallFile {
         path: "/data/hosts".into(),

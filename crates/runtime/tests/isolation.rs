@@ -56,6 +56,7 @@ fn host_spec(bed: &Bed, id: &str, argv: &[&str]) -> ContainerSpec {
         source: "/usr".into(),
         target: "/usr".into(),
         read_only: true,
+        owner: runtime::Owner::Host,
     };
     ContainerSpec {
         layers: vec![root],
@@ -212,11 +213,13 @@ fn postgres_runs_as_its_own_user() {
         source: data.clone(),
         target: "/data".into(),
         read_only: false,
+        owner: runtime::Owner::Instance,
     });
     spec.mounts.push(Mount {
         source: "/etc/postgresql-common".into(),
         target: "/etc/postgresql-common".into(),
         read_only: true,
+        owner: runtime::Owner::Instance,
     });
     if !std::path::Path::new("/etc/postgresql-common").exists() {
         spec.mounts.pop();

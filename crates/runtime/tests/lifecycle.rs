@@ -175,6 +175,7 @@ fn a_failed_start_says_why_and_leaves_nothing() {
         source: "/no/such/volume".into(),
         target: "/data".into(),
         read_only: false,
+        owner: runtime::Owner::Instance,
     };
     let cases: Vec<(ContainerSpec, Stage, &str)> = vec![
         (program("nothere", true), Stage::Program, "not found in the image"),

@@ -172,6 +172,7 @@ fn a_full_disk_costs_lines_not_the_program() {
         source: go.clone(),
         target: "/go".into(),
         read_only: true,
+        owner: runtime::Owner::Instance,
     }];
     let record = bed.runtime.start(&spec).unwrap();
     let done = format!("/proc/{}/root/dev/shm/done", record.pid);

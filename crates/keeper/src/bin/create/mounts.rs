@@ -3,7 +3,8 @@
 //! Lives here: idmapped trees, the overlay, secrets, synthesised files, all on one tmpfs at `/mnt`.
 //! Does not live here: mounts inside the container (`oci`, done by libcontainer).
 //! Invariant: nothing is mounted in the host's namespace; nothing of secrets or environment touches a disk; on-disk
-//! owners of layers, writable directory and volumes are container ids.
+//! owners of layers, writable directory and volumes are container ids; a directory of the host's own is not mapped, or root
+//! inside could read what only root may read there.
 //!
 //! The overlay is mounted with file system ids `uid_base` (all capabilities kept): its credentials are those of the
 //! mounter, and host root has no place in the upper directory's id map, so as host root it could not even make its work
@@ -15,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use keeper::spec::{ContainerSpec, ID_RANGE, Secret, SmallFile};
+use keeper::spec::{ContainerSpec, ID_RANGE, Owner, Secret, SmallFile};
 use rustix::fs::CWD;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
@@ -65,7 +66,7 @@ pub fn isolate() -> Result<(), Failure> {
         .map_err(Failure::with(Stage::Container, "private mount namespace"))
 }
 
-/// Opens all trees with their ids mapped to the instance's range.
+/// Opens all trees, with the ids of those that are the instance's own mapped to its range.
 pub fn open(spec: &ContainerSpec) -> Result<Trees, Failure> {
     let userns = sys::user_namespace(spec.uid_base, ID_RANGE)
         .map_err(Failure::with(Stage::Container, "user namespace"))?;
@@ -73,7 +74,7 @@ pub fn open(spec: &ContainerSpec) -> Result<Trees, Failure> {
     if spec.layers.is_empty() {
         return Err(Failure::new(Stage::Layers, "no layers given"));
     }
-    let layer = |path: &PathBuf| tree(path, userns, true, Stage::Layers);
+    let layer = |path: &PathBuf| tree(path, Some(userns), true, Stage::Layers);
     let layers = spec.layers.iter().map(layer).collect::<Result<Vec<_>, _>>()?;
     for part in ["upper", "work"] {
         let dir = spec.writable.join(part);
@@ -82,8 +83,12 @@ pub fn open(spec: &ContainerSpec) -> Result<Trees, Failure> {
     let upper = spec.writable.join("upper");
     fs::set_permissions(&upper, Permissions::from_mode(0o755))
         .map_err(Failure::with(Stage::Layers, upper.display().to_string()))?;
-    let writable = tree(&spec.writable, userns, false, Stage::Layers)?;
+    let writable = tree(&spec.writable, Some(userns), false, Stage::Layers)?;
     let one = |m: &keeper::spec::Mount| {
+        let userns = match m.owner {
+            Owner::Instance => Some(userns),
+            Owner::Host => None,
+        };
         Ok((
             tree(&m.source, userns, m.read_only, Stage::Volumes)?,
             is_dir(&m.source),
@@ -101,10 +106,15 @@ fn is_dir(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
-fn tree(path: &Path, userns: BorrowedFd<'_>, read_only: bool, stage: Stage) -> Result<OwnedFd, Failure> {
+fn tree(
+    path: &Path,
+    userns: Option<BorrowedFd<'_>>,
+    read_only: bool,
+    stage: Stage,
+) -> Result<OwnedFd, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, path, flags).map_err(Failure::with(stage, path.display().to_string()))?;
-    sys::map_ids(tree.as_fd(), userns, read_only).map_err(Failure::with(
+    sys::set_mount(tree.as_fd(), userns, read_only).map_err(Failure::with(
         stage,
         format!(
             "{}: this file system cannot show other owners (idmapped mount)",

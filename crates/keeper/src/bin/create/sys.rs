@@ -27,13 +27,18 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes a detached mount show the ids of `userns`, optionally read-only.
-pub fn map_ids(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+/// Makes a detached mount show the ids of `userns`, if one is given, and be read-only, if asked.
+pub fn set_mount(tree: BorrowedFd<'_>, userns: Option<BorrowedFd<'_>>, read_only: bool) -> io::Result<()> {
+    let mapped = if userns.is_some() {
+        libc::MOUNT_ATTR_IDMAP
+    } else {
+        0
+    };
     let attr = MountAttr {
-        attr_set: libc::MOUNT_ATTR_IDMAP | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
+        attr_set: mapped | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
         attr_clr: 0,
         propagation: 0,
-        userns_fd: userns.as_raw_fd() as u64,
+        userns_fd: userns.map_or(0, |userns| userns.as_raw_fd() as u64),
     };
     // SAFETY: the structure lives across the call and has the size we tell; the path is empty by the flag.
     let result = unsafe {
