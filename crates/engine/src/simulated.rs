@@ -67,6 +67,7 @@ struct World {
     workloads: BTreeMap<InstanceId, Workload>,
     asked: BTreeMap<InstanceId, u32>,
     removed: BTreeSet<InstanceId>,
+    kept: Vec<ImageDigest>,
     calls: u64,
 }
 
@@ -130,6 +131,12 @@ impl Simulated {
     #[must_use]
     pub fn stops(&self, id: InstanceId) -> u32 {
         self.world().asked.get(&id).copied().unwrap_or_default()
+    }
+
+    /// The images that the last collection was told to keep.
+    #[must_use]
+    pub fn kept_images(&self) -> Vec<ImageDigest> {
+        self.world().kept.clone()
     }
 
     /// Every id that was ever to be removed.
@@ -379,7 +386,8 @@ impl Engine for Simulated {
         removed.map(drop).ok_or_else(|| no_image(name_or_digest))
     }
 
-    fn collect_images(&self, _keep: &[ImageDigest]) -> Result<u64, EngineError> {
+    fn collect_images(&self, keep: &[ImageDigest]) -> Result<u64, EngineError> {
+        keep.clone_into(&mut self.world().kept);
         Ok(0)
     }
 

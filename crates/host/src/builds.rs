@@ -75,6 +75,8 @@ pub(crate) fn step(host: &Host, step: &BuildStep, lines: LineSink<'_>) -> Result
             cached: true,
         });
     }
+    // A step may take longer than the house-keeping's interval, and its base be larger than what unused images may take.
+    let _hold = host.images.hold(base).map_err(error::image(step.base.as_str()))?;
     let id = InstanceId::fresh();
     let name = format!("{PREFIX}{}", id.short(20));
     let dir = home(host).join(&name);

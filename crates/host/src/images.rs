@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use engine::{EngineError, FetchImage, ImageFacts, ImageSummary, LineSink};
 use image::{
@@ -15,6 +16,8 @@ use crate::{Host, error};
 
 /// What images that nobody asked to keep may take: enough for the step cache of a few apps.
 const UNUSED_BYTES: u64 = 5 << 30;
+/// Between a step and the next, or the release that names its result, nobody holds an image. It takes moments.
+const GRACE: Duration = Duration::from_secs(600);
 /// What one uploaded source may hold: far above any source, far below what hurts a server.
 const SOURCE: Quota = Quota {
     bytes: 4 << 30,
@@ -165,6 +168,7 @@ pub(crate) fn collect(host: &Host, keep: &[ImageDigest]) -> Result<u64, EngineEr
         &keep,
         Budget {
             unused_bytes: UNUSED_BYTES,
+            grace: GRACE,
         },
     );
     Ok(freed.map_err(error::host("collect the images"))?.bytes)

@@ -1,19 +1,21 @@
 //! Keeping the store within its budget.
 //!
-//! Lives here: the step cache, what counts as unused, which images go first, removing what nobody refers to.
+//! Lives here: the step cache, what counts as unused, which images go first, removing what nobody refers to, holding what
+//! is in use.
 //! Does not live here: which images releases need (the caller's keep list), the budget itself (`control`).
 //! Invariant: what a kept image refers to, and what any call is working with, is never removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, ImageId};
 use crate::disk;
-use crate::error::{Doing, Result};
+use crate::error::{Doing, ImageError, Result};
 use crate::names::Origin;
 use crate::oci;
 use crate::store::{Images, Store, locked};
@@ -23,6 +25,26 @@ use crate::store::{Images, Store, locked};
 pub struct Budget {
     /// Bytes.
     pub unused_bytes: u64,
+    /// What was made or asked for within this time stays, however large: whoever got it may be about to name it.
+    pub grace: Duration,
+}
+
+/// An image in use: no collection removes it while this lives.
+pub struct Hold {
+    store: Arc<Store>,
+    id: ImageId,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut holds = locked(&self.store.holds);
+        if let Some(count) = holds.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                holds.remove(&self.id);
+            }
+        }
+    }
 }
 
 /// What a collection removed.
@@ -89,7 +111,21 @@ impl Images {
         self.store.write_durably(&self.store.cache_path(key), &line)
     }
 
-    /// Removes what is not needed: images outside `keep`, longest unused first, until the rest is within the budget;
+    /// Keeps an image from collection for as long as what is returned lives.
+    pub fn hold(&self, id: ImageId) -> Result<Hold> {
+        // A collection has the names locked throughout: it is over now, or it will see this.
+        let names = locked(&self.store.names);
+        if !names.images.contains_key(&id) {
+            return Err(ImageError::NotFound { name: id.to_string() });
+        }
+        *locked(&self.store.holds).entry(id).or_default() += 1;
+        Ok(Hold {
+            store: Arc::clone(&self.store),
+            id,
+        })
+    }
+
+    /// Removes what is not needed: images neither in `keep` nor held, longest unused first, until the rest is within the budget;
     /// then every blob and layer no image refers to. Images a person imported stay while they have a name.
     pub fn gc(&self, keep: &[ImageId], budget: Budget) -> Result<Freed> {
         let store = &self.store;
@@ -97,10 +133,14 @@ impl Images {
         let mut wanted = Parts::new();
         let mut unused = Vec::new();
         for (id, known) in &names.images {
-            let is_kept = keep.contains(id) || (known.origin == Origin::Imported && !known.names.is_empty());
+            let used = store.last_used(*id);
+            let is_kept = keep.contains(id)
+                || locked(&store.holds).contains_key(id)
+                || (known.origin == Origin::Imported && !known.names.is_empty())
+                || used.elapsed().is_ok_and(|since| since < budget.grace);
             match store.parts(*id) {
                 Ok(parts) if is_kept => wanted.extend(parts),
-                Ok(parts) => unused.push((store.last_used(*id), *id, parts)),
+                Ok(parts) => unused.push((used, *id, parts)),
                 Err(cause) if is_kept => return Err(cause),
                 Err(cause) => {
                     tracing::warn!(image = %id, %cause, "a damaged image nobody needs is removed");
@@ -274,7 +314,6 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn id(name: &str) -> ImageId {
         ImageId(Digest::of(name.as_bytes()))
@@ -302,7 +341,10 @@ mod tests {
             let going = going(
                 &mut kept.clone(),
                 unused().into_iter().filter(|u| u.1 != id("broken")).collect(),
-                Budget { unused_bytes },
+                Budget {
+                    unused_bytes,
+                    grace: Duration::ZERO,
+                },
             );
             assert_eq!(
                 going,
@@ -320,7 +362,8 @@ mod tests {
                 &mut parts(&[]),
                 unused(),
                 Budget {
-                    unused_bytes: u64::MAX
+                    unused_bytes: u64::MAX,
+                    grace: Duration::ZERO
                 }
             )
             .contains(&id("broken"))

@@ -174,7 +174,7 @@ impl Images {
 
     /// What to mount for an image; layers that are not unpacked yet are unpacked now.
     ///
-    /// The caller names the image in `gc`'s keep list for as long as it uses what it gets.
+    /// The caller holds the image, or names it in `gc`'s keep list, for as long as it uses what it gets.
     pub fn root(&self, id: ImageId) -> Result<Root> {
         let known = self.store.known(id)?;
         let _pin = self.store.pin(id.0);

@@ -48,7 +48,7 @@ pub use debian::{DebianBase, Variant};
 pub use digest::{Digest, ImageId, NotADigest};
 pub use disk::remove_tree;
 pub use error::{ImageError, Result};
-pub use gc::{Budget, Freed, Usage};
+pub use gc::{Budget, Freed, Hold, Usage};
 pub use host_image::Toolchain;
 pub use import::Archive;
 pub use inspect::{Inspection, Layer, Root, Summary};

@@ -24,7 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::digest::{Digest, Hashing};
+use crate::digest::{Digest, Hashing, ImageId};
 use crate::disk;
 use crate::error::{Doing, ImageError, Result};
 use crate::names::Names;
@@ -40,6 +40,8 @@ pub(crate) struct Store {
     pub(crate) names: Mutex<Names>,
     /// Blobs and layers some call is working with; the collector leaves them alone.
     pins: Mutex<HashMap<Digest, u32>>,
+    /// Images in use, with how often; see [`Images::hold`].
+    pub(crate) holds: Mutex<HashMap<ImageId, u32>>,
     /// Work that must not be done twice at once.
     busy: Mutex<HashSet<String>>,
     no_longer_busy: Condvar,
@@ -79,6 +81,7 @@ impl Images {
             root: root.into(),
             names: Mutex::new(names),
             pins: Mutex::default(),
+            holds: Mutex::default(),
             busy: Mutex::default(),
             no_longer_busy: Condvar::new(),
             temporaries: AtomicU64::new(0),

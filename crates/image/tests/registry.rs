@@ -21,6 +21,12 @@ use image::{
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Whatever is not needed goes at once.
+const NOTHING: Budget = Budget {
+    unused_bytes: 0,
+    grace: Duration::ZERO,
+};
+
 fn quiet(_: Progress) {}
 
 fn reference(host: &str, rest: &str) -> Reference {
@@ -216,7 +222,7 @@ fn cut_transfers_resume_and_a_registry_that_is_away_is_named() {
     );
     assert!(failure.next().contains(&address));
     nothing_left(home.path(), "third");
-    third.gc(&[], Budget { unused_bytes: 0 }).unwrap();
+    third.gc(&[], NOTHING).unwrap();
     assert_eq!(third.usage().unwrap(), image::Usage::default());
 }
 
@@ -285,7 +291,7 @@ fn pull_twisted(
     nothing_left(home.path(), "store");
     if outcome.is_err() {
         assert!(images.list().is_empty());
-        images.gc(&[], Budget { unused_bytes: 0 }).unwrap();
+        images.gc(&[], NOTHING).unwrap();
         assert_eq!(images.usage().unwrap(), image::Usage::default());
     }
     outcome
@@ -735,7 +741,7 @@ fn a_full_disk_fails_cleanly_and_gives_the_space_back() {
         .pull(&reference(&server.host(), "app:v1"), &eager(), &quiet)
         .unwrap_err();
     assert!(matches!(failure, ImageError::DiskFull { .. }), "{failure:?}");
-    images.gc(&[], Budget { unused_bytes: 0 }).unwrap();
+    images.gc(&[], NOTHING).unwrap();
     assert_eq!(free(), before);
     drop(images);
     rustix::mount::unmount(&small, rustix::mount::UnmountFlags::empty()).unwrap();

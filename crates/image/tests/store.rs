@@ -15,6 +15,12 @@ use image::{
 
 fn quiet(_: image::Progress) {}
 
+/// Whatever is not needed goes at once.
+const NOTHING: Budget = Budget {
+    unused_bytes: 0,
+    grace: std::time::Duration::ZERO,
+};
+
 fn import(images: &Images, home: &Path, name: &str, layers: &[Vec<u8>]) -> Result<ImageId, ImageError> {
     let layout = home.join(format!("layout-{name}"));
     fs::create_dir(&layout).unwrap();
@@ -279,11 +285,12 @@ fn collection_spares_what_is_kept_named_by_import_or_within_the_budget() {
             &[kept],
             Budget {
                 unused_bytes: 1 << 30,
+                ..NOTHING
             },
         )
         .unwrap();
     assert_eq!((none.images, none.blobs, none.layers), (0, 0, 0));
-    let freed = images.gc(&[kept], Budget { unused_bytes: 0 }).unwrap();
+    let freed = images.gc(&[kept], NOTHING).unwrap();
     assert_eq!((freed.images, freed.layers), (1, 1));
     assert!(freed.bytes >= 100_000);
     let after = images.usage().unwrap();
@@ -296,9 +303,39 @@ fn collection_spares_what_is_kept_named_by_import_or_within_the_budget() {
     images.root(kept).unwrap();
     images.root(imported).unwrap();
     images.remove("imported").unwrap();
-    assert_eq!(images.gc(&[], Budget { unused_bytes: 0 }).unwrap().images, 2);
+    assert_eq!(images.gc(&[], NOTHING).unwrap().images, 2);
     assert_eq!(images.usage().unwrap(), image::Usage::default());
     assert_eq!(fs::read_dir(home.path().join("store/layers")).unwrap().count(), 0);
+}
+
+/// A step runs on an image for longer than the collector's interval, and what it leaves is named a moment later.
+#[test]
+fn collection_spares_what_is_held_and_what_was_just_made() {
+    let home = tempfile::tempdir().unwrap();
+    let images = Images::open(&home.path().join("store")).unwrap();
+    let make = |name: &str| {
+        let upper = home.path().join(name);
+        fs::create_dir(&upper).unwrap();
+        fs::write(upper.join(name), name).unwrap();
+        images
+            .commit_layer(None, &upper, ImageConfig::default(), &CommitOptions::default())
+            .unwrap()
+    };
+    let id = make("base");
+    let (hold, second) = (images.hold(id).unwrap(), images.hold(id).unwrap());
+    let layers = images.root(id).unwrap().layers;
+    drop(second);
+    assert_eq!(images.gc(&[], NOTHING).unwrap(), image::Freed::default());
+    assert_eq!(fs::read_to_string(layers[0].join("base")).unwrap(), "base");
+    drop(hold);
+    let patient = Budget {
+        grace: std::time::Duration::from_secs(3600),
+        ..NOTHING
+    };
+    assert_eq!(images.gc(&[], patient).unwrap(), image::Freed::default());
+    assert_eq!(images.gc(&[], NOTHING).unwrap().images, 1);
+    assert!(!layers[0].exists());
+    assert!(matches!(images.hold(id), Err(ImageError::NotFound { .. })));
 }
 
 #[test]
@@ -318,7 +355,7 @@ fn callers_at_the_same_time_get_one_layer_each_once() {
                     let id = images
                         .import_archive(Archive::Path(layout), &format!("n{n}"), &quiet)
                         .unwrap();
-                    images.gc(&[], Budget { unused_bytes: 0 }).unwrap();
+                    images.gc(&[], NOTHING).unwrap();
                     images.root(id).unwrap();
                     id
                 })
@@ -434,7 +471,7 @@ fn altered_archives_are_refused() {
         assert!(matches!(refusal, ImageError::DigestMismatch { .. }), "{refusal}");
     }
     assert!(images.list().is_empty());
-    images.gc(&[], Budget { unused_bytes: 0 }).unwrap();
+    images.gc(&[], NOTHING).unwrap();
     assert_eq!(images.usage().unwrap(), image::Usage::default());
 }
 

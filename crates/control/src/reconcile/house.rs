@@ -91,11 +91,15 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
         }
         // What runs needs its image, whatever became of its release.
         for instance in tx.list_all::<Instance>()? {
-            if let model::Purpose::Service { release, service, .. } = &instance.row.purpose
-                && instance.row.condition.is_live()
+            let (release, process) = match &instance.row.purpose {
+                model::Purpose::Service { release, service, .. } => (release, service),
+                model::Purpose::Job { release, job, .. } => (release, job),
+                model::Purpose::Database { .. } => continue,
+            };
+            if instance.row.condition.is_live()
                 && let Some(release) = tx.get::<Release>(&release.to_string())?
             {
-                let own = release.row.images.get(service);
+                let own = release.row.images.get(process);
                 keep.insert(own.unwrap_or(&release.row.image).clone());
             }
         }

@@ -102,3 +102,30 @@ fn one_off_commands_run_beside_deploys() {
     let refused = releases::run(world.control(), &ROOT, &path, "shop", &[]);
     assert_eq!(refused.expect_err("nothing to run").code(), "invalid");
 }
+
+#[test]
+fn the_image_under_a_running_command_is_kept_however_old() {
+    let mut world = World::with_shop();
+    let command = ["sleep".to_owned(), "forever".to_owned()];
+    releases::run(world.control(), &ROOT, &EnvPath::default(), "shop", &command).expect("accepted");
+    world.until(Millis::seconds(30), "it runs", |world| {
+        world.jobs().iter().any(|job| job.condition.is_live())
+    });
+    let job = world.jobs()[0].id;
+    let image = world.engine.workload(job).expect("it runs").image;
+    let newer = plan::prune::KEEP + 2;
+    for number in 0..newer {
+        let reference = format!("newer:{number}");
+        world.image(&reference, Behaviour::default());
+        succeeded(&world.deployed("shop", &reference, None));
+    }
+    let kept = |world: &mut World| {
+        world.now = world.now.plus(Millis::seconds(600));
+        world.tick();
+        world.engine.kept_images().contains(&image)
+    };
+    assert!(kept(&mut world), "its layers would go under it");
+    world.engine.crash(job, Exit::Code { code: 0 });
+    world.quiet();
+    assert!(!kept(&mut world), "the control: such an old image goes");
+}
