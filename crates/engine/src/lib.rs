@@ -19,6 +19,7 @@ pub use workload::{
     Capabilities, Exec, ExecStreams, Observed, Phase, Probe, SecretFile, Usage, VolumeMount, Workload,
 };
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
@@ -76,6 +77,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the logs cannot be read. A place without logs has none: an empty answer.
     fn logs(&self, query: &LogQuery) -> Result<Vec<LogRecord>, EngineError>;
+
+    /// Removes the logs of apps and databases that are not in `keep`, after a while: they outlive what wrote them, but
+    /// not for ever.
+    ///
+    /// # Errors
+    /// When they cannot be looked over or removed; calling again goes on.
+    fn collect_logs(&self, keep: &BTreeSet<String>) -> Result<(), EngineError>;
 
     /// Makes the names of an environment's network known to its instances, as a whole.
     ///

@@ -333,6 +333,10 @@ impl Engine for Simulated {
         Ok(Vec::new())
     }
 
+    fn collect_logs(&self, _keep: &BTreeSet<String>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
         self.changing("publish names")?.names = names.to_vec();
         Ok(())

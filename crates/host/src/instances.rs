@@ -199,7 +199,9 @@ fn specify(
     };
     let log_dir = host.options.data_dir.join("logs").join(&workload.log_key);
     fs::create_dir_all(&log_dir).map_err(error::host("make the log's directory"))?;
-    crate::logs::prune(&log_dir, LOG_DIR_BYTES);
+    crate::logs::prune(&log_dir, LOG_DIR_BYTES, |name| {
+        !matches!(host.runtime.get(name), Ok(None))
+    });
     Ok(ContainerSpec {
         id: name.to_owned(),
         hostname: workload.hostname.clone(),

@@ -183,6 +183,10 @@ impl Engine for Host {
     fn logs(&self, query: &LogQuery) -> Result<Vec<LogRecord>, EngineError> {
         logs::query(&self.options.data_dir.join("logs"), query)
     }
+    fn collect_logs(&self, keep: &BTreeSet<String>) -> Result<(), EngineError> {
+        logs::collect(&self.options.data_dir.join("logs"), keep)
+    }
+
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
         names::publish(self, names)
     }

@@ -1,7 +1,10 @@
 //! Log lines of instances, found by the directories and labels that `instances` gives them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use engine::{EngineError, LogQuery, LogRecord, Stream};
 use model::{InstanceId, Timestamp};
@@ -65,29 +68,86 @@ pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, Eng
     Ok(found)
 }
 
-/// Deletes the oldest segments of a directory until the rest fits. Called before a new instance writes there; what a
-/// living one still writes is among the newest.
-pub(crate) fn prune(dir: &Path, budget: u64) {
-    let mut segments: Vec<(std::time::SystemTime, u64, PathBuf)> = fs::read_dir(dir)
+/// Most segments in a directory: each instance and each one-off job leaves at least one, and every read lists them.
+const SEGMENTS: usize = 2000;
+/// Logs of an app or a database that is gone stay readable on disk for as long after their last line.
+const GONE: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Deletes the oldest segments of a directory until the rest fits. Called before a new instance writes there. The
+/// newest segment of an instance that is there stays, however long it has been silent: it is being written to.
+pub(crate) fn prune(dir: &Path, budget: u64, is_there: impl Fn(&str) -> bool) {
+    let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+    let mut segments: Vec<(SystemTime, u64, String, u64, PathBuf)> = fs::read_dir(dir)
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|kind| kind == "log"))
         .filter_map(|entry| {
+            let name = entry.file_name();
+            let (label, number) = name.to_str()?.strip_suffix(".log")?.rsplit_once('.')?;
+            let number: u64 = number.parse().ok()?;
             let meta = entry.metadata().ok()?;
-            Some((meta.modified().ok()?, meta.len(), entry.path()))
+            let known = newest.entry(label.to_owned()).or_default();
+            *known = number.max(*known);
+            // A line takes a block.
+            let bytes = meta.len().max(meta.blocks() * 512);
+            Some((
+                meta.modified().ok()?,
+                bytes,
+                label.to_owned(),
+                number,
+                entry.path(),
+            ))
         })
         .collect();
     segments.sort();
-    let mut total: u64 = segments.iter().map(|(_, bytes, _)| bytes).sum();
-    for (_, bytes, path) in segments {
-        if total <= budget {
+    let mut total: u64 = segments.iter().map(|(_, bytes, ..)| bytes).sum();
+    let mut count = segments.len();
+    for (_, bytes, label, number, path) in segments {
+        if total <= budget && count <= SEGMENTS {
             return;
         }
-        if fs::remove_file(&path).is_ok() {
+        let is_open = newest.get(&label) == Some(&number)
+            && label.rsplit_once('.').is_some_and(|(_, name)| is_there(name));
+        if !is_open && fs::remove_file(&path).is_ok() {
             total -= bytes;
+            count -= 1;
         }
     }
+}
+
+/// Removes the logs of keys that are gone, once nothing was written there for long.
+pub(crate) fn collect(root: &Path, keep: &BTreeSet<String>) -> Result<(), EngineError> {
+    let failed = error::host("look over the logs");
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return Err(failed(cause)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(&failed)?;
+        let is_kept = entry.file_name().to_str().is_none_or(|name| keep.contains(name));
+        if !is_kept && silent_for(&entry.path()).is_some_and(|silence| silence > GONE) {
+            image::remove_tree(&entry.path()).map_err(error::host("remove old logs"))?;
+        }
+    }
+    Ok(())
+}
+
+/// How long nothing was written in a directory of logs and those one level below; `None` when that cannot be told.
+fn silent_for(dir: &Path) -> Option<Duration> {
+    let mut newest = fs::symlink_metadata(dir).ok()?.modified().ok()?;
+    let mut look = vec![(dir.to_owned(), true)];
+    while let Some((dir, may_descend)) = look.pop() {
+        for entry in fs::read_dir(dir).ok()? {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok()?;
+            newest = newest.max(meta.modified().ok()?);
+            if may_descend && meta.is_dir() {
+                look.push((entry.path(), false));
+            }
+        }
+    }
+    newest.elapsed().ok()
 }
 
 /// The directory of a key and those one level below, which are its services.
@@ -164,4 +224,83 @@ fn matches(record: &LogRecord, query: &LogQuery) -> bool {
             .contains
             .as_ref()
             .is_none_or(|text| record.text.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn old(path: &Path, days: u64) {
+        let at = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+        let file = fs::File::open(path).expect("there");
+        file.set_modified(at).expect("dated");
+    }
+
+    fn place(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("stoa-logs-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        dir
+    }
+
+    #[test]
+    fn the_oldest_go_but_never_what_is_being_written() {
+        let dir = place("prune");
+        for (name, days) in [
+            ("v1.quiet.0000000001.log", 9),
+            ("v1.quiet.0000000002.log", 8),
+            ("v1.dead.0000000001.log", 7),
+            ("v2.loud.0000000001.log", 1),
+            ("v2.loud.0000000002.log", 0),
+        ] {
+            fs::write(dir.join(name), [b'x'; 4096]).expect("written");
+            old(&dir.join(name), days);
+        }
+        prune(&dir, 2 * 4096, |name| name == "quiet" || name == "loud");
+        let left: BTreeSet<String> = fs::read_dir(&dir)
+            .expect("there")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        let expected = ["v1.quiet.0000000002.log", "v2.loud.0000000002.log"];
+        assert_eq!(left, expected.map(str::to_owned).into());
+        for number in 0..SEGMENTS + 5 {
+            fs::write(dir.join(format!("run.ins-{number}.0000000001.log")), "").expect("written");
+        }
+        prune(&dir, u64::MAX, |name| name == "quiet");
+        assert_eq!(fs::read_dir(&dir).expect("there").count(), SEGMENTS);
+        assert!(dir.join(expected[0]).exists());
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn logs_of_what_is_gone_go_after_a_while() {
+        let root = place("gone");
+        for (key, days) in [("app_kept", 90), ("app_gone", 90), ("app_fresh", 90)] {
+            let dir = root.join(key).join("web");
+            fs::create_dir_all(&dir).expect("a directory");
+            fs::write(dir.join("v1.a.0000000001.log"), "x").expect("written");
+            let is_fresh = key == "app_fresh";
+            for path in [&dir.join("v1.a.0000000001.log"), &dir, &root.join(key)] {
+                old(path, if is_fresh && path.is_file() { 1 } else { days });
+            }
+        }
+        collect(&root, &["app_kept".to_owned()].into()).expect("looked over");
+        let left: BTreeSet<String> = fs::read_dir(&root)
+            .expect("there")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        assert_eq!(left, ["app_kept", "app_fresh"].map(str::to_owned).into());
+        fs::remove_dir_all(root).expect("removed");
+    }
 }

@@ -1,6 +1,6 @@
 //! Housekeeping: what nobody needs any more goes, so that nothing grows for ever.
 //!
-//! Lives here: settled operations with their logs, leftovers of builds, old revisions, images.
+//! Lives here: settled operations with their logs, leftovers of builds, old revisions, images, logs of what is gone.
 //! Does not live here: uploads (`uploads`), ended instances (`plan`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,4 +115,16 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
         tracing::info!(freed, "collected images that nothing needs");
     }
     Ok(())
+}
+
+/// Collects the logs of apps and databases that are gone.
+pub(super) fn logs(control: &Control) -> Result<(), ControlError> {
+    let keep = control.read(|tx| {
+        let apps = tx.list_all::<model::App>()?.into_iter();
+        let mut keep: BTreeSet<String> = apps.map(|found| found.row.id.to_string()).collect();
+        let databases = tx.list_all::<model::Database>()?.into_iter();
+        keep.extend(databases.map(|found| found.row.id.to_string()));
+        Ok(keep)
+    })?;
+    Ok(control.engine.collect_logs(&keep)?)
 }

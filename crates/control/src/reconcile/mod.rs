@@ -189,7 +189,8 @@ impl Reconciler {
             crate::uploads::collect(control, now)?;
             house::operations(control, self.begun, now)?;
             house::revisions(control, now)?;
-            house::images(control)
+            house::images(control)?;
+            house::logs(control)
         })();
         if let Err(cause) = kept {
             tracing::warn!(%cause, "housekeeping failed; it is repeated later");

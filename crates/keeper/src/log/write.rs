@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -287,7 +287,15 @@ impl Writer {
             .ring
             .back()
             .is_some_and(|(_, size)| *size >= self.settings.segment_bytes);
-        if self.file.is_none() || full {
+        // Written to after somebody deleted it, nobody would ever read it.
+        let is_deleted = self
+            .file
+            .as_ref()
+            .is_some_and(|file| file.metadata().is_ok_and(|meta| meta.nlink() == 0));
+        if is_deleted {
+            self.ring.pop_back();
+        }
+        if self.file.is_none() || full || is_deleted {
             self.rotate()
         } else {
             Ok(())
