@@ -29,10 +29,8 @@ pub(crate) fn query(root: &Path, query: &LogQuery) -> Result<Vec<LogRecord>, Eng
     }
     let mut found = Vec::new();
     for (dir, key) in directories(root, &query.key) {
-        let labels: Vec<String> = labels(&dir)
-            .into_iter()
-            .filter(|label| fits(label, query))
-            .collect();
+        let mut labels = labels(&dir);
+        labels.retain(|label| fits(label, query));
         if labels.is_empty() {
             continue;
         }
@@ -169,8 +167,8 @@ fn directories(root: &Path, key: &str) -> Vec<(PathBuf, String)> {
 }
 
 /// Labels of the segments in a directory: `LABEL.INSTANCE.NUMBER.log`.
-fn labels(dir: &Path) -> Vec<String> {
-    let mut labels: Vec<String> = fs::read_dir(dir)
+fn labels(dir: &Path) -> BTreeSet<String> {
+    fs::read_dir(dir)
         .into_iter()
         .flatten()
         .flatten()
@@ -179,10 +177,7 @@ fn labels(dir: &Path) -> Vec<String> {
             let (label, _) = name.to_str()?.strip_suffix(".log")?.rsplit_once('.')?;
             Some(label.to_owned())
         })
-        .collect();
-    labels.sort();
-    labels.dedup();
-    labels
+        .collect()
 }
 
 fn parts(label: &str) -> Option<(&str, InstanceId)> {

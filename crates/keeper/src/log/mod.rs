@@ -87,8 +87,18 @@ fn header(label: &str) -> String {
     format!("stoa-log 1 {label}\n")
 }
 
-/// Segments in `dir`: label, number, size. Absent directory: none.
-fn segments(dir: &Path) -> io::Result<Vec<(String, u64, u64)>> {
+/// A segment as its directory shows it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Segment {
+    label: String,
+    number: u64,
+    bytes: u64,
+    /// When it was last written to.
+    written_us: u64,
+}
+
+/// Segments in `dir`, by label and number. Absent directory: none.
+fn segments(dir: &Path) -> io::Result<Vec<Segment>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -102,7 +112,14 @@ fn segments(dir: &Path) -> io::Result<Vec<(String, u64, u64)>> {
         };
         // Deleted between listing and asking: the ring moved on.
         if let Ok(meta) = entry.metadata() {
-            found.push((label.to_owned(), number, meta.len()));
+            let written = meta.modified().ok();
+            let written = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            found.push(Segment {
+                label: label.to_owned(),
+                number,
+                bytes: meta.len(),
+                written_us: written.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
+            });
         }
     }
     found.sort();

@@ -5,10 +5,11 @@
 //! Invariant: a reader goes by segment number and offset, so rotation never makes it lose or repeat a record; what the
 //! ring deleted before it was read is told as a gap.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,15 +17,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use super::{Kind, Position, Record, decode, segment_path, segments};
+use super::{Kind, Position, Record, Segment, decode, segment_path, segments};
 
 const CHUNK_BYTES: usize = 64 * 1024;
+/// A segment last written longer than this before a moment has no record from after it. Clocks of files are coarse, and
+/// may be put back.
+const CLOCK_SLACK_US: u64 = 60_000_000;
 
 /// What to read.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     /// Only these labels; empty for all in the directory.
-    pub labels: Vec<String>,
+    pub labels: BTreeSet<String>,
     /// Only records at or after this time.
     pub since_us: u64,
     /// Begin with the last N records.
@@ -129,20 +133,21 @@ impl Reader {
     }
 
     fn discover(&mut self) -> io::Result<()> {
-        let wanted = |label: &String| self.query.labels.is_empty() || self.query.labels.contains(label);
-        for (label, number, _) in segments(&self.dir)?
-            .into_iter()
-            .filter(|(label, _, _)| wanted(label))
-        {
-            if self.cursors.contains_key(&label) {
+        let since_us = self.query.since_us;
+        for own in segments(&self.dir)?.chunk_by(|a, b| a.label == b.label) {
+            let Some(newest) = own.last() else { continue };
+            let label = &newest.label;
+            let is_wanted = self.query.labels.is_empty() || self.query.labels.contains(label);
+            if !is_wanted || self.cursors.contains_key(label) {
                 continue;
             }
-            let after = self.query.after.get(&label).copied();
-            let at = after.unwrap_or(Position {
-                segment: number,
-                offset: 0,
-            });
-            self.cursors.insert(label.clone(), Cursor::new(&label, at));
+            let at = match self.query.after.get(label) {
+                Some(after) => *after,
+                // Nothing new enough so far; it is looked at again when something was written.
+                None if newest.written_us.saturating_add(CLOCK_SLACK_US) < since_us => continue,
+                None => position_before(&self.dir, own, since_us),
+            };
+            self.cursors.insert(label.clone(), Cursor::new(label, at));
         }
         Ok(())
     }
@@ -241,12 +246,9 @@ impl Cursor {
     }
 
     fn later(&self, dir: &Path) -> io::Result<Option<u64>> {
-        let ours = segments(dir)?
-            .into_iter()
-            .filter(|(label, _, _)| **label == *self.label);
-        Ok(ours
-            .map(|(_, number, _)| number)
-            .find(|number| *number > self.segment))
+        let mut all = segments(dir)?.into_iter();
+        let later = all.find(|segment| *segment.label == *self.label && segment.number > self.segment);
+        Ok(later.map(|segment| segment.number))
     }
 
     fn open(&mut self, dir: &Path) -> io::Result<bool> {
@@ -303,4 +305,50 @@ impl Cursor {
         self.raw.drain(..begin);
         self.offset += begin as u64;
     }
+}
+
+/// A place of one label before its first record at or after `since_us`, near to it: times never go back within a label,
+/// so nothing that lies before has to be read. What cannot be read is a reason to begin earlier, never later.
+fn position_before(dir: &Path, own: &[Segment], since_us: u64) -> Position {
+    let is_older = |segment: &Segment| {
+        let file = File::open(segment_path(dir, &segment.label, segment.number)).ok();
+        file.and_then(|file| record_from(&file, 0))
+            .is_some_and(|(_, time_us)| time_us < since_us)
+    };
+    let begun_before = own.partition_point(is_older);
+    let Some(segment) = begun_before.checked_sub(1).and_then(|last| own.get(last)) else {
+        return own.first().map_or(Position::default(), |first| Position {
+            segment: first.number,
+            offset: 0,
+        });
+    };
+    let (mut offset, mut end) = (0, segment.bytes);
+    if let Ok(file) = File::open(segment_path(dir, &segment.label, segment.number)) {
+        while end.saturating_sub(offset) > CHUNK_BYTES as u64 {
+            let middle = offset.midpoint(end);
+            match record_from(&file, middle) {
+                Some((at, time_us)) if at < end && time_us < since_us => offset = at,
+                Some(_) | None => end = middle,
+            }
+        }
+    }
+    Position {
+        segment: segment.number,
+        offset,
+    }
+}
+
+/// The first whole record that begins after the line at `offset`: where, and its time.
+fn record_from(file: &File, offset: u64) -> Option<(u64, u64)> {
+    let mut bytes = vec![0; CHUNK_BYTES];
+    let count = file.read_at(&mut bytes, offset).ok()?;
+    let bytes = bytes.get(..count)?;
+    let mut begin = bytes.iter().position(|byte| *byte == b'\n')? + 1;
+    while let Some(length) = bytes[begin..].iter().position(|byte| *byte == b'\n') {
+        if let Some((time_us, ..)) = decode(&bytes[begin..begin + length]) {
+            return Some((offset + begin as u64, time_us));
+        }
+        begin += length + 1;
+    }
+    None
 }

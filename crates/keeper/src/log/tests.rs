@@ -92,7 +92,7 @@ fn a_follower_survives_rotation_and_the_ring_tells_what_is_gone() {
     let total: u64 = segments(dir.path())
         .unwrap()
         .iter()
-        .map(|(_, _, size)| size)
+        .map(|segment| segment.bytes)
         .sum();
     assert!(total <= 1200, "{total}");
     let rest = read_all(&mut late.unwrap());
@@ -131,7 +131,7 @@ fn labels_merge_by_time_and_since_tail_after_select() {
     );
     assert_eq!(
         read(Query {
-            labels: vec!["b".into()],
+            labels: ["b".into()].into(),
             tail: Some(2),
             ..Query::default()
         }),
@@ -207,4 +207,79 @@ fn over_the_rate_is_dropped_and_told() {
         "{lost} {gap:?}"
     );
     assert!(records.len() > 50);
+}
+
+/// A follower looks several times a second: it must not read again what it has seen, nor what ended long ago.
+#[test]
+fn since_begins_near_its_moment_and_gives_what_reading_all_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(settings(dir.path(), "a", 300_000, 10 << 20));
+    let line = |n: u64| {
+        format!(
+            "line {n} {}\n",
+            "x".repeat(usize::try_from(n * 37 % 200).unwrap())
+        )
+    };
+    for n in 1..=10_000 {
+        writer.push(Stream::Stdout, line(n).as_bytes(), n / 3 * 10);
+        writer.flush();
+    }
+    let count = segments(dir.path()).unwrap().len();
+    assert!(count > 3, "{count}");
+    let read = |since_us| {
+        let query = Query {
+            since_us,
+            ..Query::default()
+        };
+        texts(&read_all(&mut Reader::open(dir.path(), query).unwrap()))
+    };
+    for since_us in (0..=33_340).step_by(479).chain([10, 33_330, 33_331]) {
+        let expected: Vec<String> = (1..=10_000)
+            .filter(|n| n / 3 * 10 >= since_us)
+            .map(|n| line(n).trim_end_matches('\n').to_owned())
+            .collect();
+        assert!(read(since_us) == expected, "since {since_us}");
+    }
+    // What lies before cannot even be read any more, nor can a label that was silent since: nobody tries.
+    let old = segment_path(dir.path(), "silent", 1);
+    for path in [segment_path(dir.path(), "a", 1), old.clone()] {
+        let _ = fs::remove_file(&path);
+        fs::create_dir(&path).unwrap();
+    }
+    assert!(
+        Reader::open(dir.path(), Query::default())
+            .unwrap()
+            .read(1)
+            .is_err(),
+        "the control"
+    );
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    fs::File::open(&old).unwrap().set_modified(long_ago).unwrap();
+    let since_us = 60_000_000 + 33_330;
+    let mut reader = Reader::open(
+        dir.path(),
+        Query {
+            since_us,
+            ..Query::default()
+        },
+    )
+    .unwrap();
+    assert!(reader.read(10).unwrap().is_empty());
+    writer.push(Stream::Stdout, b"news\n", since_us);
+    writer.flush();
+    assert_eq!(texts(&read_all(&mut reader)), ["news"]);
+}
+
+#[test]
+fn a_segment_deleted_under_its_writer_is_followed_by_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = Writer::open(settings(dir.path(), "a", 1 << 20, 1 << 20));
+    writer.push(Stream::Stdout, b"before\n", 1);
+    writer.flush();
+    fs::remove_file(segment_path(dir.path(), "a", 1)).unwrap();
+    writer.push(Stream::Stdout, b"after\n", 2);
+    writer.flush();
+    assert_eq!(writer.finish(), 0);
+    let found = read_all(&mut Reader::open(dir.path(), Query::default()).unwrap());
+    assert_eq!(texts(&found), ["after"]);
 }

@@ -74,8 +74,8 @@ impl Writer {
         let ring: VecDeque<(u64, u64)> = segments(&settings.dir)
             .unwrap_or_default()
             .into_iter()
-            .filter(|(label, _, _)| *label == settings.label)
-            .map(|(_, number, size)| (number, size))
+            .filter(|segment| segment.label == settings.label)
+            .map(|segment| (segment.number, segment.bytes))
             .collect();
         Writer {
             next_segment: ring.back().map_or(1, |(number, _)| number + 1),

@@ -103,7 +103,7 @@ impl Bed {
 
     pub fn records(&self, id: &str) -> Vec<Record> {
         let query = Query {
-            labels: vec![id.to_owned()],
+            labels: [id.to_owned()].into(),
             ..Query::default()
         };
         let mut reader = Reader::open(&self.path("log"), query).unwrap();
