@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use engine::{BuildStep, EngineError, LineSink, StepOutput};
 use image::{CommitOptions, ImageConfig, ImageId, Root};
 use model::{Exit, InstanceId};
-use net::NetworkRules;
+use net::{Neighbours, NetworkRules};
 use runtime::logs::{Query, Reader};
 use runtime::{ContainerSpec, Limits, LogSpec, Mount, Owner, SmallFile, Tier};
 
@@ -149,7 +149,11 @@ fn specify(
     }];
     let mut netns = None;
     if step.network {
-        let rules = NetworkRules::default();
+        // Several builds run at a time, of tenants that must not meet.
+        let rules = NetworkRules {
+            neighbours: Neighbours::Apart,
+            ..NetworkRules::default()
+        };
         let network = host
             .networks
             .ensure_network(NETWORK, &rules)

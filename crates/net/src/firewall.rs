@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 
 use crate::netlink::Socket;
-use crate::state::{Egress, HostPort, Mark, NetworkRules, Transport};
+use crate::state::{Egress, HostPort, Mark, Neighbours, NetworkRules, Transport};
 use crate::{NetError, Subnet};
 
 /// What the rules need to know of one network.
@@ -82,7 +82,11 @@ fn reach(facts: &Facts<'_>) -> String {
         zones,
     } = *facts;
     let (table, ours) = (mark.table(), format!("{}*", mark.bridge_prefix()));
-    let same = set(zones.iter().map(|z| format!("\"{0}\" . \"{0}\"", z.bridge)));
+    // Neighbours that are kept apart on the bridge must not meet by way of the gateway either.
+    let joined = zones
+        .iter()
+        .filter(|z| z.rules.neighbours == Neighbours::Reachable);
+    let same = set(joined.map(|z| format!("\"{0}\" . \"{0}\"", z.bridge)));
     let doors = set(zones.iter().flat_map(|z| {
         doors(z).map(|d| {
             format!(
@@ -319,12 +323,24 @@ mod tests {
                 transport: Transport::Tcp,
                 port: 8080,
             }]),
+            ..NetworkRules::default()
         };
         let text = rules(Some("eth0"), &[zone(0, NetworkRules::default()), zone(1, closed)]);
         // The 256 pairs are left out of the snapshot.
         let octets = text.lines().find(|l| l.contains("255 . 255")).unwrap();
         let text = text.replace(octets, "    elements = { 0 . 0, ..., 255 . 255 }");
         assert_eq!(text, include_str!("../tests/firewall.nft"), "{text}");
+    }
+
+    #[test]
+    fn neighbours_kept_apart_do_not_meet_by_way_of_the_gateway() {
+        let apart = NetworkRules {
+            neighbours: Neighbours::Apart,
+            ..NetworkRules::default()
+        };
+        let text = rules(None, &[zone(0, NetworkRules::default()), zone(1, apart)]);
+        assert!(text.contains("\"stm-0\" . \"stm-0\""), "{text}");
+        assert!(!text.contains("\"stm-1\" . \"stm-1\""), "{text}");
     }
 
     #[test]

@@ -24,5 +24,5 @@ mod world;
 
 pub use error::NetError;
 pub use networks::{Attachment, Inventory, Network, Networks, Options, Repaired};
-pub use state::{Egress, HostPort, Mark, NetworkRules, Transport};
+pub use state::{Egress, HostPort, Mark, Neighbours, NetworkRules, Transport};
 pub use subnet::Subnet;

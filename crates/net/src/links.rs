@@ -23,6 +23,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::{Answer, Request, Socket, is_absent};
+use crate::state::Neighbours;
 use crate::subnet::mac_of;
 use crate::{NetError, Subnet};
 
@@ -68,6 +69,7 @@ pub(crate) struct Port<'a> {
     pub bridge: u32,
     pub ip: Ipv4Addr,
     pub mtu: u32,
+    pub neighbours: Neighbours,
 }
 
 /// The link of this name.
@@ -172,6 +174,7 @@ pub(crate) fn make_port(
         bridge,
         mtu,
         ip,
+        neighbours: _,
     } = *port;
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -207,9 +210,15 @@ pub(crate) fn make_port(
 }
 
 /// Bind the outer end to its one address: the bridge learns nothing from it and takes frames from its own MAC only;
-/// neither bridge nor host ever has to ask who holds the address.
+/// neither bridge nor host ever has to ask who holds the address. Frames between two isolated ports never pass.
 pub(crate) fn bind_port(socket: &mut Socket, index: u32, port: &Port<'_>) -> Result<(), NetError> {
-    let Port { name, bridge, ip, .. } = *port;
+    let Port {
+        name,
+        bridge,
+        ip,
+        mtu: _,
+        neighbours,
+    } = *port;
     let mut enslave = LinkMessage::default();
     enslave.header.index = index;
     enslave.header.flags = LinkFlags::Up;
@@ -224,6 +233,7 @@ pub(crate) fn bind_port(socket: &mut Socket, index: u32, port: &Port<'_>) -> Res
             InfoBridgePort::Locked(true),
             InfoBridgePort::UnicastFlood(false),
             InfoBridgePort::HairpinMode(false),
+            InfoBridgePort::Isolated(neighbours == Neighbours::Apart),
         ])),
     ])];
     let mut forward = NeighbourMessage::default();

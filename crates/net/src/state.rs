@@ -106,13 +106,27 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// What the instances of one network may reach besides each other and DNS.
+/// What the instances of one network may reach besides DNS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRules {
     /// May they reach the outside, masqueraded?
     pub egress: Egress,
     /// Further ports of the gateway address.
     pub host_ports: BTreeSet<HostPort>,
+    /// May they reach one another? Holds for what is attached from now on.
+    #[serde(default)]
+    pub neighbours: Neighbours,
+}
+
+/// May the instances of one network reach one another?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Neighbours {
+    /// Yes: they belong together.
+    #[default]
+    Reachable,
+    /// No: strangers that share nothing but the gateway.
+    Apart,
 }
 
 impl Default for NetworkRules {
@@ -120,6 +134,7 @@ impl Default for NetworkRules {
         Self {
             egress: Egress::Allowed,
             host_ports: BTreeSet::new(),
+            neighbours: Neighbours::Reachable,
         }
     }
 }

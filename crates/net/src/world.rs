@@ -131,6 +131,7 @@ impl World {
             bridge,
             ip: record.ip,
             mtu,
+            neighbours: home.rules.neighbours,
         };
         let failed = || format!("make the namespace of {instance}");
         let known = namespace::open(&path).map_err(NetError::kernel(failed()))?;

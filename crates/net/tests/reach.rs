@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{
     HOST, INTERNET, METADATA, PATIENCE, echo, echoes, greet, greeter, on_a_host, populate, run, within,
 };
-use net::{Egress, HostPort, NetworkRules, Transport};
+use net::{Egress, HostPort, Neighbours, NetworkRules, Transport};
 
 /// How long a probe waits that is expected to get no answer.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -88,6 +88,43 @@ fn instances_reach_their_own_network_and_the_internet_and_nothing_else() {
     });
 }
 
+/// Builds of strangers share one network: each reaches the gateway, the internet, and nobody else.
+#[test]
+fn neighbours_can_be_kept_apart() {
+    on_a_host(|host| {
+        let networks = host.networks("apart");
+        let rules = NetworkRules {
+            neighbours: Neighbours::Apart,
+            ..NetworkRules::default()
+        };
+        let network = networks.ensure_network("one", &rules).unwrap();
+        let attached = ["a", "b"].map(|instance| networks.attach("one", instance, None).unwrap());
+        let [a, b] = &attached;
+        let in_b = within(&b.netns_path, || greeter(b.ip, 80));
+        let internet = within(&host.outside, || greeter(INTERNET, 80));
+        assert_eq!(greet(b.ip, 80, PATIENCE).unwrap(), network.gateway.to_string());
+        within(&a.netns_path, || {
+            greet(INTERNET, 80, PATIENCE).unwrap();
+            assert!(greet(b.ip, 80, SILENCE).is_err(), "a neighbour was reached");
+            // Whoever may change its routes sends by way of the gateway.
+            let to_b = format!("{}/32", b.ip);
+            run(&["ip", "route", "add", &to_b, "via", &network.gateway.to_string()]);
+            assert!(
+                greet(b.ip, 80, SILENCE).is_err(),
+                "a neighbour was reached by way of the gateway"
+            );
+            run(&["ip", "route", "del", &to_b]);
+        });
+        // Control: the same probe, had they been attached without the rule.
+        networks.ensure_network("one", &NetworkRules::default()).unwrap();
+        for instance in ["a", "b"] {
+            networks.attach("one", instance, None).unwrap();
+        }
+        within(&a.netns_path, || greet(b.ip, 80, PATIENCE).unwrap());
+        drop((in_b, internet));
+    });
+}
+
 #[test]
 fn egress_can_be_denied_and_ports_of_the_gateway_opened() {
     on_a_host(|host| {
@@ -107,6 +144,7 @@ fn egress_can_be_denied_and_ports_of_the_gateway_opened() {
                 transport: Transport::Tcp,
                 port: 9000,
             }]),
+            ..NetworkRules::default()
         };
         networks.ensure_network("one", &rules).unwrap();
         within(&a.netns_path, || {
