@@ -13,6 +13,7 @@ use std::path::{Component, Path};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use serde::Deserialize;
 
+use crate::allowance::Allowance;
 use crate::compress::{self, Plain};
 use crate::digest::{Digest, Hashing, ImageId};
 use crate::disk;
@@ -72,7 +73,12 @@ impl Images {
         let place = self.store.temporary_directory()?;
         let plain = Plain::new("the archive", reader)?;
         // Sources may not lead out of their directory, which is what an image archive has to obey too.
-        unpack::unpack(plain, &place.path, quota, Policy::Source)?;
+        unpack::unpack(
+            plain,
+            &place.path,
+            &Allowance::new("the archive", quota),
+            Policy::Source,
+        )?;
         self.store.import_directory(&place.path, name, quota, progress)
     }
 }
@@ -113,10 +119,11 @@ impl Store {
         let config: ConfigFile =
             oci::read(&what, &self.read_blob(manifest.config.digest, oci::CONFIG_LIMIT)?)?;
         crate::inspect::check_layer_count(&what, &manifest, &config)?;
+        let allowance = Allowance::new("the image", quota);
         for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             progress(Progress::Step(format!("unpacking layer {}", short(*diff_id))));
             layout.pins.push(self.pin(*diff_id));
-            self.ensure_layer(*diff_id, layer.digest, quota)?;
+            self.ensure_layer(*diff_id, layer.digest, &allowance)?;
         }
         let known = Known {
             size,

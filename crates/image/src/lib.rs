@@ -15,6 +15,7 @@
 //! All calls are synchronous and may come from any thread; long ones tell their progress to a callback.
 
 mod address;
+mod allowance;
 mod apt;
 mod beneath;
 mod commit;

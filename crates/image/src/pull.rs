@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ureq::http::header;
 
+use crate::allowance::Allowance;
 use crate::digest::{Digest, ImageId};
 use crate::error::{Doing, ImageError, Result};
 use crate::import::short;
@@ -59,6 +60,7 @@ impl Images {
             store: &self.store,
             registry,
             policy,
+            allowance: Allowance::new("the image", &policy.quota),
             is_over: AtomicBool::new(false),
         };
         let (digest, bytes) = pull.manifest(reference)?;
@@ -125,6 +127,8 @@ struct Pull<'a> {
     store: &'a Store,
     registry: Registry<'a>,
     policy: &'a PullPolicy,
+    /// Of all layers together.
+    allowance: Allowance<'a>,
     /// Set when one layer failed for good: the others need not go on.
     is_over: AtomicBool,
 }
@@ -277,7 +281,7 @@ impl Pull<'_> {
             };
             let done = self
                 .blob(layer, &say)
-                .and_then(|()| self.store.ensure_layer(diff_id, layer.digest, &self.policy.quota));
+                .and_then(|()| self.store.ensure_layer(diff_id, layer.digest, &self.allowance));
             if let Err(cause) = done {
                 self.is_over.store(true, Ordering::Relaxed);
                 locked(failure).get_or_insert(cause);

@@ -23,6 +23,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::allowance::{self, Allowance};
 use crate::beneath::{Found, Place, as_path};
 use crate::compress::Plain;
 use crate::disk;
@@ -94,8 +95,10 @@ pub struct Unpacked {
 pub fn unpack_source(from: &mut dyn Read, into: &Path, quota: &Quota) -> Result<Unpacked> {
     disk::private_directory(into.parent().unwrap_or(Path::new("/")))?;
     rustix::fs::mkdir(into, Mode::from(0o755)).doing("create directory", into)?;
-    let unpacked = Plain::new("the upload", from)
-        .and_then(|plain| unpack(plain, into, quota, Policy::Source).map(|(unpacked, _)| unpacked));
+    let unpacked = Plain::new("the upload", from).and_then(|plain| {
+        unpack(plain, into, &Allowance::new("the archive", quota), Policy::Source)
+            .map(|(unpacked, _)| unpacked)
+    });
     if unpacked.is_err() {
         disk::remove_tree(into)?;
     }
@@ -110,7 +113,12 @@ pub(crate) enum Policy {
 }
 
 /// Unpacks a plain tar stream into an existing directory and gives the stream back, read to its end.
-pub(crate) fn unpack<R: Read>(from: R, into: &Path, quota: &Quota, policy: Policy) -> Result<(Unpacked, R)> {
+pub(crate) fn unpack<R: Read>(
+    from: R,
+    into: &Path,
+    allowance: &Allowance<'_>,
+    policy: Policy,
+) -> Result<(Unpacked, R)> {
     let root = rustix::fs::openat(
         CWD,
         into,
@@ -121,7 +129,8 @@ pub(crate) fn unpack<R: Read>(from: R, into: &Path, quota: &Quota, policy: Polic
     let mut unpacker = Unpacker {
         place: Place::new(root),
         path: into,
-        quota,
+        quota: allowance.quota,
+        allowance,
         policy,
         done: Unpacked::default(),
         directory_times: BTreeMap::new(),
@@ -131,7 +140,7 @@ pub(crate) fn unpack<R: Read>(from: R, into: &Path, quota: &Quota, policy: Polic
     };
     let counted = Bounded {
         inner: from,
-        left: quota.stream_bytes(),
+        left: allowance.quota.stream_bytes(),
     };
     let mut tarball = Tarball::new(counted);
     while let Some(member) = tarball.next()? {
@@ -166,6 +175,7 @@ struct Unpacker<'a> {
     place: Place,
     path: &'a Path,
     quota: &'a Quota,
+    allowance: &'a Allowance<'a>,
     policy: Policy,
     done: Unpacked,
     /// Times of directories are set last: making something in one changes its time.
@@ -180,9 +190,7 @@ struct Unpacker<'a> {
 impl Unpacker<'_> {
     fn member<R: Read>(&mut self, member: &Member, content: &mut Tarball<R>) -> Result<()> {
         self.done.entries += 1;
-        if self.done.entries > self.quota.entries {
-            return Err(self.over(self.quota.entries, "entries"));
-        }
+        self.allowance.take_entries(1)?;
         let parts = self.parts(&member.path)?;
         let Some((name, parents)) = parts.split_last() else {
             // The entry for the root itself: its facts count, its kind cannot.
@@ -342,9 +350,8 @@ impl Unpacker<'_> {
         name: &[u8],
         content: &mut Tarball<R>,
     ) -> Result<()> {
-        if member.size > self.quota.bytes.saturating_sub(self.done.bytes) {
-            return Err(self.over(self.quota.bytes, "bytes"));
-        }
+        self.allowance.take_bytes(member.size)?;
+        allowance::check_room(&*self.place.root, self.path, member.size)?;
         let dir = self
             .place
             .directory(parents)

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::allowance::Allowance;
 use crate::compress::Plain;
 use crate::digest::{Digest, Hashing, ImageId};
 use crate::error::{Doing, Result};
@@ -130,7 +131,13 @@ impl Store {
         set_open_mode(&fresh.path)?;
         let unreadable = |why: String| Ok(Some(Fault::LayerUnreadable { digest: blob, why }));
         let plain = Plain::new("the layer", self.open_blob(blob)?)?;
-        let unpacking = unpack::unpack(Hashing::new(plain), &fresh.path, &Quota::default(), Policy::Layer);
+        let quota = Quota::default();
+        let unpacking = unpack::unpack(
+            Hashing::new(plain),
+            &fresh.path,
+            &Allowance::new("the layer", &quota),
+            Policy::Layer,
+        );
         let (unpacked, found) = match unpacking {
             Ok((unpacked, rest)) => (unpacked, rest.finish().0),
             Err(cause) => return unreadable(cause.to_string()),

@@ -863,6 +863,29 @@ fn a_full_disk_is_named_and_given_back() {
     rustix::mount::unmount(&small_disk, rustix::mount::UnmountFlags::empty()).unwrap();
 }
 
+/// What lives on the same disk needs some of it: the last of it is not taken, though it would fit.
+#[test]
+fn a_reserve_of_the_disk_is_left() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = home.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("stoa-image-test", &disk, "tmpfs", flags, c"size=40m").unwrap();
+    for (mib, fits) in [(36, true), (39, false)] {
+        let mut archive = bomb(mib << 20, (mib << 20) + 1024);
+        let outcome = unpack_source(&mut archive, &disk.join("source"), &Quota::default());
+        assert_eq!(outcome.is_ok(), fits, "{mib} MiB: {outcome:?}");
+        assert!(
+            fits || matches!(outcome, Err(ImageError::DiskFull { .. })),
+            "{outcome:?}"
+        );
+        image::remove_tree(&disk.join("source")).unwrap();
+    }
+    // The control: it would have fitted.
+    fs::write(disk.join("large"), vec![0; 39 << 20]).unwrap();
+    rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::empty()).unwrap();
+}
+
 /// Every third byte of a valid archive, changed: refused or unpacked inside, never a panic.
 #[test]
 fn altered_bytes_never_do_harm() {
