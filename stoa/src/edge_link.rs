@@ -21,8 +21,6 @@ const REQUEST_TIMEOUT_MS: u64 = 60_000;
 const IDLE_TIMEOUT_MS: u64 = 60_000;
 /// How long a WebSocket may stay on an instance that is being replaced.
 const UPGRADE_DRAIN_MS: u64 = 60_000;
-/// Shares are equal until canaries exist.
-const WEIGHT: u32 = 100;
 
 /// The edge behind its control socket. A connection per question: the edge may be another process the next time.
 pub(crate) struct Link {
@@ -157,7 +155,7 @@ fn document(table: &RouteTable, generation: u64, certificates: Vec<Certificate>)
                 .map(|target| Target {
                     id: target.id.to_string(),
                     addr: SocketAddr::from(target.address),
-                    weight: WEIGHT,
+                    weight: target.weight,
                     draining: false,
                     release: (target.release != service.release).then(|| target.release.clone()),
                 })

@@ -42,6 +42,8 @@ pub struct Target {
     pub address: SocketAddrV4,
     /// `v3`: its own release.
     pub release: String,
+    /// Its share of the requests relative to its siblings.
+    pub weight: u32,
 }
 
 /// Requests of one service and release.
@@ -115,9 +117,10 @@ pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed
         }
         for (name, routes) in routes {
             let instances = facts.of_app(app.id).iter();
-            let targets = instances
-                .filter(|instance| routed.instances.contains(&instance.id))
-                .filter_map(|instance| target(facts, instance, name));
+            let targets = instances.filter_map(|instance| {
+                let weight = *routed.weights.get(&instance.id)?;
+                target(facts, instance, name, weight)
+            });
             services.push(RoutedService {
                 id: format!("{}/{name}", app.id),
                 app: app.name.to_string(),
@@ -130,7 +133,7 @@ pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed
     RouteTable { services }
 }
 
-fn target(facts: &Facts, instance: &Instance, name: &Name) -> Option<Target> {
+fn target(facts: &Facts, instance: &Instance, name: &Name, weight: u32) -> Option<Target> {
     let Purpose::Service { release, service, .. } = &instance.purpose else {
         return None;
     };
@@ -140,6 +143,19 @@ fn target(facts: &Facts, instance: &Instance, name: &Name) -> Option<Target> {
         id: instance.id,
         address: SocketAddrV4::new(instance.address?, port),
         release: format!("v{}", release.number),
+        weight,
+    })
+}
+
+/// Whether a service's name leads to an instance: not to one on trial, unless nothing else answers.
+fn is_named(siblings: &[Instance], routed: &Routed, id: InstanceId, name: &Name) -> bool {
+    if !routed.tried.contains(&id) {
+        return routed.weights.contains_key(&id);
+    }
+    !siblings.iter().any(|sibling| {
+        matches!(&sibling.purpose, Purpose::Service { service, .. } if service == name)
+            && routed.weights.contains_key(&sibling.id)
+            && !routed.tried.contains(&sibling.id)
     })
 }
 
@@ -153,7 +169,7 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
             Purpose::Service { app, service, .. } => {
                 let is_routed = routed
                     .get(app)
-                    .is_some_and(|known| known.instances.contains(&instance.id));
+                    .is_some_and(|known| is_named(facts.of_app(*app), known, instance.id, service));
                 match facts.apps.get(app).filter(|_| is_routed) {
                     Some(app) => (app.environment, format!("{service}.{}", app.name)),
                     None => continue,

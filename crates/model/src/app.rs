@@ -86,4 +86,7 @@ pub struct Rollout {
     pub deadline: Timestamp,
     /// New instances seen failed: a set of ids, so that one seen twice weighs once.
     pub failed: std::collections::BTreeSet<InstanceId>,
+    /// Steps of a canary that began, by number, and when: noted once, so that a step seen twice begins once.
+    #[serde(default)]
+    pub begun: BTreeMap<usize, Timestamp>,
 }

@@ -13,6 +13,7 @@ pub mod operation;
 pub mod people;
 pub mod release;
 pub mod spec;
+pub mod strategy;
 pub mod time;
 pub mod units;
 
@@ -25,5 +26,6 @@ pub use operation::{Failure, Operation, OperationState, Work};
 pub use people::{Action, Actor, Role, Token};
 pub use release::{Release, ReleaseState};
 pub use spec::{Health, ImageDigest, Job, Resources, Route, Service};
+pub use strategy::{Strategy, Surge};
 pub use time::Timestamp;
 pub use units::{Bytes, CpuMillis, Millis, UnitError};

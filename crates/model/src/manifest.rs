@@ -36,6 +36,12 @@
 //! on      = "release"             # required: before a release gets traffic; its failure keeps the old release
 //! timeout = "10m"                 # and resources, uses, secrets as above
 //!
+//! [rollout]                       # how an app moves to a release of this file; also for `stoa rollback` to it
+//! strategy = "rolling"            # a few instances at a time; "blue-green": a full new set, switched at once; "canary":
+//!                                 # a growing share of the requests; "recreate": the old ends first, nobody answers meanwhile
+//! surge    = { over = 1, under = 0 }        # rolling only: more, and fewer, instances than wanted
+//! steps    = ["5%:2m", "50%:5m", "100%"]    # canary only: shares and how long each holds; the 100% may be left out
+//!
 //! [databases]
 //! main = { engine = "postgres", version = "15", size = "1Gi", memory = "512Mi" }   # only engine is required
 //! ```
@@ -46,6 +52,7 @@ mod part;
 mod problem;
 mod reader;
 mod resolve;
+mod rollout;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -60,6 +67,7 @@ pub use resolve::{Found, Resolved};
 
 use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Job, Resources, Route};
+use crate::strategy::Strategy;
 use crate::units::{Bytes, Millis};
 use problem::Report;
 use reader::Section;
@@ -88,6 +96,8 @@ pub struct Manifest {
     pub jobs: BTreeMap<Name, Job>,
     /// Databases the app needs to exist.
     pub databases: BTreeMap<Name, DatabaseWish>,
+    /// How the app moves to a release of this file.
+    pub rollout: Strategy,
 }
 
 /// `[build]`: what overrules detection.
@@ -202,19 +212,22 @@ impl Manifest {
             services: BTreeMap::new(),
             jobs: BTreeMap::new(),
             databases: BTreeMap::new(),
+            rollout: Strategy::default(),
         }
     }
 }
 
-const KEYS: [&str; 7] = ["schema", "app", "build", "env", "services", "jobs", "databases"];
-const LATER: [&str; 6] = [
+const KEYS: [&str; 8] = [
+    "schema",
+    "app",
+    "build",
+    "env",
+    "services",
+    "jobs",
+    "databases",
     "rollout",
-    "environments",
-    "volumes",
-    "domains",
-    "networks",
-    "alerts",
 ];
+const LATER: [&str; 5] = ["environments", "volumes", "domains", "networks", "alerts"];
 
 fn read(root: &Section<'_>) -> Option<Manifest> {
     root.allow(&KEYS, &LATER);
@@ -238,6 +251,9 @@ fn read(root: &Section<'_>) -> Option<Manifest> {
             .unwrap_or_default(),
         databases: part("databases")
             .map(|section| part::databases(&section))
+            .unwrap_or_default(),
+        rollout: part("rollout")
+            .and_then(|section| rollout::strategy(&section))
             .unwrap_or_default(),
     };
     Some(manifest)

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{AppId, OperationId, ReleaseId};
 use crate::name::{EnvKey, Name};
 use crate::spec::{ImageDigest, Job, Service};
+use crate::strategy::Strategy;
 use crate::time::Timestamp;
 
 /// Image + configuration + secret versions + routes. Never changed after creation, but for its state.
@@ -38,6 +39,9 @@ pub struct Release {
     pub manifest_env: BTreeMap<EnvKey, String>,
     /// Version of each secret at that time.
     pub secrets: BTreeMap<EnvKey, u64>,
+    /// How an app is moved to it.
+    #[serde(default)]
+    pub strategy: Strategy,
     /// What became of it.
     pub state: ReleaseState,
 }
@@ -50,7 +54,7 @@ pub enum ReleaseState {
     Pending,
     /// It has served, and may again.
     Proven,
-    /// It never passed its gate and never got traffic.
+    /// It did not pass its gate: it never got traffic, but for the share of a canary.
     Rejected {
         /// Why, in a sentence.
         why: String,

@@ -1,19 +1,22 @@
 //! The movement of one app in one environment: what to start, route, drain and end now.
 //!
 //! Lives here: the facts a decision needs, what it may answer, and the order of the reasoning.
-//! Does not live here: places and their lives (`census`), holding a release (`keep`), moving to one (`rollout`),
-//! ending instances (`retire`), doing any of it (`control`).
+//! Does not live here: places and their lives (`census`), holding a release (`keep`), the verdict on a movement and the
+//! rolling way (`rollout`), the other ways (`beside`, `recreate`), ending instances (`retire`), doing any of it (`control`).
 //! Invariant: progress and verdict are stored before the steps are acted on; every step may be acted on twice.
 //!
 //! ```text
 //!            deleting -> end everything -> Gone
 //! no rollout: keep(serving)             ___ Promote: keep(to)
-//!    rollout: advance(serving -> to) __/
+//!    rollout: advance(serving -> to) __/     roll | beside (blue-green, canary) | recreate
 //!                                      \___ Return:  keep(serving)
 //! ```
 
+mod beside;
+mod bounds;
 mod census;
 mod keep;
+mod recreate;
 mod retire;
 mod rollout;
 #[cfg(test)]
@@ -21,16 +24,19 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 mod view;
+mod way;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{App, Instance, InstanceId, Millis, Name, Release, ReleaseId, Timestamp};
 
+pub use way::{has_gap, trial_of};
 pub use why::Why;
 
-use crate::surge::Surge;
+use model::strategy::Share;
 use view::View;
+use way::Way;
 
 /// What is known about an app.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +58,6 @@ pub struct Facts<'a> {
 /// How patient a movement is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Bounds of a rollout; none means [`Surge::usual`].
-    pub surge: Option<Surge>,
     /// New instances that may fail before the rollout returns.
     pub failures_allowed: usize,
     /// How long an instance may take to finish what it has before it is told to end.
@@ -68,7 +72,6 @@ impl Default for Policy {
     /// it lacks is its database.
     fn default() -> Self {
         Self {
-            surge: None,
             failures_allowed: 0,
             drain_limit: Millis::seconds(30),
             unready_limit: Millis::seconds(60),
@@ -81,7 +84,9 @@ impl Default for Policy {
 pub struct Decision {
     /// Failed instances of the rollout, to be stored in it before anything else is done.
     pub failed: BTreeSet<InstanceId>,
-    /// What becomes of the rollout, or of an app that is to be gone. To be stored together with `failed`; the steps are
+    /// Steps of a canary that began, and when: to be stored in the rollout, too.
+    pub begun: BTreeMap<usize, Timestamp>,
+    /// What becomes of the rollout, or of an app that is to be gone. To be stored together with the above; the steps are
     /// already those that follow from it.
     pub verdict: Option<Verdict>,
     /// What the edge should know.
@@ -115,6 +120,51 @@ pub struct Routes {
     pub release: Option<ReleaseId>,
     /// Fit instances of each service with a port; a service that is missing has none.
     pub instances: BTreeMap<Name, BTreeSet<InstanceId>>,
+    /// A release that gets a part of the requests only.
+    pub trial: Option<Trial>,
+}
+
+/// The instances of a canary among those that are routed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trial {
+    /// What they get together, of the requests of each service.
+    pub share: Share,
+    /// Which.
+    pub instances: BTreeSet<InstanceId>,
+}
+
+/// The weight of an instance when all of its service are equal.
+pub const EQUAL: u32 = 100;
+
+impl Routes {
+    /// The weight of each instance of a service, relative to its siblings. A canary alone gets everything: when nothing of
+    /// what serves is fit, the little that is known to be good is better than nothing.
+    #[must_use]
+    pub fn weights(&self, service: &Name) -> BTreeMap<InstanceId, u32> {
+        let Some(all) = self.instances.get(service) else {
+            return BTreeMap::new();
+        };
+        let is_tried = |id: &InstanceId| {
+            let trial = self.trial.as_ref();
+            trial.is_some_and(|trial| trial.instances.contains(id))
+        };
+        let count = |ids: usize| u32::try_from(ids).unwrap_or(u32::MAX);
+        let tried = count(all.iter().filter(|id| is_tried(id)).count());
+        let others = count(all.len()).saturating_sub(tried);
+        let weight = |id: &InstanceId| match &self.trial {
+            Some(trial) if tried > 0 && others > 0 => {
+                let share = u32::from(trial.share.percent());
+                // Each side shares its part equally; multiplied by the other side's number, both are whole.
+                if is_tried(id) {
+                    share.saturating_mul(others)
+                } else {
+                    (100 - share).saturating_mul(tried)
+                }
+            }
+            Some(_) | None => EQUAL,
+        };
+        all.iter().map(|id| (*id, weight(id))).collect()
+    }
 }
 
 /// One idempotent step.
@@ -190,9 +240,14 @@ impl View<'_> {
             return self.finish(None);
         };
         self.failed.clone_from(&rollout.failed);
+        self.begun.clone_from(&rollout.begun);
         let verdict = self.judge(rollout);
         match &verdict {
-            None => self.advance(rollout.to),
+            None => match self.way(rollout.to) {
+                Way::Rolling => self.roll(rollout.to),
+                Way::Beside(steps) => self.beside(rollout, steps),
+                Way::Recreate => self.recreate(rollout.to),
+            },
             Some(Verdict::Promote) => self.keep(Some(rollout.to)),
             Some(Verdict::Return { .. } | Verdict::Gone) => self.keep(self.facts.app.serving),
         }

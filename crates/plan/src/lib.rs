@@ -7,4 +7,3 @@
 pub mod app;
 pub mod backoff;
 pub mod prune;
-pub mod surge;

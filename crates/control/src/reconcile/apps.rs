@@ -1,21 +1,24 @@
 //! Moves one app: asks `plan`, stores its answer, then does the dull part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use model::app::Rollout;
 use model::{App, Condition, Failure, Instance, InstanceId, Purpose, Release, ReleaseId, Timestamp};
 use plan::app::{Cause, Decision, Policy, Step, Verdict, Why};
 use store::{Expect, WriteTx};
 
 use super::{Facts, jobs, operations as flow};
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, operations};
 
 /// What the edge and the names should know of an app.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Routed {
     /// The release whose hosts and paths are in force.
     pub(crate) release: Option<ReleaseId>,
-    /// Instances that may get requests.
-    pub(crate) instances: BTreeSet<InstanceId>,
+    /// Instances that may get requests, and their weight among those of their service.
+    pub(crate) weights: BTreeMap<InstanceId, u32>,
+    /// Those of them that are on trial: names know no shares, so they do not lead there while anything else answers.
+    pub(crate) tried: BTreeSet<InstanceId>,
     /// Whether the app serves, or does as soon as this is obeyed: nothing is routed before.
     pub(crate) serves: bool,
 }
@@ -55,7 +58,18 @@ pub(super) fn advance(
     );
     let routed = Routed {
         release: decision.routes.release,
-        instances: decision.routes.instances.values().flatten().copied().collect(),
+        weights: decision
+            .routes
+            .instances
+            .keys()
+            .flat_map(|service| decision.routes.weights(service))
+            .collect(),
+        tried: decision
+            .routes
+            .trial
+            .as_ref()
+            .map(|trial| trial.instances.clone())
+            .unwrap_or_default(),
         serves: app.serving.is_some() || matches!(decision.verdict, Some(Verdict::Promote)),
     };
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
@@ -118,17 +132,34 @@ fn store_progress(
         }
         Some(Verdict::Gone) => flow::bury(control, app),
         None => match &app.rollout {
-            Some(rollout) if rollout.failed != decision.failed => control.write(|tx| {
-                let mut found = tx.need::<App>(&app.id.to_string())?;
-                if let Some(rollout) = &mut found.row.rollout {
-                    rollout.failed.clone_from(&decision.failed);
-                    tx.update_status(&found.row, Expect::Rev(found.rev))?;
+            Some(rollout) if rollout.failed != decision.failed || rollout.begun != decision.begun => {
+                if rollout.begun != decision.begun
+                    && let Some(why) = decision.why.iter().find(|why| matches!(why, Why::Trial { .. }))
+                {
+                    operations::log_line(control, rollout.operation, &format!("==> {why}"));
                 }
-                Ok(())
-            }),
+                control.write(|tx| note_progress(tx, app, rollout, decision))
+            }
             Some(_) | None => Ok(()),
         },
     }
+}
+
+fn note_progress(tx: &WriteTx, app: &App, known: &Rollout, decision: &Decision) -> Result<(), ControlError> {
+    let mut found = tx.need::<App>(&app.id.to_string())?;
+    // Another movement than the one that was looked at: what was concluded is not about it.
+    let Some(rollout) = found
+        .row
+        .rollout
+        .as_mut()
+        .filter(|rollout| rollout.to == known.to)
+    else {
+        return Ok(());
+    };
+    rollout.failed.clone_from(&decision.failed);
+    rollout.begun.clone_from(&decision.begun);
+    tx.update_status(&found.row, Expect::Rev(found.rev))?;
+    Ok(())
 }
 
 /// Why a rollout came back, with the last lines of the instance that was at fault.
@@ -152,7 +183,11 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
         Some(serving) if serving.release == rollout.to.release => {
             format!("fresh instances of v{to} failed: {why}; the old ones still serve")
         }
-        Some(serving) => format!("v{to} rejected: {why}; v{} still serves", number(serving.release)),
+        Some(serving) => {
+            let (old, starts) = (number(serving.release), plan::app::has_gap(app, &facts.releases));
+            let goes_on = if starts { "starts again" } else { "still serves" };
+            format!("v{to} rejected: {why}; v{old} {goes_on}")
+        }
         None => format!("v{to} rejected: {why}"),
     };
     let at_fault = mine.iter().rev().find_map(|instance| match &instance.purpose {

@@ -14,7 +14,7 @@ use model::manifest::{Found, Manifest};
 use model::operation::{ImageSource, Source, Work};
 use model::{
     Actor, App, Database, DatabaseState, ImageDigest, Job, Millis, Name, Operation, OperationState, Release,
-    ReleaseId, ReleaseState, Service, UploadId,
+    ReleaseId, ReleaseState, Service, Strategy, UploadId,
 };
 use store::Expect;
 
@@ -32,6 +32,7 @@ struct Made {
     services: BTreeMap<Name, Service>,
     jobs: BTreeMap<Name, Job>,
     manifest_env: BTreeMap<model::EnvKey, String>,
+    strategy: Strategy,
 }
 
 /// Makes the release of a deploy operation.
@@ -97,6 +98,7 @@ fn from_upload(
         services: resolved.services,
         jobs: resolved.jobs,
         manifest_env: manifest.env,
+        strategy: manifest.rollout,
     })
 }
 
@@ -150,6 +152,7 @@ fn from_image(
         services: resolved.services,
         jobs: resolved.jobs,
         manifest_env: manifest.env,
+        strategy: manifest.rollout,
     })
 }
 
@@ -205,6 +208,7 @@ fn from_serving(control: &Control, app: &App) -> Result<Made, ControlError> {
         services: release.services,
         jobs: release.jobs,
         manifest_env: release.manifest_env,
+        strategy: release.strategy,
     })
 }
 
@@ -378,6 +382,7 @@ fn number(
                 .filter(|s| !s.sealed.is_empty())
                 .map(|s| (s.key, s.version))
                 .collect(),
+            strategy: made.strategy.clone(),
             state: ReleaseState::Pending,
         };
         tx.insert(&release)?;

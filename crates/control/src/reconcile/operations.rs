@@ -5,7 +5,7 @@
 //! Rollback, Restart:                                                                      rollout -> settled
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use model::operation::Work;
@@ -125,6 +125,11 @@ fn of_app(
             }
             Some(release) => gate(control, facts, operation, app, release, now),
         },
+        // Whoever asked while a release was on trial wanted its end, and no more.
+        Work::Rollback { to, .. } if app.serving.is_some_and(|serving| serving.release == *to) => {
+            let number = facts.serving(app).map_or(0, |release| release.number);
+            operations::succeed(control, operation.id, &format!("v{number} serves"))
+        }
         Work::Rollback { to, .. } => begin(control, facts, operation, app, *to, now),
         Work::Restart { .. } => match app.serving {
             Some(serving) => begin(control, facts, operation, app, serving.release, now),
@@ -171,37 +176,51 @@ fn begin(
     if app.rollout.is_some() {
         return Ok(());
     }
-    operations::log_line(control, operation.id, "==> starting instances");
     let begun = control.write(|tx| {
         let mut found = tx.need::<App>(&app.id.to_string())?;
         let mine = tx.need::<Operation>(&operation.id.to_string())?.row;
         if found.row.rollout.is_some() || found.row.deleting || mine.cancel || mine.state.is_settled() {
-            return Ok(());
+            return Ok(None);
         }
-        let services = tx.need::<Release>(&release.to_string())?.row.services;
-        crate::hosts::refuse_taken(tx, &control.settings.domain, &found.row, &services)?;
+        let to = tx.need::<Release>(&release.to_string())?.row;
+        crate::hosts::refuse_taken(tx, &control.settings.domain, &found.row, &to.services)?;
+        // A trial takes its time by design: the deadline is for everything else.
+        let hold = if found.row.serving.is_some() {
+            plan::app::trial_of(&to)
+        } else {
+            None
+        };
+        let deadline = hold.map_or(mine.deadline, |hold| mine.deadline.plus(hold));
         let epoch = tx.next_number(&format!("epoch:{}", app.id))?;
         found.row.rollout = Some(Rollout {
             operation: operation.id,
             to: Serving { release, epoch },
             started_at: now,
-            deadline: operation.deadline,
+            deadline,
             failed: BTreeSet::new(),
+            begun: BTreeMap::new(),
         });
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
         let mut found = tx.need::<Operation>(&operation.id.to_string())?;
         found.row.state = OperationState::Running;
+        found.row.deadline = deadline;
         "starting instances".clone_into(&mut found.row.step);
         tx.update_status(&found.row, Expect::Any)?;
-        Ok(())
+        Ok(Some(to.strategy))
     });
     match begun {
+        Ok(Some(strategy)) => {
+            let line = format!("==> starting instances: {strategy}");
+            operations::log_line(control, operation.id, &line);
+            Ok(())
+        }
+        Ok(None) => Ok(()),
         // Another app took a host or path since the release was made.
         Err(cause @ ControlError::State { .. }) => {
             let failure = operations::failure_of(&cause, Vec::new());
             reject(control, operation, Some(release), failure, facts.serving(app))
         }
-        other => other,
+        Err(cause) => Err(cause),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Releases: deploy, roll back, restart, see.
 
 use model::operation::{Source, Work};
-use model::{Action, Actor, App, Instance, Release, ReleaseState};
-use store::Versioned;
+use model::{Action, Actor, App, Instance, Operation, Release, ReleaseId, ReleaseState};
+use store::{Expect, Versioned, WriteTx};
 
 use crate::apps::refuse_deleting;
 use crate::authorize::{self, EnvPath};
@@ -91,7 +91,8 @@ pub fn check_manifest(text: &str) -> Result<model::manifest::Manifest, ControlEr
     })
 }
 
-/// Moves an app back to a release that has served: the named one, or the last before the one that serves.
+/// Moves an app back to a release that has served: the named one, or the last before the one that serves. A release that
+/// is on trial is given up for it; then the one that serves is where to go back to.
 ///
 /// # Errors
 /// As the gate's; `State` when there is nothing to return to.
@@ -106,17 +107,16 @@ pub fn rollback(
         let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
         let app = scope.app(tx, name)?;
         refuse_deleting(&app.row)?;
-        let target = match to {
-            Some(to) => scope.release(tx, &app.row, to)?.row,
-            None => match app.row.served_before.last() {
-                Some(previous) => tx.need::<Release>(&previous.to_string())?.row,
-                None => {
-                    return Err(ControlError::State {
-                        message: format!("{name} has no earlier release to go back to"),
-                        next_step: "choose one: stoa releases, then stoa rollback vN".to_owned(),
-                    });
-                }
-            },
+        let trial = give_up_trial(tx, &app.row)?;
+        let target = match (to, trial.or_else(|| app.row.served_before.last().copied())) {
+            (Some(to), _) => scope.release(tx, &app.row, to)?.row,
+            (None, Some(previous)) => tx.need::<Release>(&previous.to_string())?.row,
+            (None, None) => {
+                return Err(ControlError::State {
+                    message: format!("{name} has no earlier release to go back to"),
+                    next_step: "choose one: stoa releases, then stoa rollback vN".to_owned(),
+                });
+            }
         };
         match &target.state {
             ReleaseState::Proven => {}
@@ -139,6 +139,23 @@ pub fn rollback(
         };
         operations::accept(control, tx, actor, Some(&scope), work)
     })
+}
+
+/// Asks for the end of a canary under way. Answers with what serves beside it.
+fn give_up_trial(tx: &WriteTx, app: &App) -> Result<Option<ReleaseId>, ControlError> {
+    let (Some(rollout), Some(serving)) = (&app.rollout, app.serving) else {
+        return Ok(None);
+    };
+    let to = tx.need::<Release>(&rollout.to.release.to_string())?.row;
+    if plan::app::trial_of(&to).is_none() {
+        return Ok(None);
+    }
+    let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
+    if !operation.row.state.is_settled() {
+        operation.row.cancel = true;
+        tx.update(&operation.row, Expect::Any)?;
+    }
+    Ok(Some(serving.release))
 }
 
 /// Replaces all instances by fresh ones of the same release, without a gap.

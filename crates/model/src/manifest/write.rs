@@ -1,7 +1,7 @@
 //! The manifest that `stoa init` writes: short and commented.
 //!
 //! Lives here: the spelling of what `init` finds out (name, commands, ports, databases).
-//! Does not live here: an editor of manifests; limits and timings are the writer's to add.
+//! Does not live here: an editor of manifests; limits, timings and rollouts are the writer's to add.
 //! Invariant: reading the text gives the manifest back, as far as `init` fills one.
 
 use std::fmt::Write as _;

@@ -55,7 +55,7 @@ impl<'a> View<'a> {
                 }
             }
             self.note_waiting(name, ready, usize::from(count));
-            let missing = self.surge(count).floor(count).saturating_sub(ready);
+            let missing = self.bounds(serving, count).floor(count).saturating_sub(ready);
             let hold_back = if hopeful > 0 { missing } else { 0 };
             let is_own = |life: &Life<'_>| life.owner == serving && life.index < count;
             let strays = self
@@ -64,18 +64,21 @@ impl<'a> View<'a> {
                 .into_iter()
                 .filter(|life| !is_own(life))
                 .collect();
-            self.dismiss(name, strays, hold_back);
+            self.dismiss(name, strays, hold_back, serving);
         }
     }
 
-    /// Ends instances that are not needed, but for so many ready ones, the oldest. Answers with those that stay.
+    /// Ends instances that are not needed, but for so many ready ones, the oldest, that may answer beside those of
+    /// `owner`. Answers with those that stay.
     pub(super) fn dismiss(
         &mut self,
         service: &Name,
         strays: Vec<Life<'a>>,
         hold_back: usize,
+        owner: Serving,
     ) -> Vec<Life<'a>> {
-        let (fit, unfit): (Vec<_>, Vec<_>) = strays.into_iter().partition(|life| self.is_fit(life));
+        let is_of_use = |life: &Life<'a>| self.is_fit(life) && self.may_stand_in(life, owner);
+        let (fit, unfit): (Vec<_>, Vec<_>) = strays.into_iter().partition(is_of_use);
         for life in unfit.iter().chain(fit.iter().skip(hold_back)) {
             mutant!(ForgetStrays, (), self.retire(life.id(), Cause::NotNeeded));
         }

@@ -10,7 +10,7 @@ use model::{Condition, Instance, InstanceId, Millis, Name, Timestamp};
 
 use super::census::Life;
 use super::view::{SETTLE, View, mutant};
-use super::{Cause, Decision, Routes, Step, Verdict, Why};
+use super::{Cause, Decision, Routes, Step, Trial, Verdict, Why};
 
 /// Lives that a place remembers: enough to see a pattern in `stoa ps` and to count attempts.
 const HISTORY: usize = 3;
@@ -31,14 +31,12 @@ impl<'a> View<'a> {
                 .into_iter()
                 .map(|instance| Step::Remove { instance }),
         );
-        let routes = Routes {
-            release: self.spec,
-            instances: self.backends(&lives),
-        };
+        let routes = self.routes(&lives);
         let changes: Vec<Timestamp> = lives.iter().filter_map(|life| self.next_change(life)).collect();
         self.looks.extend(changes);
         Decision {
             failed: self.failed,
+            begun: self.begun,
             verdict,
             routes,
             steps,
@@ -103,6 +101,24 @@ impl<'a> View<'a> {
             }
             Condition::Stopping { .. } => mutant!(StopOnce, None, stop(Cause::Repeated)),
             Condition::Exited { .. } => None,
+        }
+    }
+
+    fn routes(&self, lives: &[Life<'a>]) -> Routes {
+        let instances = self.backends(lives);
+        let to = self.facts.app.rollout.as_ref().map(|rollout| rollout.to);
+        let is_tried = |life: &&Life<'_>| {
+            let mut routed = instances.values();
+            Some(life.owner) == to && routed.any(|ids| ids.contains(&life.id()))
+        };
+        let trial = self.trial.map(|share| Trial {
+            share,
+            instances: lives.iter().filter(is_tried).map(Life::id).collect(),
+        });
+        Routes {
+            release: self.spec,
+            instances,
+            trial: trial.filter(|trial| !trial.instances.is_empty()),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Moving from what serves to another release, or to fresh instances of the same one.
 //!
-//! Lives here: the verdict, and the next steps of a rollout that has none yet.
-//! Does not live here: what follows from a verdict (`keep`).
-//! Invariants: ready instances never fall below the floor because of us; a new instance gets no traffic before it is fit,
+//! Lives here: the verdict, and the next steps of a rolling movement that has none yet.
+//! Does not live here: what follows from a verdict (`keep`), the steps of other strategies (`beside`, `recreate`).
+//! Invariants of the rolling way: ready instances never fall below the floor because of us; a new instance gets no traffic before it is fit,
 //! and, as long as the old ones can carry it all, not before all new ones of the release are; so a release that does not
 //! pass its gate serves nobody.
 //!
@@ -15,7 +15,7 @@ use model::{Condition, InstanceId, Name, Release, Service, Timestamp};
 
 use super::census::Life;
 use super::view::{Place, View, mutant};
-use super::{Cause, Start, Verdict, Why};
+use super::{Cause, Start, Verdict, Way, Why};
 
 /// One service on its way.
 struct Passage<'a> {
@@ -60,7 +60,12 @@ impl<'a> View<'a> {
             });
         }
         let is_late = mutant!(IgnoreDeadline, false, self.now >= rollout.deadline);
-        if mutant!(PromoteEarly, true, self.is_all_fit(to, release)) && (is_late || !self.has_others(to)) {
+        // With both sets whole the switch is the promotion: there is no state between them.
+        let has_arrived = match self.way(to) {
+            Way::Beside(_) => self.is_tried(rollout),
+            Way::Rolling | Way::Recreate => is_late || !self.has_others(to),
+        };
+        if mutant!(PromoteEarly, true, self.is_all_fit(to, release)) && has_arrived {
             return Some(Verdict::Promote);
         }
         self.looks.insert(rollout.deadline);
@@ -143,8 +148,8 @@ impl<'a> View<'a> {
             .any(|life| life.owner != to && life.is_active())
     }
 
-    /// The next steps of a rollout that has no verdict yet.
-    pub(super) fn advance(&mut self, to: Serving) {
+    /// The next steps of a rolling movement that has no verdict yet.
+    pub(super) fn roll(&mut self, to: Serving) {
         let Some(new) = self.release(to) else { return };
         let is_all_fit = mutant!(DrainAtOnce, true, self.is_all_fit(to, new));
         let serving = self.facts.app.serving;
@@ -219,7 +224,7 @@ impl<'a> View<'a> {
         let needed = self
             .needed(passage, standing.new_fit.len())
             .saturating_sub(old_fit);
-        let held = self.dismiss(name, strays, needed);
+        let held = self.dismiss(name, strays, needed, serving.unwrap_or(to));
         let other = |life: Life<'a>| Other {
             is_fit: self.is_fit(&life),
             life,
@@ -238,7 +243,9 @@ impl<'a> View<'a> {
     /// as it is until the switch.
     fn needed(&self, passage: &Passage<'_>, new_fit: usize) -> usize {
         passage.wanted.map_or(usize::from(passage.before), |wanted| {
-            self.surge(wanted).floor(wanted).saturating_sub(new_fit)
+            self.bounds(passage.to, wanted)
+                .floor(wanted)
+                .saturating_sub(new_fit)
         })
     }
 
@@ -270,7 +277,9 @@ impl<'a> View<'a> {
             self.begin(next, earliest);
             returning += 1;
         }
-        let ceiling = self.surge(wanted).ceiling(wanted.max(passage.before));
+        let ceiling = self
+            .bounds(passage.to, wanted)
+            .ceiling(wanted.max(passage.before));
         let mut live = new_fit.len() + new_coming + others.len() + returning;
         for (next, earliest) in new_empty {
             let is_full = |live: usize| mutant!(NoCeiling, false, live >= ceiling);

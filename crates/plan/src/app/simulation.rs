@@ -5,15 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::app::{Rollout, Serving};
+use model::strategy::{self, Share, Steps};
 use model::{
     App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
-    ReleaseState, Resources, Service, Timestamp,
+    ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
 };
 use uuid::Uuid;
 
 use super::view::{MUTANT, Mutant};
 use super::{Cause, Decision, Facts, Policy, Routes, Start, Step, Verdict, decide};
-use crate::surge::Surge;
 
 const GRACE: Millis = Millis::seconds(20);
 /// Short enough that flapping releases meet it.
@@ -72,24 +72,50 @@ struct World {
     starts: BTreeMap<(ReleaseId, u64, Name, u16), Vec<u64>>,
     published: Routes,
     policy: Policy,
+    /// What most releases of this fleet ask for.
+    strategy: Strategy,
     epoch: u64,
     is_gone: bool,
     is_calm: bool,
+    /// Ends of movements by their way: a rule that nothing ever meets proves nothing.
+    ends: BTreeMap<(&'static str, &'static str), usize>,
 }
 
 fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
+fn draw_strategy(dice: &mut Dice) -> Strategy {
+    let rolling = |over, under| Strategy::Rolling {
+        surge: Surge::new(over, under).ok(),
+    };
+    match dice.roll(8) {
+        0 => rolling(1, 0),
+        1 => rolling(0, 1),
+        2 => rolling(1, 1),
+        3 => Strategy::default(),
+        4 => Strategy::BlueGreen,
+        5 | 6 => {
+            let mut percent = 0;
+            let steps = (0..=dice.roll(3)).map(|_| {
+                percent += 1 + u8::try_from(dice.roll(32)).expect("small");
+                strategy::Step {
+                    share: Share::new(percent).expect("at most 96"),
+                    hold: Millis::new(500 + dice.roll(6000)),
+                }
+            });
+            Strategy::Canary {
+                steps: Steps::new(steps.collect()).expect("rising"),
+            }
+        }
+        _ => Strategy::Recreate,
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let surge = match dice.roll(4) {
-            0 => Surge::new(1, 0),
-            1 => Surge::new(0, 1),
-            2 => Surge::new(1, 1),
-            _ => None,
-        };
+        let strategy = draw_strategy(&mut dice);
         let app = App {
             id: AppId::from_uuid(Uuid::from_u128(1)),
             environment: Id::from_uuid(Uuid::from_u128(2)),
@@ -113,13 +139,12 @@ impl World {
             processes: BTreeMap::new(),
             starts: BTreeMap::new(),
             published: Routes::default(),
-            policy: Policy {
-                surge,
-                ..Policy::default()
-            },
+            policy: Policy::default(),
+            strategy,
             epoch: 0,
             is_gone: false,
             is_calm: false,
+            ends: BTreeMap::new(),
         }
     }
 
@@ -155,6 +180,11 @@ impl World {
         if self.dice.one_in(4) {
             services.insert(name("admin"), self.service(Some(9090)));
         }
+        let strategy = if self.dice.one_in(5) {
+            draw_strategy(&mut self.dice)
+        } else {
+            self.strategy.clone()
+        };
         let release = Release {
             id,
             app: self.app.id,
@@ -169,6 +199,7 @@ impl World {
             env: BTreeMap::new(),
             manifest_env: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            strategy,
             state: ReleaseState::Pending,
         };
         self.releases.insert(id, release);
@@ -180,6 +211,11 @@ impl World {
     fn roll_to(&mut self, release: ReleaseId) {
         self.epoch += 1;
         let started_at = Timestamp::from_ms(self.now);
+        let hold = match &self.releases[&release].strategy {
+            Strategy::Canary { steps } => steps.hold(),
+            Strategy::Rolling { .. } | Strategy::BlueGreen | Strategy::Recreate => Millis::new(0),
+        };
+        let limit = if self.is_calm { CALM_DEADLINE } else { DEADLINE };
         self.app.rollout = Some(Rollout {
             operation: self.id(),
             to: Serving {
@@ -187,8 +223,9 @@ impl World {
                 epoch: self.epoch,
             },
             started_at,
-            deadline: started_at.plus(if self.is_calm { CALM_DEADLINE } else { DEADLINE }),
+            deadline: started_at.plus(limit).plus(hold),
             failed: BTreeSet::new(),
+            begun: BTreeMap::new(),
         });
     }
 
@@ -373,12 +410,34 @@ impl World {
         !self.is_calm && self.dice.one_in(25)
     }
 
+    fn note_end(&mut self, decision: &Decision) {
+        let end = match &decision.verdict {
+            Some(Verdict::Promote) => "promoted",
+            Some(Verdict::Return { .. }) => "returned",
+            Some(Verdict::Gone) | None => return,
+        };
+        let Some(rollout) = &self.app.rollout else { return };
+        let way = match self.way(rollout) {
+            Expected::Rolling => "rolling",
+            Expected::BlueGreen => "blue-green",
+            Expected::Canary(_) => "canary",
+            Expected::Recreate => "recreate",
+        };
+        let end = match (way, end) {
+            ("canary", "returned") if !rollout.begun.is_empty() => "returned from a step",
+            (_, end) => end,
+        };
+        *self.ends.entry((way, end)).or_default() += 1;
+    }
+
     fn store(&mut self, decision: &Decision) {
+        self.note_end(decision);
         let rollout = self.app.rollout.take();
         match (&decision.verdict, rollout) {
             (None, Some(rollout)) => {
                 self.app.rollout = Some(Rollout {
                     failed: decision.failed.clone(),
+                    begun: decision.begun.clone(),
                     ..rollout
                 });
             }
@@ -529,6 +588,14 @@ impl World {
     }
 }
 
+/// What the rules expect of a movement.
+enum Expected<'a> {
+    Rolling,
+    BlueGreen,
+    Canary(&'a Steps),
+    Recreate,
+}
+
 /// What the rules need to know of a row.
 struct Seen {
     id: InstanceId,
@@ -623,11 +690,233 @@ impl World {
                 return Err(format!("started a place that is taken or not wanted: {start:?}"));
             }
         }
+        self.judge_pairs(decision, &seen)?;
         let Some(rollout) = self.app.rollout.as_ref().filter(|_| !self.app.deleting) else {
             return Ok(());
         };
         self.judge_verdict(rollout, decision, &seen)?;
-        self.judge_bounds(rollout, decision, &seen)
+        match self.way(rollout) {
+            Expected::Rolling => self.judge_bounds(rollout, decision, &seen),
+            Expected::BlueGreen => {
+                self.judge_old_set(decision, &seen)?;
+                self.judge_silence(rollout, decision, &seen)
+            }
+            Expected::Canary(steps) => {
+                self.judge_old_set(decision, &seen)?;
+                self.judge_steps(rollout, steps, decision)?;
+                self.judge_share(rollout, steps, decision, &seen)
+            }
+            Expected::Recreate => self.judge_silence(rollout, decision, &seen),
+        }
+    }
+
+    /// What the rules expect of a movement, from the rows alone.
+    fn way(&self, rollout: &Rollout) -> Expected<'_> {
+        let to = &self.releases[&rollout.to.release];
+        let old = self.app.serving.map(|serving| &self.releases[&serving.release]);
+        if to.strategy == Strategy::Recreate || old.is_some_and(|old| old.strategy == Strategy::Recreate) {
+            return Expected::Recreate;
+        }
+        match &to.strategy {
+            Strategy::Canary { steps } if old.is_some() && to.state == ReleaseState::Pending => {
+                Expected::Canary(steps)
+            }
+            Strategy::BlueGreen => Expected::BlueGreen,
+            Strategy::Rolling { .. } | Strategy::Canary { .. } | Strategy::Recreate => Expected::Rolling,
+        }
+    }
+
+    fn asks(&self, owner: Serving, strategy: &Strategy) -> bool {
+        self.releases[&owner.release].strategy == *strategy
+    }
+
+    fn are_apart(&self, one: Serving, other: Serving) -> bool {
+        one != other && (self.asks(one, &Strategy::Recreate) || self.asks(other, &Strategy::Recreate))
+    }
+
+    /// Whether requests may not go to both: the later one came by blue-green, or one of them bears nobody.
+    fn are_unmixed(&self, one: Serving, other: Serving) -> bool {
+        let later = if one.epoch > other.epoch { one } else { other };
+        self.are_apart(one, other) || one != other && self.asks(later, &Strategy::BlueGreen)
+    }
+
+    /// Who may live, and answer, beside whom; in movements and after them.
+    fn judge_pairs(&self, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
+        let mut living: BTreeSet<(u64, ReleaseId)> = BTreeSet::new();
+        let live = seen.iter().filter(|seen| seen.condition.is_live());
+        living.extend(live.map(|seen| (seen.owner.epoch, seen.owner.release)));
+        living.extend(
+            starts_of(decision)
+                .into_iter()
+                .map(|start| (start.epoch, start.release)),
+        );
+        let living: Vec<Serving> = living
+            .into_iter()
+            .map(|(epoch, release)| Serving { release, epoch })
+            .collect();
+        for (at, one) in living.iter().enumerate() {
+            if let Some(other) = living[..at].iter().find(|other| self.are_apart(*one, **other)) {
+                return Err(format!("{one:?} and {other:?} live at once"));
+            }
+        }
+        let routed: Vec<&Seen> = decision
+            .routes
+            .instances
+            .values()
+            .flatten()
+            .filter_map(|id| seen.iter().find(|seen| seen.id == *id))
+            .collect();
+        let rollout = self.app.rollout.as_ref().map(|rollout| rollout.to);
+        let base = match decision.verdict {
+            Some(Verdict::Promote) => rollout,
+            Some(Verdict::Return { .. } | Verdict::Gone) | None => self.app.serving,
+        };
+        for one in base.into_iter().chain(rollout) {
+            let is_here = routed.iter().any(|seen| seen.owner == one);
+            if let Some(other) = routed
+                .iter()
+                .find(|seen| self.are_unmixed(one, seen.owner))
+                .filter(|_| is_here)
+            {
+                return Err(format!("requests go to {one:?} and to {:?}", other.owner));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing of the new release answers before it is promoted.
+    fn judge_silence(&self, rollout: &Rollout, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
+        let mut routed = decision.routes.instances.values().flatten();
+        let is_new = |id: &InstanceId| seen.iter().any(|seen| seen.id == *id && seen.owner == rollout.to);
+        match routed
+            .find(|id| is_new(id))
+            .filter(|_| decision.verdict.is_none())
+        {
+            Some(early) => Err(format!("{early} answers before its release is promoted")),
+            None => Ok(()),
+        }
+    }
+
+    /// What serves stays whole until the promotion.
+    fn judge_old_set(&self, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
+        let Some(serving) = self.app.serving.filter(|_| decision.verdict.is_none()) else {
+            return Ok(());
+        };
+        let places = |with_leaving: bool| -> BTreeSet<(&Name, u16)> {
+            let is_old =
+                |seen: &&Seen| seen.owner == serving && seen.index < self.count(serving, &seen.service);
+            let old = seen.iter().filter(is_old);
+            old.filter(|seen| seen.is_fit && (with_leaving || !seen.leaves))
+                .map(|seen| (&seen.service, seen.index))
+                .collect()
+        };
+        if let Some((service, index)) = places(true).difference(&places(false)).next() {
+            return Err(format!("{service}.{index} was taken from what serves"));
+        }
+        let is_there = |start: &&Start| start.epoch == serving.epoch;
+        for (name, service) in &self.releases[&serving.release].services {
+            let wanted = usize::from(self.app.scale.get(name).copied().unwrap_or(service.count));
+            let is_mine = |seen: &&Seen| seen.owner == serving && seen.service == *name && seen.is_active;
+            let live = seen.iter().filter(is_mine).filter(|seen| !seen.leaves).count();
+            let starts = starts_of(decision);
+            let started = starts
+                .iter()
+                .filter(|start| start.service == *name)
+                .filter(|start| is_there(start));
+            // It may wait for its turn, and for somebody beside whom it must not live.
+            let may_wait = seen.iter().any(|seen| {
+                let is_resting = seen.owner == serving && seen.service == *name && !seen.is_active;
+                is_resting || seen.condition.is_live() && self.are_apart(seen.owner, serving)
+            });
+            if live + started.count() < wanted && !may_wait {
+                return Err(format!("{name} of what serves has {live} of {wanted}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps begin in their order, once, and not before the one before was held.
+    fn judge_steps(&self, rollout: &Rollout, steps: &Steps, decision: &Decision) -> Result<(), String> {
+        let held =
+            |number: usize, since: Timestamp| since.plus(steps.each()[number].hold).as_ms() <= self.now;
+        for (number, since) in &rollout.begun {
+            if decision.begun.get(number) != Some(since) {
+                return Err(format!(
+                    "step {number} began at {since}, but now {:?}",
+                    decision.begun
+                ));
+            }
+        }
+        for (number, since) in &decision.begun {
+            let is_new = !rollout.begun.contains_key(number);
+            let before = number.checked_sub(1);
+            let may_begin = before.is_none_or(|before| {
+                rollout
+                    .begun
+                    .get(&before)
+                    .is_some_and(|since| held(before, *since))
+            });
+            if is_new && (since.as_ms() != self.now || !may_begin) {
+                return Err(format!("step {number} began too early: {:?}", decision.begun));
+            }
+        }
+        let last = steps.each().len() - 1;
+        let is_tried = rollout.begun.get(&last).is_some_and(|since| held(last, *since));
+        if decision.verdict == Some(Verdict::Promote) && !is_tried {
+            return Err(format!(
+                "promoted before its trials were over: {:?}",
+                rollout.begun
+            ));
+        }
+        Ok(())
+    }
+
+    /// A canary gets no more than its step allows, as long as anything else answers.
+    fn judge_share(
+        &self,
+        rollout: &Rollout,
+        steps: &Steps,
+        decision: &Decision,
+        seen: &[Seen],
+    ) -> Result<(), String> {
+        if decision.verdict.is_some() {
+            return self.judge_return(rollout, decision, seen);
+        }
+        let begun = decision.begun.last_key_value();
+        let share = begun.map_or(0, |(number, _)| u64::from(steps.each()[*number].share.percent()));
+        for service in decision.routes.instances.keys() {
+            let (mut new, mut all) = (0, 0);
+            for (id, weight) in decision.routes.weights(service) {
+                let is_new = seen.iter().any(|seen| seen.id == id && seen.owner == rollout.to);
+                new += if is_new { u64::from(weight) } else { 0 };
+                all += u64::from(weight);
+            }
+            let is_alone = new == all && share > 0;
+            if new * 100 > share * all && !is_alone {
+                return Err(format!("{service} gives {new} of {all} to a canary of {share}%"));
+            }
+            let is_due = share > 0 && new > 0 && new < all;
+            if is_due && new * 100 != share * all {
+                return Err(format!("{service} gives {new} of {all}, not {share}%"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A canary that failed gets nothing any more, as long as anything else answers.
+    fn judge_return(&self, rollout: &Rollout, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
+        let Some(Verdict::Return { .. }) = decision.verdict else {
+            return Ok(());
+        };
+        for (service, ids) in &decision.routes.instances {
+            let owner = |id: &InstanceId| seen.iter().find(|seen| seen.id == *id).map(|seen| seen.owner);
+            let serving = self.app.serving.map_or(0, |serving| self.count(serving, service));
+            let old = ids.iter().filter(|id| owner(id) != Some(rollout.to)).count();
+            if old >= usize::from(serving) && ids.iter().any(|id| owner(id) == Some(rollout.to)) {
+                return Err(format!("a canary that failed still answers for {service}"));
+            }
+        }
+        Ok(())
     }
 
     fn judge_verdict(&self, rollout: &Rollout, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
@@ -675,10 +964,28 @@ impl World {
 
     fn judge_bounds(&self, rollout: &Rollout, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
         for name in self.releases[&rollout.to.release].services.keys() {
-            let of_service = || seen.iter().filter(|seen| seen.service == *name);
+            // Strays that must not stand in for what serves are no part of it.
+            let is_part = |seen: &&Seen| {
+                let mut owners = self.app.serving.into_iter().chain([rollout.to]);
+                seen.owner == rollout.to || !owners.any(|owner| self.are_unmixed(owner, seen.owner))
+            };
+            let of_service = || seen.iter().filter(|seen| seen.service == *name).filter(is_part);
             let wanted = self.count(rollout.to, name);
             let before = self.app.serving.map_or(0, |serving| self.count(serving, name));
-            let surge = self.policy.surge.unwrap_or_else(|| Surge::usual(wanted));
+            let (over, under) = match &self.releases[&rollout.to.release].strategy {
+                Strategy::Rolling { surge: Some(surge) } => (surge.over(), surge.under()),
+                Strategy::Rolling { surge: None }
+                | Strategy::BlueGreen
+                | Strategy::Canary { .. }
+                | Strategy::Recreate => (
+                    if wanted > 2 {
+                        wanted.div_ceil(4)
+                    } else {
+                        wanted.max(1)
+                    },
+                    0,
+                ),
+            };
             let places = |lives: &mut dyn Iterator<Item = &Seen>| {
                 lives
                     .filter(|seen| seen.is_fit)
@@ -688,7 +995,7 @@ impl World {
             };
             let ready = places(&mut of_service());
             let left = places(&mut of_service().filter(|seen| !seen.leaves));
-            let floor = surge.floor(wanted);
+            let floor = usize::from(wanted.saturating_sub(under));
             // Twins count once, as one of them goes; but two of them that stay serve like two.
             let serve = of_service().filter(|seen| seen.is_fit && !seen.leaves).count();
             if decision.verdict.is_none() && left < ready.min(floor) && serve < floor {
@@ -702,7 +1009,7 @@ impl World {
                 .collect();
             let is_new = |start: &&&Start| start.epoch == rollout.to.epoch;
             let live = of_service().filter(|seen| seen.is_active && !seen.leaves).count() + starts.len();
-            let ceiling = surge.ceiling(wanted.max(before));
+            let ceiling = usize::from(wanted.max(before)) + usize::from(over);
             if decision.verdict.is_none() && starts.iter().any(|start| is_new(&start)) && live > ceiling {
                 return Err(format!(
                     "{name} would have {live} instances, the ceiling is {ceiling}"
@@ -763,6 +1070,7 @@ impl World {
         let serving = self.app.serving.expect("promoted");
         let nothing = Decision {
             failed: BTreeSet::new(),
+            begun: BTreeMap::new(),
             verdict: None,
             routes: Routes::default(),
             steps: Vec::new(),
@@ -836,6 +1144,10 @@ fn starts_of(decision: &Decision) -> Vec<&Start> {
 /// One fleet from empty to gone. The error says what went wrong.
 fn live_through(seed: u64) -> Result<(), String> {
     let mut world = World::new(seed);
+    live(&mut world)
+}
+
+fn live(world: &mut World) -> Result<(), String> {
     for _ in 0..120 {
         world.people_act();
         if world.dice.one_in(60) {
@@ -857,11 +1169,29 @@ fn live_through(seed: u64) -> Result<(), String> {
 
 #[test]
 fn fleets_come_to_rest_and_nobody_notices() {
+    let mut ends: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for seed in 1..=1200 {
-        if let Err(why) = live_through(seed) {
+        let mut world = World::new(seed);
+        if let Err(why) = live(&mut world) {
             panic!("seed {seed}: {why}");
         }
+        for (end, count) in world.ends {
+            *ends.entry(end).or_default() += count;
+        }
     }
+    println!("{ends:#?}");
+    for way in ["rolling", "blue-green", "canary", "recreate"] {
+        for end in ["promoted", "returned"] {
+            assert!(
+                ends.get(&(way, end)).is_some_and(|count| *count >= 100),
+                "{way} {end}"
+            );
+        }
+    }
+    assert!(
+        ends.get(&("canary", "returned from a step"))
+            .is_some_and(|count| *count >= 100)
+    );
 }
 
 #[test]
@@ -883,6 +1213,15 @@ fn every_mutant_is_found() {
         Mutant::KeepDuplicates,
         Mutant::IgnoreOverdue,
         Mutant::RestartNothing,
+        Mutant::StartBeside,
+        Mutant::AnswerEarly,
+        Mutant::MixStrays,
+        Mutant::SwitchEarly,
+        Mutant::ShrinkOld,
+        Mutant::SkipSteps,
+        Mutant::ForgetHold,
+        Mutant::RestartStep,
+        Mutant::ForgetShare,
     ] {
         MUTANT.set(Some(mutant));
         let found = (1..=1000).find_map(|seed| live_through(seed).err().map(|why| (seed, why)));

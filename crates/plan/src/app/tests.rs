@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::app::{Rollout, Serving};
 use model::{
     App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
-    ReleaseState, Resources, Service, Timestamp,
+    ReleaseState, Resources, Service, Strategy, Timestamp,
 };
 use uuid::Uuid;
 
@@ -52,6 +52,7 @@ fn release(n: u64, services: &[(&str, Option<u16>, u16)]) -> Release {
         env: BTreeMap::new(),
         manifest_env: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        strategy: Strategy::default(),
         state: ReleaseState::Proven,
     }
 }
@@ -76,6 +77,7 @@ fn scene(count: u16, serving: Option<u64>, to: Option<u64>, instances: &str) -> 
         started_at: Timestamp::from_ms(NOW - 60_000),
         deadline: Timestamp::from_ms(NOW + 60_000),
         failed: BTreeSet::new(),
+        begun: BTreeMap::new(),
     };
     let app = App {
         id: AppId::from_uuid(Uuid::from_u128(1)),

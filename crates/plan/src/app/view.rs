@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::app::Serving;
+use model::strategy::Share;
 use model::{Condition, InstanceId, Millis, Name, Release, ReleaseId, Service, Timestamp};
 
+use super::bounds::Bounds;
 use super::census::{Census, Life};
 use super::{Cause, Facts, Start, Why};
 use crate::backoff;
-use crate::surge::Surge;
 
 /// A process without a port can only show that it does not end at once. Programs that lack a module, a variable or their
 /// database end within this time.
@@ -40,6 +41,15 @@ pub(super) enum Mutant {
     KeepDuplicates,
     IgnoreOverdue,
     RestartNothing,
+    StartBeside,
+    AnswerEarly,
+    MixStrays,
+    SwitchEarly,
+    ShrinkOld,
+    SkipSteps,
+    ForgetHold,
+    RestartStep,
+    ForgetShare,
 }
 
 #[cfg(test)]
@@ -64,10 +74,13 @@ pub(super) struct View<'a> {
     pub(super) now: Timestamp,
     pub(super) census: Census<'a>,
     pub(super) failed: BTreeSet<InstanceId>,
+    pub(super) begun: BTreeMap<usize, Timestamp>,
     pub(super) starts: BTreeSet<Start>,
     pub(super) retired: BTreeMap<InstanceId, Cause>,
     /// Fit instances that get no traffic yet.
     pub(super) held_back: BTreeSet<InstanceId>,
+    /// The part of the requests that goes to the instances of the rollout.
+    pub(super) trial: Option<Share>,
     pub(super) spec: Option<ReleaseId>,
     pub(super) why: Vec<Why>,
     pub(super) looks: BTreeSet<Timestamp>,
@@ -101,9 +114,11 @@ impl<'a> View<'a> {
             now,
             census: Census::take(facts),
             failed: BTreeSet::new(),
+            begun: BTreeMap::new(),
             starts: BTreeSet::new(),
             retired: BTreeMap::new(),
             held_back: BTreeSet::new(),
+            trial: None,
             spec: None,
             why: Vec::new(),
             looks: BTreeSet::new(),
@@ -123,8 +138,8 @@ impl<'a> View<'a> {
         self.facts.app.scale.get(name).copied().unwrap_or(service.count)
     }
 
-    pub(super) fn surge(&self, count: u16) -> Surge {
-        self.facts.policy.surge.unwrap_or_else(|| Surge::usual(count))
+    pub(super) fn bounds(&self, owner: Serving, count: u16) -> Bounds {
+        Bounds::new(self.surge(owner), count)
     }
 
     /// Whether requests may be on their way to it. A life of a forgotten release is drained to be safe.
@@ -233,6 +248,9 @@ impl<'a> View<'a> {
 
     /// Begins a new life now, or notes when it may begin.
     pub(super) fn begin(&mut self, next: Start, earliest: Timestamp) {
+        if self.is_kept_waiting(&next) {
+            return;
+        }
         if next.attempt > 0 {
             self.why.push(Why::Restarting {
                 service: next.service.clone(),

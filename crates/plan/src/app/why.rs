@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use model::strategy::Share;
 use model::{Exit, Millis, Name};
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,18 @@ pub enum Why {
         /// How many.
         instances: usize,
     },
+    /// Nobody answers: what was there has to be gone before anything new may start.
+    Gap {
+        /// Instances that are not gone yet; none when it waits for the new ones only.
+        ending: usize,
+    },
+    /// A part of the requests tries the new release.
+    Trial {
+        /// Which part.
+        share: Share,
+        /// How long it has to last yet; nothing when it is over and the next step waits for its instances.
+        left: Option<Millis>,
+    },
     /// The app is to be gone.
     Deleting,
 }
@@ -109,6 +122,20 @@ impl fmt::Display for Why {
             }
             Self::HoldingBack { service, instances } => {
                 write!(f, "{service}: {instances} stay until others are ready")
+            }
+            Self::Gap { ending: 0 } => {
+                f.write_str("nobody answers until the new release is ready (strategy recreate)")
+            }
+            Self::Gap { ending } => write!(
+                f,
+                "nobody answers: {ending} instances have to end before new ones may start (strategy recreate)"
+            ),
+            Self::Trial {
+                share,
+                left: Some(left),
+            } => write!(f, "{share} of the requests try the new release, for {left} more"),
+            Self::Trial { share, left: None } => {
+                write!(f, "{share} of the requests try the new release")
             }
             Self::Deleting => f.write_str("the app is to be gone"),
         }
