@@ -80,6 +80,24 @@ fn a_rollback_survives() {
 }
 
 #[test]
+fn every_strategy_survives() {
+    for rollout in [
+        "strategy = 'blue-green'",
+        "strategy = 'canary'\nsteps = ['5%:1s', '50%:2s']",
+        "strategy = 'recreate'",
+    ] {
+        let text = format!("schema = 1\napp = 'shop'\n[services.web]\nscale = 2\n[rollout]\n{rollout}");
+        let prepare = || {
+            let mut world = World::with_shop();
+            world.image("good:2", slow());
+            world.must_serve = !rollout.contains("recreate");
+            world
+        };
+        check(prepare, |world| drop(world.deploy("shop", "good:2", Some(&text))));
+    }
+}
+
+#[test]
 fn a_rejection_survives() {
     let prepare = || {
         let world = World::with_shop();

@@ -8,4 +8,5 @@ mod gate;
 mod hosts;
 mod jobs;
 mod speed;
+mod strategies;
 mod world;

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::app::{Rollout, Serving};
+use model::strategy::{Share, Steps};
 use model::{
     App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
     ReleaseState, Resources, Service, Strategy, Timestamp,
 };
 use uuid::Uuid;
 
-use super::{Facts, Policy, Step, Verdict, decide};
+use super::{Facts, Policy, Routes, Step, Trial, Verdict, decide};
 use crate::prune;
 
 const NOW: u64 = 1_000_000_000;
@@ -183,6 +184,10 @@ fn answer(scene: &Scene) -> String {
     }
     let routed: Vec<String> = decision.routes.instances.values().flatten().map(number).collect();
     words.push(format!("[{}]", routed.join(" ")));
+    if let Some(trial) = &decision.routes.trial {
+        let tried: Vec<String> = trial.instances.iter().map(number).collect();
+        words.push(format!("{} for {}", trial.share, tried.join(" ")));
+    }
     for step in &decision.steps {
         words.push(match step {
             Step::Start(start) => format!("start {}.{} #{}", start.epoch, start.index, start.attempt),
@@ -526,4 +531,202 @@ fn pruning_keeps_what_may_be_wanted() {
     assert_eq!(fates[&release_id(1)], prune::Fate::Keep(prune::KeepWhy::Serving));
     assert_eq!(fates[&release_id(10)], prune::Fate::Go { newer: 10 });
     assert_eq!(prune::needed_images(&scene.releases, &fates).len(), 21);
+}
+
+/// The answer when release 2, not proven yet, asks for a strategy. Steps of a canary that began are given as ages.
+fn answer_by(strategy: &Strategy, began_s: &[u64], count: u16, instances: &str) -> String {
+    let mut scene = scene(count, Some(1), Some(2), instances);
+    let arriving = scene.releases.get_mut(&release_id(2)).expect("made");
+    arriving.strategy = strategy.clone();
+    arriving.state = ReleaseState::Pending;
+    let rollout = scene.app.rollout.as_mut().expect("a rollout");
+    let began = began_s.iter().map(|age| Timestamp::from_ms(NOW - age * 1000));
+    rollout.begun = began.enumerate().collect();
+    answer(&scene)
+}
+
+#[test]
+fn blue_green_switches_at_once() {
+    for (title, instances, expected) in [
+        (
+            "a full set starts beside the old one",
+            "1.0 ready 9, 1.1 ready 9, 1.2 ready 9",
+            "[1 2 3], start 2.0 #0, start 2.1 #0, start 2.2 #0, look in 1m",
+        ),
+        (
+            "a part of it answers nobody, even when an old one is missing",
+            "1.0 ready 9, 1.1 ready 9, 1.2 exited 0, 2.0 ready 9, 2.1 ready 9, 2.2 starting 9",
+            "[1 2], start 1.2 #1, run 6, look in 21s",
+        ),
+        (
+            "all of it switches, and that is the promotion",
+            "1.0 ready 9, 1.1 ready 9, 1.2 ready 9, 2.0 ready 9, 2.1 ready 9, 2.2 ready 9",
+            "PROMOTE, [4 5 6], drain 1 NotNeeded, drain 2 NotNeeded, drain 3 NotNeeded",
+        ),
+        (
+            "a crash returns at no cost",
+            "1.0 ready 9, 1.1 ready 9, 1.2 ready 9, 2.0 ready 9, 2.1 ready 9, 2.2 exited 1",
+            "RETURN (web ended with exit code 1), [1 2 3], drain 4 NotNeeded, drain 5 NotNeeded",
+        ),
+    ] {
+        assert_eq!(
+            answer_by(&Strategy::BlueGreen, &[], 3, instances),
+            expected,
+            "{title}"
+        );
+    }
+}
+
+#[test]
+fn recreate_ends_the_old_first() {
+    for (title, instances, expected) in [
+        (
+            "the old one drains",
+            "1.0 ready 9",
+            "[], drain 1 NotNeeded, look in 1m",
+        ),
+        (
+            "nothing starts before it is gone",
+            "1.0 stopping 9",
+            "[], stop 1 Repeated, look in 1m",
+        ),
+        (
+            "then the new one starts",
+            "1.0 exited 9",
+            "[], start 2.0 #0, look in 1m",
+        ),
+        (
+            "and serves",
+            "1.0 exited 9, 2.0 ready 1",
+            "PROMOTE, [2], look in 1s",
+        ),
+        (
+            "a bad one has to end before the old one comes back",
+            "1.0 exited 9, 2.0 starting 30",
+            "RETURN (web did not get ready within 30s), [], stop 2 NotNeeded",
+        ),
+    ] {
+        assert_eq!(
+            answer_by(&Strategy::Recreate, &[], 1, instances),
+            expected,
+            "{title}"
+        );
+    }
+}
+
+#[test]
+fn a_canary_gets_its_shares_one_after_another() {
+    let step = |percent, hold_s| model::strategy::Step {
+        share: Share::new(percent).expect("a share"),
+        hold: Millis::seconds(hold_s),
+    };
+    let steps = Steps::new(vec![step(5, 20), step(50, 40)]).expect("rising");
+    let strategy = Strategy::Canary { steps };
+    let old = "1.0 ready 99, 1.1 ready 99, 1.2 ready 99, 1.3 ready 99";
+    for (title, began, new, expected) in [
+        (
+            "one instance is enough for 5%",
+            &[][..],
+            "",
+            "[1 2 3 4], start 2.0 #0, look in 1m",
+        ),
+        (
+            "its step begins when it is ready",
+            &[],
+            "2.0 ready 1",
+            "[1 2 3 4 5], 5% for 5, look in 1s",
+        ),
+        (
+            "and is held",
+            &[5],
+            "2.0 ready 9",
+            "[1 2 3 4 5], 5% for 5, look in 15s",
+        ),
+        (
+            "then the next one needs another",
+            &[20],
+            "2.0 ready 9",
+            "[1 2 3 4 5], 5% for 5, start 2.1 #0, look in 1m",
+        ),
+        (
+            "and begins with it",
+            &[30],
+            "2.0 ready 9, 2.1 ready 9",
+            "[1 2 3 4 5 6], 50% for 5 6, look in 40s",
+        ),
+        (
+            "everything needs all",
+            &[70, 40],
+            "2.0 ready 9, 2.1 ready 9",
+            "[1 2 3 4 5 6], 50% for 5 6, start 2.2 #0, start 2.3 #0, look in 1m",
+        ),
+        (
+            "and is the promotion",
+            &[70, 40],
+            "2.0 ready 9, 2.1 ready 9, 2.2 ready 9, 2.3 ready 9",
+            "PROMOTE, [5 6 7 8], drain 1 NotNeeded, drain 2 NotNeeded, drain 3 NotNeeded, drain 4 NotNeeded",
+        ),
+        (
+            "a crash in a trial returns fully",
+            &[70, 5],
+            "2.0 ready 9, 2.1 exited 1",
+            "RETURN (web ended with exit code 1), [1 2 3 4], drain 5 NotNeeded",
+        ),
+        (
+            "so does one that got unready",
+            &[70, 5],
+            "2.0 ready 9, 2.1 unready 60",
+            "RETURN (web got ready, then failed its check: 503), [1 2 3 4], drain 6 NotNeeded, drain 5 NotNeeded",
+        ),
+    ] {
+        assert_eq!(
+            answer_by(&strategy, began, 4, &format!("{old}, {new}")),
+            expected,
+            "{title}"
+        );
+    }
+    let alone = "1.0 exited 0 3, 2.0 ready 9";
+    let expected = "[2], 5% for 2, look in 4s";
+    assert_eq!(
+        answer_by(&strategy, &[5], 1, alone),
+        expected,
+        "better than nothing"
+    );
+}
+
+#[test]
+fn shares_are_exact() {
+    let id = |n| InstanceId::from_uuid(Uuid::from_u128(n));
+    let routes = |percent, tried: std::ops::Range<u128>, all: u128| Routes {
+        release: None,
+        instances: BTreeMap::from([(name("web"), (0..all).map(id).collect())]),
+        trial: Some(Trial {
+            share: Share::new(percent).expect("a share"),
+            instances: tried.map(id).collect(),
+        }),
+    };
+    for (percent, tried, all, expected) in [
+        (5, 0..1, 5, &[20, 95, 95, 95, 95][..]),
+        (50, 0..2, 4, &[100, 100, 100, 100]),
+        (99, 0..1, 2, &[99, 1]),
+        (5, 0..2, 2, &[100, 100]),
+    ] {
+        let weights: Vec<u32> = routes(percent, tried, all)
+            .weights(&name("web"))
+            .into_values()
+            .collect();
+        assert_eq!(weights, expected, "{percent}%");
+    }
+}
+
+#[test]
+fn a_release_that_has_served_needs_no_trial() {
+    let mut scene = scene(1, Some(1), Some(2), "1.0 ready 99, 2.0 ready 1");
+    let step = model::strategy::Step {
+        share: Share::new(5).expect("a share"),
+        hold: Millis::seconds(20),
+    };
+    let steps = Steps::new(vec![step]).expect("one");
+    scene.releases.get_mut(&release_id(2)).expect("made").strategy = Strategy::Canary { steps };
+    assert_eq!(answer(&scene), "[2], drain 1 NotNeeded, look in 1s");
 }
