@@ -74,6 +74,11 @@ const LOGS: &[Query] = &[
         "Keep the event stream open for new lines.",
     ),
 ];
+const DRY_RUN: &[Query] = &[query(
+    "dry_run",
+    QueryKind::Boolean,
+    "Only say what would be done.",
+)];
 const OPERATION_LOG: &[Query] = &[
     query(
         "since",
@@ -172,8 +177,8 @@ endpoints! {
     RELEASE_LIST = "release_list" Get place!("/apps/{app}/releases"), "releases", Right(Read);
         "List releases" "Newest first.", query(PAGES), gives(&[json::<crate::ReleasePage>(200)]);
     RELEASE_CREATE = "release_create" Post place!("/apps/{app}/releases"), "releases", Right(Deploy);
-        "Make a release and move the app to it" "Builds when needed, runs the release job, starts instances, checks them, switches the routes at once and drains the old instances. When anything fails before the switch, the old release stays and the operation says why (`release_rejected`).",
-        takes::<crate::CreateRelease>(), gives(&[Accepted]);
+        "Make a release and move the app to it" "Builds when needed, runs the release job, starts instances, checks them, switches the routes at once and drains the old instances. When anything fails before the switch, the old release stays and the operation says why (`release_rejected`). With `dry_run` it answers 200 and what it would do instead.",
+        takes::<crate::CreateRelease>(), query(DRY_RUN), gives(&[json::<crate::ReleasePlan>(200), Accepted]);
     RELEASE_VIEW = "release_view" Get place!("/apps/{app}/releases/{release}"), "releases", Right(Read);
         "Show a release" "By name (`v3`) or id.", gives(&[json::<crate::Release>(200)]);
     APP_ROLLBACK = "app_rollback" Post place!("/apps/{app}/rollback"), "releases", Right(Deploy);

@@ -50,6 +50,42 @@ pub enum ReleaseSource {
     /// The image and shape of what serves, with the configuration and secrets of now.
     #[schema(title = "ConfigurationSource")]
     Configuration {},
+    /// A directory that was not sent: for `dry_run` only, which reads `manifest` alone.
+    #[schema(title = "UnsentSource")]
+    Unsent {},
+}
+
+/// What a deploy would do. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleasePlan {
+    /// Name of the release it would make.
+    pub release: String,
+    /// Name of the release that serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<String>,
+    /// How the app would be moved to it, in words.
+    pub strategy: String,
+    /// How its configuration differs from what serves: names, never values.
+    pub changes: Vec<ReleasePlanChange>,
+    /// What would happen, in order, if every instance gets ready.
+    pub steps: Vec<String>,
+    /// What would make it fail.
+    pub obstacles: Vec<String>,
+    /// What is known only after the build, or after something else that is under way.
+    pub unknown: Vec<String>,
+}
+
+/// One difference between what serves and what would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleasePlanChange {
+    /// `service`, `job`, `variable`, `secret` or `database`.
+    pub what: String,
+    /// Its name.
+    pub name: String,
+    /// `added`, `removed` or `changed`.
+    pub change: String,
+    /// Which of its settings, as the manifest calls them.
+    pub settings: Vec<String>,
 }
 
 /// Image + configuration + secret versions + routes: immutable.

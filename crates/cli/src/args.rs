@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use model::{Bytes, Millis, Name};
 
 pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
+pub use crate::release_args::{DeployArgs, MoveArgs, RollbackArgs};
 
 /// Your own cloud in one binary.
 ///
@@ -239,47 +240,6 @@ pub struct InitArgs {
     /// Name of the app; without it, the directory's.
     #[arg(long, short, value_name = "NAME")]
     pub app: Option<Name>,
-}
-
-/// Arguments of `stoa deploy`.
-#[derive(Debug, Clone, Args)]
-pub struct DeployArgs {
-    /// The directory; with --image, where stoa.toml is looked for.
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
-    /// Which app.
-    #[command(flatten)]
-    pub of: OfApp,
-    /// Deploy this image instead of building the directory.
-    #[arg(long, value_name = "NAME")]
-    pub image: Option<String>,
-    /// How to follow it.
-    #[command(flatten)]
-    pub patience: Patience,
-}
-
-/// Arguments of `stoa rollback`.
-#[derive(Debug, Clone, Args)]
-pub struct RollbackArgs {
-    /// The release, for example v3; without it, the one that served before.
-    pub to: Option<String>,
-    /// Which app.
-    #[command(flatten)]
-    pub of: OfApp,
-    /// How to follow it.
-    #[command(flatten)]
-    pub patience: Patience,
-}
-
-/// Arguments of commands that set an app in motion.
-#[derive(Debug, Clone, Args)]
-pub struct MoveArgs {
-    /// Which app.
-    #[command(flatten)]
-    pub of: OfApp,
-    /// How to follow it.
-    #[command(flatten)]
-    pub patience: Patience,
 }
 
 /// What `stoa apps` does.

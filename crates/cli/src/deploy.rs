@@ -1,6 +1,6 @@
-//! `stoa deploy`: check, pack, send, follow.
+//! `stoa deploy`: check, pack, send, follow; with `--plan`, ask what would happen.
 
-use api::{CreateApp, CreateRelease, ReleaseSource};
+use api::{CreateApp, CreateRelease, ReleasePlan, ReleaseSource};
 
 use crate::archive;
 use crate::args::DeployArgs;
@@ -25,6 +25,9 @@ pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<u8, Failure
             app
         }
     };
+    if args.plan {
+        return plan(session, &app, args, manifest.map(|(text, _)| text));
+    }
     let source = match &args.image {
         Some(image) => {
             ensure_app(session, &app)?;
@@ -62,6 +65,71 @@ pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<u8, Failure
         output::data(&format!("{url}\n"))?;
     }
     Ok(0)
+}
+
+/// `--plan`: what it would do. Nothing is sent but the manifest, and nothing is made.
+fn plan(
+    session: &Session,
+    app: &model::Name,
+    args: &DeployArgs,
+    manifest: Option<String>,
+) -> Result<u8, Failure> {
+    let source = match &args.image {
+        Some(image) => ReleaseSource::Image { image: image.clone() },
+        None => ReleaseSource::Unsent {},
+    };
+    match session
+        .client
+        .release_plan(&session.place, app.as_str(), &CreateRelease { source, manifest })
+    {
+        Ok(plan) if session.json => output::json(&plan)?,
+        Ok(plan) => output::data(&told(&plan))?,
+        Err(error) if error.problem().is_some_and(|p| p.code == "not_found") => {
+            say(&format!(
+                "there is no app {app} yet: a deploy would make it and start all that its source declares"
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(0)
+}
+
+/// A plan in words.
+pub(crate) fn told(plan: &ReleasePlan) -> String {
+    let mut text = match &plan.serving {
+        Some(serving) => format!(
+            "{serving} serves; {} would follow by {}\n",
+            plan.release, plan.strategy
+        ),
+        None => format!("nothing serves; {} would be the first release\n", plan.release),
+    };
+    let changes = plan.changes.iter().map(|change| {
+        let settings = match change.settings.as_slice() {
+            [] => String::new(),
+            settings => format!(": {}", settings.join(", ")),
+        };
+        format!("{} {} {}{settings}", change.what, change.name, change.change)
+    });
+    let mut changes: Vec<String> = changes.collect();
+    if changes.is_empty() {
+        changes.push("none".to_owned());
+    }
+    let numbered = plan.steps.iter().enumerate();
+    let steps: Vec<String> = numbered.map(|(at, step)| format!("{}. {step}", at + 1)).collect();
+    for (title, lines) in [
+        ("changes of the configuration", &changes),
+        ("steps", &steps),
+        ("known only later", &plan.unknown),
+        ("it would FAIL", &plan.obstacles),
+    ] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n{title}:\n"));
+        }
+        for line in lines {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    text
 }
 
 fn name(text: &str) -> Result<model::Name, Failure> {

@@ -20,6 +20,7 @@ mod logs;
 mod output;
 mod people;
 mod project;
+mod release_args;
 mod releases;
 mod secrets;
 mod session;

@@ -270,3 +270,50 @@ fn every_command_that_is_named_exists() {
         assert!(!leads_somewhere(&cli, &words_of(text)), "{text}");
     }
 }
+
+#[test]
+fn a_plan_in_words() {
+    let change = |what: &str, name: &str, change: &str, settings: &[&str]| api::ReleasePlanChange {
+        what: what.to_owned(),
+        name: name.to_owned(),
+        change: change.to_owned(),
+        settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+    };
+    let lines = |lines: &[&str]| {
+        lines
+            .iter()
+            .map(|line| (*line).to_owned())
+            .collect::<Vec<String>>()
+    };
+    let full = api::ReleasePlan {
+        release: "v8".to_owned(),
+        serving: Some("v7".to_owned()),
+        strategy: "canary (5% for 2m, then all)".to_owned(),
+        changes: vec![
+            change("service", "web", "changed", &["scale", "routes"]),
+            change("variable", "LOG_LEVEL", "changed", &[]),
+            change("database", "main", "added", &[]),
+        ],
+        steps: lines(&[
+            "run the job migrate; if it fails, nothing else happens",
+            "start 1 x web of v8 and wait until ready",
+        ]),
+        obstacles: lines(&["the secret KEY is not set; next: stoa secrets set KEY --app shop"]),
+        unknown: lines(&["the image: it is built from the source"]),
+    };
+    let bare = api::ReleasePlan {
+        release: "v1".to_owned(),
+        serving: None,
+        strategy: "rolling".to_owned(),
+        changes: Vec::new(),
+        steps: lines(&["start 1 x web of v1 and wait until ready"]),
+        obstacles: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let text = format!(
+        "{}\n=====\n\n{}",
+        crate::deploy::told(&full),
+        crate::deploy::told(&bare)
+    );
+    check("plan.txt", &text);
+}

@@ -8,8 +8,8 @@ use api::{
     CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage, Environment,
     EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, IssuedToken, LogPage,
     Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale,
-    PutSecret, Release, ReleasePage, Rollback, Run, Secret, SecretChange, SecretPage, Server, Token,
-    TokenPage, Upload, Whoami,
+    PutSecret, Release, ReleasePage, ReleasePlan, Rollback, Run, Secret, SecretChange, SecretPage, Server,
+    Token, TokenPage, Upload, Whoami,
 };
 
 use crate::error::Error;
@@ -164,6 +164,14 @@ impl Client {
     }
     pub fn release_create(&self, at: &Place, app: &str, body: &CreateRelease) -> Result<Operation, Error> {
         self.call(&e::RELEASE_CREATE, &at.with([app]), &[], Some(body))
+    }
+    pub fn release_plan(&self, at: &Place, app: &str, body: &CreateRelease) -> Result<ReleasePlan, Error> {
+        self.call(
+            &e::RELEASE_CREATE,
+            &at.with([app]),
+            &[("dry_run", "true")],
+            Some(body),
+        )
     }
     pub fn release(&self, at: &Place, app: &str, release: &str) -> Result<Release, Error> {
         self.call(&e::RELEASE_VIEW, &at.with([app, release]), &[], NONE)

@@ -15,6 +15,7 @@
 mod beside;
 mod bounds;
 mod census;
+mod foresee;
 mod keep;
 mod recreate;
 mod retire;
@@ -31,6 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{App, Instance, InstanceId, Millis, Name, Release, ReleaseId, Timestamp};
 
+pub use foresee::{Move, foresee};
 pub use way::{has_gap, trial_of};
 pub use why::Why;
 

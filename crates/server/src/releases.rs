@@ -1,7 +1,9 @@
 //! Releases and what moves an app between them.
 
-use api::{CreateRelease, ReleasePage, ReleaseService, ReleaseSource, Rollback, Run};
-use control::releases;
+use api::{
+    CreateRelease, ReleasePage, ReleasePlan, ReleasePlanChange, ReleaseService, ReleaseSource, Rollback, Run,
+};
+use control::{EnvPath, releases};
 use model::operation::Source;
 use model::{App, Release, ReleaseState, Service};
 
@@ -26,6 +28,8 @@ pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateRelease = call.needed_body()?;
+    let is_dry = call.is_set("dry_run");
+    let (place, app) = (call.place()?, call.parameter("app")?);
     let source = match body.source {
         ReleaseSource::Upload { upload } => Source::Upload {
             upload: upload
@@ -34,8 +38,17 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         },
         ReleaseSource::Image { image } => Source::Image { image },
         ReleaseSource::Configuration {} => Source::Configuration,
+        ReleaseSource::Unsent {} if is_dry => {
+            return foretell(call, &place, app, None, body.manifest.as_deref());
+        }
+        ReleaseSource::Unsent {} => {
+            let message = "a release is made from something: this kind is for dry_run only";
+            return Err(Refusal::field("/source/kind", message.to_owned()));
+        }
     };
-    let (place, app) = (call.place()?, call.parameter("app")?);
+    if is_dry {
+        return foretell(call, &place, app, Some(&source), body.manifest.as_deref());
+    }
     let accepted = releases::deploy(
         call.control(),
         call.actor()?,
@@ -45,6 +58,31 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         body.manifest.as_deref(),
     )?;
     Reply::accepted(&accepted.operation)
+}
+
+fn foretell(
+    call: &Call,
+    place: &EnvPath,
+    app: &str,
+    source: Option<&Source>,
+    manifest: Option<&str>,
+) -> Result<Reply, Refusal> {
+    let found = releases::preview(call.control(), call.actor()?, place, app, source, manifest)?;
+    let change = |change: releases::Change| ReleasePlanChange {
+        what: change.what.to_owned(),
+        name: change.name,
+        change: change.how.to_owned(),
+        settings: change.settings.into_iter().map(str::to_owned).collect(),
+    };
+    Reply::ok(&ReleasePlan {
+        release: found.release,
+        serving: found.serving,
+        strategy: found.strategy.to_string(),
+        changes: found.changes.into_iter().map(change).collect(),
+        steps: found.steps,
+        obstacles: found.obstacles,
+        unknown: found.unknown,
+    })
 }
 
 pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {

@@ -611,6 +611,23 @@ fn a_release_is_made_followed_and_scaled() {
     let world = World::alive();
     let root = world.root();
     root.app_create(&place(), &app("shop")).expect("an app");
+    let unsent = CreateRelease {
+        source: ReleaseSource::Unsent {},
+        manifest: Some("schema = 1\napp = \"shop\"\n[services.web]\nsecrets = [\"KEY\"]\n".to_owned()),
+    };
+    let plan = root.release_plan(&place(), "shop", &unsent).expect("foretold");
+    assert_eq!(
+        (plan.release.as_str(), plan.serving, plan.obstacles.len()),
+        ("v1", None, 1)
+    );
+    assert_eq!(
+        problem(root.release_create(&place(), "shop", &unsent)).status,
+        422
+    );
+    assert!(
+        root.operations(&place(), 10).expect("operations").is_empty(),
+        "nothing was begun"
+    );
     let body = CreateRelease {
         source: ReleaseSource::Image {
             image: "nothere:1".to_owned(),

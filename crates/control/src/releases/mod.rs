@@ -1,5 +1,7 @@
 //! Releases: deploy, roll back, restart, see.
 
+mod preview;
+
 use model::operation::{Source, Work};
 use model::{Action, Actor, App, Instance, Operation, Release, ReleaseId, ReleaseState};
 use store::{Expect, Versioned, WriteTx};
@@ -8,6 +10,8 @@ use crate::apps::refuse_deleting;
 use crate::authorize::{self, EnvPath};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
+
+pub use preview::{Change, Preview, preview};
 
 /// Largest `stoa.toml`, in bytes: far above any written by hand, far below what would slow a parser.
 pub const MANIFEST_MAX: usize = 256 * 1024;

@@ -207,3 +207,108 @@ fn release_of(row: &model::Instance) -> Option<model::ReleaseId> {
         model::Purpose::Job { .. } | model::Purpose::Database { .. } => None,
     }
 }
+
+/// Everything that is written anywhere: to see that nothing was.
+fn rows(world: &World) -> String {
+    format!(
+        "{:?} {:?} {:?}",
+        world.app("shop"),
+        world.all::<model::Release>(),
+        world.all_instances()
+    )
+}
+
+#[test]
+fn a_plan_tells_what_the_deploy_then_does() {
+    let mut world = World::new();
+    world.image("good:1", Behaviour::default());
+    world.image("good:2", Behaviour::default());
+    world.create("shop");
+    let first = "schema = 1\napp = \"shop\"\n[env]\nA = \"1\"\nB = \"hidden-one\"\n[services.web]\nscale = 2\n\
+        [services.old]\ncommand = \"old\"\n";
+    succeeded(&world.deployed("shop", "good:1", Some(first)));
+    world.quiet();
+    let second = "schema = 1\napp = \"shop\"\n[env]\nB = \"hidden-two\"\nC = \"3\"\n[services.web]\nscale = 3\n\
+        secrets = [\"KEY\"]\n[services.new]\ncommand = \"new\"\n[jobs.migrate]\ncommand = \"migrate\"\non = \"release\"\n\
+        [databases]\nmain = { engine = \"postgres\" }\n[rollout]\nstrategy = \"canary\"\nsteps = [\"10%:30s\"]\n";
+    let before = rows(&world);
+    let source = model::operation::Source::Image {
+        image: "good:2".to_owned(),
+    };
+    let plan = |manifest: &str| {
+        let (control, path) = (world.control(), EnvPath::default());
+        releases::preview(control, &ROOT, &path, "shop", Some(&source), Some(manifest)).expect("foretold")
+    };
+    let found = plan(second);
+    assert!(!format!("{found:?}").contains("hidden"), "values are never told");
+    let changes: Vec<String> = found
+        .changes
+        .iter()
+        .map(|change| {
+            format!(
+                "{} {} {} {}",
+                change.what,
+                change.name,
+                change.how,
+                change.settings.join(" ")
+            )
+        })
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            "service new added ",
+            "service old removed ",
+            "service web changed scale secrets",
+            "job migrate added ",
+            "variable A removed ",
+            "variable B changed ",
+            "variable C added ",
+            "database main added ",
+        ]
+    );
+    assert_eq!(
+        (found.release.as_str(), found.serving.as_deref()),
+        ("v2", Some("v1"))
+    );
+    assert_eq!(
+        found.obstacles,
+        ["the secret KEY is not set; next: stoa secrets set KEY --app shop"]
+    );
+    assert_eq!(
+        found.steps,
+        [
+            "run the job migrate; if it fails, nothing else happens",
+            "start 1 x new of v2 and wait until ready",
+            "start 1 x web of v2 and wait until ready",
+            "give 10% of the requests to v2 for 30s; a crash or a failing check returns all of them to v1",
+            "start 2 x web of v2 and wait until ready",
+            "v2 serves: all its instances are ready",
+            "drain and end 1 x old of v1: not needed any more",
+            "drain and end 2 x web of v1: not needed any more",
+        ]
+    );
+    let gap = plan("schema = 1\napp = \"shop\"\n[services.web]\n[rollout]\nstrategy = \"recreate\"\n");
+    assert!(
+        gap.steps[0].starts_with("nobody answers from here until v2 serves"),
+        "{gap:?}"
+    );
+    let other = plan("schema = 1\napp = \"other\"\n[services.web]\n");
+    assert!(other.obstacles[0].contains("app = \"other\""), "{other:?}");
+    let unsent = releases::preview(world.control(), &ROOT, &EnvPath::default(), "shop", None, None);
+    let unsent = unsent.expect("foretold");
+    assert!(
+        unsent.unknown.iter().any(|line| line.starts_with("the services")),
+        "{unsent:?}"
+    );
+    assert_eq!(rows(&world), before, "nothing was changed");
+    assert_eq!(world.operations().len(), 1);
+    let nobody = model::Actor::Token {
+        token: model::TokenId::fresh(),
+        name: "onlooker".to_owned(),
+        role: model::Role::Viewer,
+        org: None,
+    };
+    let refused = releases::preview(world.control(), &nobody, &EnvPath::default(), "shop", None, None);
+    assert_eq!(refused.expect_err("may not deploy").code(), "denied");
+}

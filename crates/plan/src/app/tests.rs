@@ -6,11 +6,11 @@ use model::app::{Rollout, Serving};
 use model::strategy::{Share, Steps};
 use model::{
     App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
-    ReleaseState, Resources, Service, Strategy, Timestamp,
+    ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
 };
 use uuid::Uuid;
 
-use super::{Facts, Policy, Routes, Step, Trial, Verdict, decide};
+use super::{Facts, Move, Policy, Routes, Step, Trial, Verdict, decide, foresee};
 use crate::prune;
 
 const NOW: u64 = 1_000_000_000;
@@ -729,4 +729,70 @@ fn a_release_that_has_served_needs_no_trial() {
     let steps = Steps::new(vec![step]).expect("one");
     scene.releases.get_mut(&release_id(2)).expect("made").strategy = Strategy::Canary { steps };
     assert_eq!(answer(&scene), "[2], drain 1 NotNeeded, look in 1s");
+}
+
+/// What a move of three instances (four for the rolling ones) would do, a line each.
+#[test]
+fn what_would_happen_is_foretold() {
+    let step = |percent, hold_s| model::strategy::Step {
+        share: Share::new(percent).expect("a share"),
+        hold: Millis::seconds(hold_s),
+    };
+    let steps = Steps::new(vec![step(5, 120), step(50, 300)]).expect("rising");
+    let old = "1.0 ready 99, 1.1 ready 99, 1.2 ready 99";
+    for (strategy, expected) in [
+        (
+            Strategy::Rolling {
+                surge: Surge::new(2, 0).ok(),
+            },
+            &["start 2", "start 1", "end 1", "end 2", "promote"][..],
+        ),
+        (Strategy::BlueGreen, &["start 3", "promote", "end 3"]),
+        (
+            Strategy::Canary { steps },
+            &[
+                "start 1",
+                "5% for 2m",
+                "start 1",
+                "50% for 5m",
+                "start 1",
+                "promote",
+                "end 3",
+            ],
+        ),
+        (Strategy::Recreate, &["gap", "end 3", "start 3", "promote"]),
+    ] {
+        let mut scene = scene(3, Some(1), None, old);
+        let arriving = scene.releases.get_mut(&release_id(2)).expect("made");
+        arriving.strategy = strategy;
+        arriving.state = ReleaseState::Pending;
+        let policy = Policy::default();
+        let facts = Facts {
+            app: &scene.app,
+            releases: &scene.releases,
+            instances: &scene.instances,
+            idle: &scene.idle,
+            excused: &scene.excused,
+            policy: &policy,
+        };
+        let to = Serving {
+            release: release_id(2),
+            epoch: 2,
+        };
+        let mut made = 100;
+        let mut fresh = || {
+            made += 1;
+            InstanceId::from_uuid(Uuid::from_u128(made))
+        };
+        let moves = foresee(&facts, to, Timestamp::from_ms(NOW), &mut fresh);
+        let line = |one: &Move| match one {
+            Move::Start { instances, .. } => format!("start {instances}"),
+            Move::Try { share, hold } => format!("{share} for {hold}"),
+            Move::Promote => "promote".to_owned(),
+            Move::End { instances, .. } => format!("end {instances}"),
+            Move::Gap => "gap".to_owned(),
+        };
+        let lines: Vec<String> = moves.iter().map(line).collect();
+        assert_eq!(lines, expected);
+    }
 }
