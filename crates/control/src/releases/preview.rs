@@ -185,17 +185,16 @@ fn draft(
         }
     }
     let is_built = matches!(source, Some(Source::Upload { .. }) | None);
-    let has_services = !manifest.services.is_empty() || manifest.build.start.is_some();
+    let is_open = is_built && manifest.services.is_empty() && manifest.build.start.is_none();
     let mut resolved = manifest.resolve(&found);
-    if is_built && !has_services {
+    if is_open {
         unknown.push("the services: the source says them, and the build reads it".to_owned());
         resolved.services = serving
             .map(|release| release.services.clone())
             .unwrap_or_default();
     } else if is_built {
         for (name, service) in &mut resolved.services {
-            let is_open = service.command.is_empty() && service.image.is_none();
-            if is_open {
+            if service.command.is_empty() && service.image.is_none() {
                 unknown.push(format!("the command of {name}: the source says it"));
                 if let Some(old) = serving.and_then(|release| release.services.get(name)) {
                     service.command.clone_from(&old.command);
@@ -203,7 +202,7 @@ fn draft(
             }
         }
     }
-    if resolved.services.is_empty() && !(is_built && !has_services) {
+    if resolved.services.is_empty() && !is_open {
         obstacles.push("there is nothing to run: the source declares no service".to_owned());
     }
     let mut env = manifest.env.clone();

@@ -149,6 +149,9 @@ fn cases() -> Vec<Case> {
         ("releases::deploy", Action::Deploy, false, |c, a| {
             releases::deploy(c, a, &p(), "shop", &image(), None).map(drop)
         }),
+        ("releases::preview", Action::Deploy, false, |c, a| {
+            releases::preview(c, a, &p(), "shop", None, None).map(drop)
+        }),
         ("releases::rollback", Action::Deploy, false, |c, a| {
             releases::rollback(c, a, &p(), "shop", Some("v1")).map(drop)
         }),
