@@ -3,7 +3,7 @@
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use journeys::load::Load;
+use journeys::traffic::{Load, Traffic};
 use journeys::{Application, PATIENCE, Stoa, until};
 
 /// Requests on connections of their own while the canary has its 20 %: 40 are expected, with a deviation of 6.
@@ -24,9 +24,10 @@ fn a_canary_under_load_fails_no_request() -> Result<()> {
     let plan = stoa.cli_in(app.folder(), &["deploy", "--plan"], b"")?.ok()?;
     let plan = plan.says("give 20% of the requests to v2 for 20s")?;
     plan.says("variable VERSION changed")?;
-    let load = Load::start(stoa.listeners().http, &app.host());
+    let traffic = Traffic::start(stoa.listeners().http, &app.host(), "1", Load::usual())?;
     let answer = || Ok::<_, anyhow::Error>(stoa.get(&app.host(), "/")?.text());
     ensure!(answer()? == "1", "a plan changes nothing");
+    traffic.may("2");
     let tried = thread::scope(|scope| {
         let deploy = scope.spawn(|| stoa.deploy(&app)?.ok());
         let tried = (|| {
@@ -48,20 +49,11 @@ fn a_canary_under_load_fails_no_request() -> Result<()> {
     })?;
     println!("{tried} of {REQUESTS} requests reached a canary of 20%");
     ensure!(answer()? == "2", "the canary was not promoted");
-    for tally in load.stop() {
-        let (client, failures) = (&tally.client, &tally.failures);
-        println!(
-            "{client}: {} answered, {} failed, {} cut",
-            tally.answered,
-            failures.len(),
-            tally.cuts
-        );
-        ensure!(
-            failures.is_empty() && tally.cuts == 0,
-            "{client}: {failures:#?}, {} cut",
-            tally.cuts
-        );
-    }
+    traffic.only("2");
+    let report = traffic.stop();
+    println!("{report}");
+    ensure!(report.faults() == 0, "{:#?}", report.troubles);
+    ensure!(report.cuts() == 0, "{} connections were cut", report.cuts());
     ensure!(EXPECTED.contains(&tried), "{tried} of {REQUESTS} are not 20%");
     stoa.finish()
 }
