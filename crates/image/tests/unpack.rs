@@ -723,7 +723,7 @@ impl Read for LongNames {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.ready.position() == self.ready.get_ref().len() as u64 && self.left > 0 {
             self.left -= 1;
-            let is_dir = self.left % 8 == 0;
+            let is_dir = self.left.is_multiple_of(8);
             let number = if self.is_same {
                 u32::from(is_dir)
             } else {
