@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::step::{Done, Step};
 use crate::{bench, check, packages, repository};
@@ -16,6 +16,10 @@ use crate::{bench, check, packages, repository};
 const NEXTEST: &str = "xtask/nextest.toml";
 /// A journey works with whole Stoas; more than two at once on two cores only wait for each other.
 const JOURNEYS_AT_ONCE: &str = "2";
+/// What a first run writes: some 6 GiB of build, and what the tests deploy; products keep 1 GiB of a disk free.
+const ROOM_GIB: u64 = 12;
+/// What a run on an earlier one's build still writes.
+const ROOM_AGAIN_GIB: u64 = 6;
 const TESTS_LIMIT: Duration = Duration::from_secs(45 * 60);
 
 #[derive(Default)]
@@ -75,6 +79,7 @@ impl Summary {
 /// When anything failed.
 pub fn run() -> Result<()> {
     let begin = Instant::now();
+    check_room()?;
     packages::install()?;
     let mut summary = Summary::default();
     summary.step("fmt", Step::cargo("fmt").args(["fmt", "--all", "--check"]).run());
@@ -110,6 +115,33 @@ pub fn run() -> Result<()> {
         bail!(
             "not everything passed; logs: {}",
             repository::target().join("xtask-logs").display()
+        );
+    }
+    Ok(())
+}
+
+/// Refuses to begin what the disk cannot hold: it would fail late, and name the wrong culprit.
+fn check_room() -> Result<()> {
+    let needed = match binary().exists() {
+        true => ROOM_AGAIN_GIB,
+        false => ROOM_GIB,
+    };
+    let root = repository::root();
+    let asked = Command::new("df")
+        .args(["--output=avail", "--block-size=1G"])
+        .arg(&root)
+        .output()
+        .context("ask df for the free room")?;
+    let text = String::from_utf8_lossy(&asked.stdout);
+    let free: u64 = text
+        .lines()
+        .nth(1)
+        .and_then(|line| line.trim().parse().ok())
+        .context("df does not tell the free room")?;
+    if free < needed {
+        bail!(
+            "{free} GiB are free under {}, and this needs {needed}: make room, then try again",
+            root.display()
         );
     }
     Ok(())

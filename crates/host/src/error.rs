@@ -18,12 +18,15 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether the disk was the reason: the system's word, or the reserve that unpacking leaves.
+pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::StorageFull
-        {
+        let full = match inner.downcast_ref::<std::io::Error>() {
+            Some(io) => io.kind() == std::io::ErrorKind::StorageFull,
+            None => matches!(inner.downcast_ref(), Some(ImageError::DiskFull { .. })),
+        };
+        if full {
             return true;
         }
         cause = inner.source();
@@ -64,5 +67,21 @@ pub(crate) fn volume(volume: &str) -> impl Fn(VolumeError) -> EngineError {
             volume: volume.clone(),
             why: chain(&cause),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_told_apart_from_what_was_sent() {
+        let full = || ImageError::DiskFull {
+            path: "/data/builds".into(),
+        };
+        assert!(matches!(host("unpack")(full()), EngineError::Full(_)));
+        assert!(matches!(image("web:1")(full()), EngineError::Full(_)));
+        let absent = ImageError::NotFound { name: "web:1".into() };
+        assert!(matches!(image("web:1")(absent), EngineError::Image { .. }));
     }
 }

@@ -178,7 +178,9 @@ pub(crate) fn unpack_source(archive: &Path, into: &Path) -> Result<(), EngineErr
     let mut file = File::open(archive).map_err(error::host("open the upload"))?;
     match image::unpack_source(&mut file, into, &SOURCE) {
         Ok(_) => Ok(()),
-        Err(cause @ ImageError::Io { .. }) => Err(error::host("unpack the upload")(cause)),
+        Err(cause @ (ImageError::Io { .. } | ImageError::DiskFull { .. })) => {
+            Err(error::host("unpack the upload")(cause))
+        }
         Err(cause) => Err(EngineError::Source(error::chain(&cause))),
     }
 }

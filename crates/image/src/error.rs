@@ -30,7 +30,9 @@ pub enum ImageError {
         cause: io::Error,
     },
     /// The disk or its inodes are used up; whatever was begun has been removed again.
-    #[error("the disk under {path} is full; what was written has been removed again")]
+    #[error(
+        "the disk under {path} has no more room than what stays free there; what was written has been removed again"
+    )]
     DiskFull {
         /// The file that did not fit.
         path: PathBuf,
