@@ -95,7 +95,7 @@ pub(crate) fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     checks.push(disk(data));
     checks.push(clones(data));
     checks.extend(ports());
-    checks.push(store_care::check(data));
+    checks.extend(store_care::check(data));
     let is_missing = checks.iter().any(|check| check.verdict == Verdict::Missing);
     if json {
         let list: Vec<serde_json::Value> = checks

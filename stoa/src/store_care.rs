@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use store::{MasterKey, Now, ReadTx, Store, StoreError};
+use store::{AuditVerdict, MasterKey, Now, ReadTx, Store, StoreError};
 
 use crate::doctor::{Check, Verdict};
 use crate::places::Places;
@@ -17,17 +17,27 @@ use crate::{Failure, chain, print};
 const NAME: &str = "store";
 
 /// Reads everything once, when no running Stoa has it open.
-pub(crate) fn check(data: &Path) -> Check {
+pub(crate) fn check(data: &Path) -> Vec<Check> {
     let places = Places {
         data: data.to_path_buf(),
     };
     if !places.store().exists() {
-        return Check::good(NAME, "none yet");
+        return vec![Check::good(NAME, "none yet")];
     }
     let Ok(_lock) = warden::Lock::take(data, warden::Taker::Command) else {
-        return Check::good(NAME, "in use by a running Stoa, which checks what it serves");
+        return vec![Check::good(
+            NAME,
+            "in use by a running Stoa, which checks what it serves",
+        )];
     };
-    let health = match open(&places).and_then(|store| store.read(ReadTx::verify)) {
+    match open(&places) {
+        Ok(store) => vec![objects(data, &store), audit(data, &store)],
+        Err(cause) => vec![Check::bad(NAME, Verdict::Missing, chain(&cause), cause.next())],
+    }
+}
+
+fn objects(data: &Path, store: &Store) -> Check {
+    let health = match store.read(ReadTx::verify) {
         Ok(health) => health,
         Err(cause) => return Check::bad(NAME, Verdict::Missing, chain(&cause), cause.next()),
     };
@@ -46,6 +56,24 @@ pub(crate) fn check(data: &Path) -> Check {
             ),
             format!("stoa doctor --repair --data-dir {}", data.display()),
         ),
+    }
+}
+
+/// A log that was altered is no reason not to start: it is evidence, and nothing restores it.
+fn audit(data: &Path, store: &Store) -> Check {
+    const AUDIT: &str = "audit log";
+    let head = control::audit::head_file(&control::Settings::new(data.to_path_buf()));
+    match store.read(|tx| tx.audit_verify(Some(&head))) {
+        Ok(AuditVerdict::Whole { records }) => {
+            Check::good(AUDIT, format!("all {records} rows are as they were written"))
+        }
+        Ok(AuditVerdict::FirstBad { seq, why }) => Check::bad(
+            AUDIT,
+            Verdict::Warning,
+            format!("row {seq} is not as it was written: {why}"),
+            "keep a copy of the data directory as evidence; nothing can restore the row",
+        ),
+        Err(cause) => Check::bad(AUDIT, Verdict::Warning, chain(&cause), cause.next()),
     }
 }
 

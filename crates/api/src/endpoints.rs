@@ -111,6 +111,9 @@ endpoints! {
     AUDIT_LIST = "audit_list" Get "/v1/audit", "people", Right(Administer);
         "Read the audit log" "Newest first. Reading it is audited too.",
         query(PAGES), gives(&[json::<crate::AuditPage>(200)]);
+    AUDIT_VERIFY = "audit_verify" Post "/v1/audit/verify", "people", Right(Administer);
+        "Verify the audit log" "Walks the chain of all rows and names the first one that was altered, moved or removed.",
+        gives(&[json::<crate::AuditVerification>(200)]);
 
     ORG_LIST = "org_list" Get "/v1/orgs", "places", Credential;
         "List orgs" "Those the caller may see.",

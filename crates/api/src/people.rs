@@ -123,6 +123,22 @@ pub struct AuditRow {
     pub hash: String,
 }
 
+/// Whether the audit log is as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditVerification {
+    /// Whether each row follows from the one before, up to the end that was sealed last outside the store.
+    pub whole: bool,
+    /// How many rows there are, when it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Number of the first row that was altered, moved or removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_bad: Option<u64>,
+    /// What is wrong with that row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 pages! {
     TokenPage of Token, "access tokens";
     AuditPage of AuditRow, "the audit log, newest first";

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use model::{Bytes, Millis, Name};
 
 pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
+pub use crate::people_args::{AuditCommand, LoginArgs, TokensCommand};
 pub use crate::release_args::{DeployArgs, MoveArgs, RollbackArgs};
 
 /// Your own cloud in one binary.
@@ -179,6 +180,12 @@ pub enum Remote {
         #[command(subcommand)]
         command: TokensCommand,
     },
+    /// Who asked for what, and what came of it.
+    Audit {
+        /// What to do.
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Send any request to the API: stoa api GET /v1/server.
     Api(ApiArgs),
     /// Print a completion script: stoa completion bash > /etc/bash_completion.d/stoa.
@@ -205,30 +212,6 @@ pub struct Patience {
     /// Wait at most that long (then exit code 8); it goes on.
     #[arg(long, default_value = "30m", value_name = "TIME")]
     pub timeout: Millis,
-}
-
-/// Arguments of `stoa login`.
-#[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("how").required(true))]
-pub struct LoginArgs {
-    /// Trade the one-time token that `stoa up` printed for an access token.
-    #[arg(long, group = "how", value_name = "TOKEN")]
-    pub claim: Option<String>,
-    /// As root on the machine that runs Stoa.
-    #[arg(long, group = "how")]
-    pub local: bool,
-    /// Read an access token from standard input.
-    #[arg(long, group = "how")]
-    pub token: bool,
-    /// With --local: where the server keeps its data.
-    #[arg(
-        long,
-        env = "STOA_DATA_DIR",
-        hide_env_values = true,
-        default_value = "/var/lib/stoa",
-        value_name = "DIR"
-    )]
-    pub data_dir: PathBuf,
 }
 
 /// Arguments of `stoa init`.
@@ -598,37 +581,6 @@ pub enum EnvironmentsCommand {
         /// Its name.
         name: Name,
     },
-}
-
-/// What `stoa tokens` does.
-#[derive(Debug, Clone, Subcommand)]
-pub enum TokensCommand {
-    /// List tokens; never their texts.
-    Ls,
-    /// Make a token and print it, this once.
-    Create {
-        /// Name for people.
-        name: String,
-        /// viewer, developer, admin or owner.
-        #[arg(long, default_value = "developer", value_name = "ROLE", value_parser = role)]
-        role: api::Role,
-        /// Bind it to the org given with --org.
-        #[arg(long)]
-        bound: bool,
-        /// How long it lives.
-        #[arg(long, default_value = "90d", value_name = "TIME")]
-        expires: Millis,
-    },
-    /// End a token at once.
-    Revoke {
-        /// Its id.
-        token: String,
-    },
-}
-
-fn role(text: &str) -> Result<api::Role, String> {
-    serde_json::from_value(serde_json::Value::from(text))
-        .map_err(|_| "there are viewer, developer, admin and owner".to_owned())
 }
 
 /// Arguments of `stoa api`.

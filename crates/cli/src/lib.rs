@@ -7,6 +7,7 @@
 mod apps;
 mod archive;
 mod args;
+mod audit;
 mod context;
 mod databases;
 mod deploy;
@@ -19,6 +20,7 @@ mod init;
 mod logs;
 mod output;
 mod people;
+mod people_args;
 mod project;
 mod release_args;
 mod releases;
@@ -74,6 +76,7 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Logout => people::logout(globals),
         Remote::Whoami => people::whoami(&open()?),
         Remote::Tokens { command } => people::tokens(&open()?, command),
+        Remote::Audit { command } => audit::audit(&open()?, command),
         Remote::Status => status::status(&open()?),
         Remote::Init(args) => init::init(args),
         Remote::Deploy(args) => deploy::deploy(&open()?, args),

@@ -4,10 +4,10 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    App, AppEnv, AppPage, AuditPage, AuditRow, Claim, CreateApp, CreateDatabase, CreateEnvironment,
-    CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage, Environment,
-    EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, IssuedToken, LogPage,
-    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale,
+    App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp, CreateDatabase,
+    CreateEnvironment, CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage,
+    Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, IssuedToken,
+    LogPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale,
     PutSecret, Release, ReleasePage, ReleasePlan, Rollback, Run, Secret, SecretChange, SecretPage, Server,
     Token, TokenPage, Upload, Whoami,
 };
@@ -69,6 +69,17 @@ impl Client {
     }
     pub fn audit(&self) -> Result<Vec<AuditRow>, Error> {
         self.all::<AuditPage>(&e::AUDIT_LIST, &[])
+    }
+    pub fn audit_page(&self, limit: u16, page_token: &str) -> Result<AuditPage, Error> {
+        let limit = limit.to_string();
+        let mut query = vec![("limit", limit.as_str())];
+        if !page_token.is_empty() {
+            query.push(("page_token", page_token));
+        }
+        self.call(&e::AUDIT_LIST, &[], &query, NONE)
+    }
+    pub fn audit_verify(&self) -> Result<AuditVerification, Error> {
+        self.call(&e::AUDIT_VERIFY, &[], &[], NONE)
     }
 
     pub fn orgs(&self) -> Result<Vec<Org>, Error> {

@@ -6,6 +6,7 @@
 //! transaction, and is acknowledged after that commit; every object is loaded through [`authorize`].
 
 pub mod apps;
+pub mod audit;
 pub mod authorize;
 pub mod databases;
 pub mod error;
@@ -29,7 +30,7 @@ mod workload;
 
 // What the use cases take and give, so that the doors need to know no other room.
 pub use engine::{Exec, ExecStreams, LogRecord, Stream as LogStream};
-pub use store::{Begun, Now, Secret, StoreError};
+pub use store::{AuditVerdict, Begun, Now, Secret, StoreError};
 pub use transact::with_key;
 
 pub use authorize::EnvPath;

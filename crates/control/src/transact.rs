@@ -63,17 +63,21 @@ impl Control {
         result: Result<T, ControlError>,
     ) -> Result<T, ControlError> {
         if let Err(refused) = &result {
-            let outcome = refused.code();
-            let recorded: Result<(), ControlError> = self.store.write(now(), |tx| {
-                let record = tx.audit_begin(&entry(actor, action, object, "refused"))?;
-                tx.audit_complete(record, outcome)?;
-                Ok(())
-            });
-            if let Err(cause) = recorded {
-                tracing::error!(action, object, %cause, "a refusal could not be recorded");
-            }
+            self.record_refusal(actor, action, object, refused.code());
         }
         result
+    }
+
+    /// Records a refusal by its code.
+    pub(crate) fn record_refusal(&self, actor: &Actor, action: &str, object: &str, outcome: &str) {
+        let recorded: Result<(), ControlError> = self.store.write(now(), |tx| {
+            let record = tx.audit_begin(&entry(actor, action, object, "refused"))?;
+            tx.audit_complete(record, outcome)?;
+            Ok(())
+        });
+        if let Err(cause) = recorded {
+            tracing::error!(action, object, %cause, "a refusal could not be recorded");
+        }
     }
 
     /// The moment of a transaction.

@@ -1,7 +1,7 @@
 //! Claiming, tokens, the audit log, and who one is.
 
-use api::{AuditPage, AuditRow, Claim, CreateToken, IssuedToken, Role, TokenPage, Whoami};
-use control::people;
+use api::{AuditPage, AuditRow, AuditVerification, Claim, CreateToken, IssuedToken, Role, TokenPage, Whoami};
+use control::{AuditVerdict, people};
 use model::{Actor, Millis, Timestamp, Token};
 
 use crate::answer::Reply;
@@ -81,7 +81,7 @@ pub(crate) fn audit_list(call: &Call) -> Result<Reply, Refusal> {
                 })?)
             }
         };
-    let found = control::events::audit(call.control(), call.actor()?, before, limit)?;
+    let found = control::audit::list(call.control(), call.actor()?, before, limit)?;
     let next_page = match found.last() {
         Some(last) if found.len() == limit && last.seq > 1 => format!("{0}.{0}", last.seq),
         Some(_) | None => String::new(),
@@ -104,6 +104,24 @@ pub(crate) fn audit_list(call: &Call) -> Result<Reply, Refusal> {
     Reply::ok(&AuditPage {
         items: rows.collect(),
         next_page,
+    })
+}
+
+pub(crate) fn audit_verify(call: &Call) -> Result<Reply, Refusal> {
+    let verdict = control::audit::verify(call.control(), call.actor()?)?;
+    Reply::ok(&match verdict {
+        AuditVerdict::Whole { records } => AuditVerification {
+            whole: true,
+            records: Some(records),
+            first_bad: None,
+            why: None,
+        },
+        AuditVerdict::FirstBad { seq, why } => AuditVerification {
+            whole: false,
+            records: None,
+            first_bad: Some(seq),
+            why: Some(why),
+        },
     })
 }
 

@@ -197,6 +197,9 @@ impl Refusal {
     pub(crate) fn status(&self) -> u16 {
         self.0.status
     }
+    pub(crate) fn code(&self) -> &'static str {
+        self.0.code
+    }
     pub(crate) fn header(&self) -> Option<&(&'static str, String)> {
         self.0.header.as_ref()
     }

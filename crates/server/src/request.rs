@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::endpoint::Need;
+use api::endpoint::{Method, Need};
 use control::authorize;
 use http::header::{ACCEPT, AUTHORIZATION, IF_MATCH};
 use http::{HeaderMap, Request, Response};
@@ -146,7 +146,7 @@ fn admit(
             .map(str::to_owned),
         expected: None,
     };
-    gate(&call)?;
+    gate(&call).inspect_err(|refusal| record(&call, refusal))?;
     let expected = if call.endpoint.is_conditional {
         if_match(headers)?
     } else {
@@ -218,6 +218,21 @@ fn gate(call: &Call) -> Result<(), Refusal> {
         Actor::HostRoot { .. } | Actor::System => Ok(()),
         Actor::Token { role, .. } if role.allows(action) => Ok(()),
         Actor::Token { .. } => Err(control::ControlError::Denied { action }.into()),
+    }
+}
+
+/// A refusal of the gate never became a use case, which would have recorded it. A question about what is not there is
+/// no attempt at anything; a change of it is.
+fn record(call: &Call, refusal: &Refusal) {
+    let is_attempt = match refusal.status() {
+        403 => true,
+        404 => call.endpoint.method != Method::Get,
+        _other => false,
+    };
+    if let (true, Some(actor)) = (is_attempt, &call.actor) {
+        let names: Vec<&str> = call.parameters.iter().map(|(_, name)| name.as_str()).collect();
+        let action = call.endpoint.id.replace('_', ".");
+        control::audit::refused(call.control(), actor, &action, &names.join("/"), refusal.code());
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::TOKEN_CREATE, Handler::Act(people::token_create)),
     (&e::TOKEN_DELETE, Handler::Act(people::token_delete)),
     (&e::AUDIT_LIST, Handler::Act(people::audit_list)),
+    (&e::AUDIT_VERIFY, Handler::Act(people::audit_verify)),
     (&e::ORG_LIST, Handler::Act(places::org_list)),
     (&e::ORG_VIEW, Handler::Act(places::org_view)),
     (&e::PROJECT_LIST, Handler::Act(places::project_list)),

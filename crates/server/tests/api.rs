@@ -506,6 +506,26 @@ fn tokens_end_at_once() {
         viewer.whoami().expect("a viewer").token_name.as_deref(),
         Some("ci")
     );
+    // What the door refuses is recorded as well, but not each question about what is not there.
+    assert_eq!(problem(viewer.tokens()).code, "denied");
+    assert_eq!(problem(viewer.app(&place(), "absent")).code, "not_found");
+    assert_eq!(problem(viewer.app_delete(&place(), "absent")).code, "not_found");
+    let refused: Vec<(String, String)> = owner
+        .audit()
+        .expect("the audit log")
+        .into_iter()
+        .filter(|row| row.decision == "refused" && row.actor.contains(&issued.about.id))
+        .map(|row| (row.action, row.object))
+        .collect();
+    let told = |action: &str, object: &str| (action.to_owned(), object.to_owned());
+    assert_eq!(
+        refused,
+        [
+            told("app.delete", "default/default/production/absent"),
+            told("token.list", "")
+        ]
+    );
+    assert!(owner.audit_verify().expect("a verdict").whole);
     let mut events = viewer
         .events(&api::endpoints::EVENT_WATCH, &[], &[])
         .expect("a stream");

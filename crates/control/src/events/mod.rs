@@ -1,9 +1,9 @@
-//! What happened: the revision log as a stream, and the audit log.
+//! What happened: the revision log as a stream.
 
 use std::time::Duration;
 
 use model::{Action, Actor, EnvironmentId, OrgId};
-use store::{AuditRecord, Change, ReadTx};
+use store::{Change, ReadTx};
 
 use crate::authorize;
 use crate::{Control, ControlError};
@@ -72,18 +72,4 @@ fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlE
 
 fn may_read(actor: &Actor, org: Option<OrgId>) -> Result<bool, ControlError> {
     Ok(org.is_some() && authorize::authorize(actor, Action::Read, org, "org", "").is_ok())
-}
-
-/// Audit records before `before`, newest first.
-///
-/// # Errors
-/// As the gate's.
-pub fn audit(
-    control: &Control,
-    actor: &Actor,
-    before: Option<u64>,
-    limit: usize,
-) -> Result<Vec<AuditRecord>, ControlError> {
-    authorize::authorize(actor, Action::Administer, None, "audit log", "")?;
-    control.read(|tx| Ok(tx.audit_list(before, limit.clamp(1, LIMIT))?))
 }

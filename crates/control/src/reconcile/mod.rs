@@ -39,6 +39,8 @@ use crate::{Control, ControlError};
 /// At least that often everything is looked at, rung or not: a missed event is repaired within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Housekeeping (uploads, images, revisions) happens that often.
+/// How often the end of the audit log is sealed.
+const SEAL_EVERY: Duration = Duration::from_secs(60);
 const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(300);
 /// The store is read whole that often, changed or not.
 const READ_WHOLE_EVERY: Duration = Duration::from_secs(60);
@@ -59,6 +61,7 @@ pub struct Reconciler {
     /// When this process looked first.
     first: Option<Timestamp>,
     house_kept: Option<Timestamp>,
+    sealed: Option<Timestamp>,
 }
 
 impl Reconciler {
@@ -75,6 +78,7 @@ impl Reconciler {
             begun: SystemTime::now(),
             first: None,
             house_kept: None,
+            sealed: None,
             control,
         }
     }
@@ -155,6 +159,7 @@ impl Reconciler {
         let _obeyed = self.published.publish(&control, &facts, routed);
         self.facts = Some(facts);
         self.keep_house(&control, now);
+        self.seal_audit(&control, now);
         started?;
         failed.map_or(Ok(()), Err)
     }
@@ -174,6 +179,19 @@ impl Reconciler {
                 self.read_whole = Some(now);
                 Ok(facts)
             }
+        }
+    }
+
+    /// Keeps the end of the audit log in its file, from a while after the start: a control that an upgrade takes back
+    /// at once has sealed nothing that the one before it does not know.
+    fn seal_audit(&mut self, control: &Control, now: Timestamp) {
+        let last = *self.sealed.get_or_insert(now);
+        if now.since(last).as_duration() < SEAL_EVERY {
+            return;
+        }
+        self.sealed = Some(now);
+        if let Err(cause) = crate::audit::seal(control) {
+            tracing::error!(%cause, "the end of the audit log could not be sealed; see: stoa audit verify");
         }
     }
 
