@@ -74,7 +74,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub https: Option<SocketAddr>,
     /// Apps without a host of their own answer at APP.DOMAIN.
-    #[arg(long, default_value = "localhost", value_name = "DOMAIN")]
+    #[arg(long, default_value = "localhost", value_name = "DOMAIN", value_parser = domain)]
     pub domain: String,
     /// Threads of the edge; without it, one for each processor.
     #[arg(long, value_name = "N")]
@@ -94,6 +94,18 @@ fn listen_address(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err("write ADDRESS:PORT, for example 127.0.0.1:7070".to_owned()),
     }
+}
+
+/// Apps stand before it as labels of their own: `APP-ENVIRONMENT.DOMAIN` must still be a host name.
+fn domain(text: &str) -> Result<String, String> {
+    const LABEL_AND_DOT: usize = 64;
+    let text = text.to_ascii_lowercase();
+    if !model::is_host_name(&text) || text.len() + LABEL_AND_DOT > 253 {
+        return Err(
+            "write a host name without scheme, port and path, for example apps.example.org".to_owned(),
+        );
+    }
+    Ok(text)
 }
 
 /// Arguments of `stoa down`.

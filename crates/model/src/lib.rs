@@ -21,7 +21,7 @@ pub use app::{App, Environment, Org, Project};
 pub use database::{Credential, Database, DatabaseState};
 pub use id::*;
 pub use instance::{Condition, Exit, Instance, Purpose};
-pub use name::{EnvKey, Name, NameError};
+pub use name::{EnvKey, Name, NameError, is_host_name};
 pub use operation::{Failure, Operation, OperationState, Work};
 pub use people::{Action, Actor, Role, Token};
 pub use release::{Release, ReleaseState};

@@ -61,7 +61,30 @@ impl FromStr for Name {
 #[serde(try_from = "String", into = "String")]
 pub struct EnvKey(String);
 
+/// Variables that lead to the database a service uses.
+const OF_DATABASE: [&str; 7] = [
+    "DATABASE_URL",
+    "DATABASE_URL_DIRECT",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGDATABASE",
+];
+
 impl EnvKey {
+    /// Whether Stoa sets it in each instance: nobody else may.
+    #[must_use]
+    pub fn is_set_by_stoa(key: &str) -> bool {
+        key == "PORT" || key.starts_with("STOA_")
+    }
+
+    /// Whether Stoa sets it where a service uses a database.
+    #[must_use]
+    pub fn leads_to_database(key: &str) -> bool {
+        OF_DATABASE.contains(&key)
+    }
+
     /// The variable's name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -113,6 +136,20 @@ macro_rules! text_conversions {
 
 text_conversions! { Name EnvKey }
 
+/// Whether a text is a DNS host name in lower case (RFC 1123, section 2.1), without a final dot.
+#[must_use]
+pub fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +178,19 @@ mod tests {
             long.as_str(),
         ] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn host_names_are_accepted_or_refused() {
+        for good in ["localhost", "a.example.org", "1.example", "x--y.z"] {
+            assert!(is_host_name(good), "{good}");
+        }
+        let long = ["a"; 130].join(".");
+        for bad in [
+            "", ".", "a.", ".a", "-a.b", "a-.b", "A.b", "a b", "a/b", "a:80", "*.a", &long,
+        ] {
+            assert!(!is_host_name(bad), "{bad:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Listening: TCP for tokens, a unix socket for root on the host.
 //!
 //! Invariant: a connection costs bounded memory and time before it has sent a whole head, and the number of
-//! connections is bounded, so that a stranger can not exhaust control.
+//! connections is bounded for each kind of peer, so that a stranger can neither exhaust control nor shut its owner out.
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +16,12 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::metrics::Metrics;
 use crate::{About, Shared, request};
 
-/// Connections at once. A console opens a few, a CLI one.
-const CONNECTIONS: usize = 512;
+/// Connections at once over TCP. A console opens a few, a CLI one.
+const TCP_CONNECTIONS: usize = 512;
+/// The same on our socket for root, who must get in however many others there are.
+const ROOT_CONNECTIONS: usize = 256;
+/// The same for other users of the host.
+const LOCAL_CONNECTIONS: usize = 64;
 /// A head arrives within this time, or the connection ends; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads for use cases, which block on disk and on waiting.
@@ -145,7 +149,8 @@ async fn accept(
     shared: Arc<Shared>,
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let [anybody, root, local_users] =
+        [TCP_CONNECTIONS, ROOT_CONNECTIONS, LOCAL_CONNECTIONS].map(|most| Arc::new(Semaphore::new(most)));
     loop {
         let accepted = tokio::select! {
             _ = &mut stopped => return,
@@ -168,8 +173,13 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
-            tracing::warn!("too many connections: one was closed");
+        let connections = match peer {
+            Peer::Anybody => &anybody,
+            Peer::Root { .. } => &root,
+            Peer::LocalUser => &local_users,
+        };
+        let Ok(permit) = Arc::clone(connections).try_acquire_owned() else {
+            tracing::warn!(?peer, "too many connections: one was closed");
             continue;
         };
         let shared = Arc::clone(&shared);

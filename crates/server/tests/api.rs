@@ -767,6 +767,21 @@ fn uploads_are_kept_whole_or_not_at_all() {
     }
 }
 
+/// Strangers who hold every connection they can get do not shut the machine's owner out.
+#[test]
+fn strangers_do_not_shut_root_out() {
+    let world = World::new();
+    let strangers: Vec<TcpStream> = (0..520)
+        .map(|_| TcpStream::connect(world.address).expect("connected"))
+        .collect();
+    // The last ones were beyond the bound: they are closed at once.
+    let mut last = strangers.last().expect("one");
+    last.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    assert_eq!(last.read(&mut [0]).unwrap_or(0), 0, "there is no bound");
+    world.root().server().expect("root gets in");
+    drop(strangers);
+}
+
 #[test]
 fn the_open_endpoints_tell_what_they_should() {
     let world = World::new();

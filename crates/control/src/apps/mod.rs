@@ -201,7 +201,11 @@ pub fn configure(
     control.mutate(actor, "app.configure", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Configure, path)?;
         for (key, value) in changes {
-            let value = value.as_deref().unwrap_or_default();
+            let Some(value) = value else { continue };
+            if EnvKey::is_set_by_stoa(key.as_str()) {
+                let message = format!("{key} is set by Stoa in each instance");
+                return Err(ControlError::invalid(&format!("/set/{key}"), message));
+            }
             if value.contains('\0') || value.len() > ENV_VALUE_MAX {
                 let message = format!("a value holds no NUL and at most {ENV_VALUE_MAX} bytes");
                 return Err(ControlError::invalid(&format!("/set/{key}"), message));

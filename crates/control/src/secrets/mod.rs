@@ -79,6 +79,10 @@ pub fn set(
         key,
         "secret.set",
         |tenant, version, _| {
+            if EnvKey::is_set_by_stoa(key.as_str()) {
+                let message = format!("{key} is set by Stoa in each instance");
+                return Err(ControlError::invalid("/key", message));
+            }
             let bytes = value.expose();
             if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
                 let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");

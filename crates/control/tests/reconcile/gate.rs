@@ -384,6 +384,25 @@ fn a_stale_change_is_refused() {
     assert!(matches!(stale, Err(ControlError::Stale { expected: 99, .. })));
 }
 
+/// A variable that Stoa sets in each instance would be passed over in silence if somebody else could set it too.
+#[test]
+fn what_stoa_sets_is_nobody_elses() {
+    let world = World::with_shop();
+    let (control, path) = (world.control(), EnvPath::default());
+    for key in ["PORT", "STOA_APP"] {
+        let key: model::EnvKey = key.parse().expect("a key");
+        let set = BTreeMap::from([(key.clone(), Some("1".to_owned()))]);
+        let refused = apps::configure(control, &ROOT, &path, "shop", &set, None);
+        assert!(matches!(refused, Err(ControlError::Invalid(_))), "{key}");
+        let secret = Secret::from("1".to_owned());
+        let refused = secrets::set(control, &ROOT, &path, "shop", &key, &secret);
+        assert!(matches!(refused, Err(ControlError::Invalid(_))), "{key}");
+        // Taking away what an earlier version let pass is no harm.
+        let unset = BTreeMap::from([(key.clone(), None)]);
+        apps::configure(control, &ROOT, &path, "shop", &unset, None).expect("nothing to take");
+    }
+}
+
 /// The end of the log is kept beside the store a minute after the start: a log that was cut together with the store's
 /// own idea of its end is found by it.
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::reader::{Section, join, nearest};
 use super::resolve::port_of;
 use super::{Declared, Expose, Manifest};
-use crate::name::Name;
+use crate::name::{EnvKey, Name};
 use crate::spec::Route;
 
 /// `NAME.db.internal` is where databases answer, so no app may be called like that.
@@ -143,8 +143,10 @@ fn secrets(manifest: &Manifest, section: &Section<'_>) {
         if manifest.env.contains_key(key) {
             let hint = "remove it from [env]: a secret's value never lives in this file";
             field.problem(format!("{key} is in [env], too"), Some(hint));
-        } else if key == "PORT" || key.starts_with("STOA_") {
+        } else if EnvKey::is_set_by_stoa(key) {
             field.problem(format!("{key} is set by Stoa"), None);
+        } else if EnvKey::leads_to_database(key) && uses_database(manifest) {
+            field.problem(format!("{key} {BY_DATABASE}"), Some(UNUSE));
         }
     }
 }
@@ -166,22 +168,30 @@ fn once<'m>(
     }
 }
 
+const BY_DATABASE: &str = "is set by Stoa for the database in uses";
+const UNUSE: &str = "remove it, or the database from uses";
+
+fn uses_database(manifest: &Manifest) -> bool {
+    let services = manifest.services.values().map(|service| &service.uses);
+    let jobs = manifest.jobs.values().map(|job| &job.uses);
+    services
+        .chain(jobs)
+        .flatten()
+        .any(|name| manifest.databases.contains_key(name))
+}
+
 /// A variable we inject for a used database must not be set by hand as well: nobody could tell which one wins.
 fn injected(manifest: &Manifest, root: &Section<'_>) {
-    let used = manifest
-        .services
-        .values()
-        .map(|service| &service.uses)
-        .chain(manifest.jobs.values().map(|job| &job.uses));
-    let uses_database = used.flatten().any(|name| manifest.databases.contains_key(name));
-    if uses_database
-        && let Some(env) = root.section("env")
-        && let Some(field) = env.get("DATABASE_URL")
-    {
-        let hint = "remove it, or the database from uses";
-        field.problem(
-            "DATABASE_URL is set by Stoa for the database in uses".to_owned(),
-            Some(hint),
-        );
+    let Some(env) = root.section("env").filter(|_| uses_database(manifest)) else {
+        return;
+    };
+    let clashing = manifest
+        .env
+        .keys()
+        .filter(|key| EnvKey::leads_to_database(key.as_str()));
+    for key in clashing {
+        if let Some(field) = env.get(key.as_str()) {
+            field.problem(format!("{key} {BY_DATABASE}"), Some(UNUSE));
+        }
     }
 }

@@ -83,11 +83,9 @@ fn output(field: &Field<'_>) -> Option<String> {
 pub(super) fn env(section: &Section<'_>) -> BTreeMap<EnvKey, String> {
     let mut env = BTreeMap::new();
     for (key, field) in section.entries::<EnvKey>() {
-        if key.as_str() == "PORT" {
-            let hint = "write services.NAME.port instead";
-            field.problem("PORT is set by Stoa".to_owned(), Some(hint));
-        } else if key.as_str().starts_with("STOA_") {
-            field.problem("names that begin with STOA_ are set by Stoa".to_owned(), None);
+        if EnvKey::is_set_by_stoa(key.as_str()) {
+            let hint = (key.as_str() == "PORT").then_some("write services.NAME.port instead");
+            field.problem(format!("{key} is set by Stoa"), hint);
         }
         let Some(text) = field.text() else { continue };
         if text.contains('\0') {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::part::resources;
 use super::reader::{Field, Section};
 use super::{Declared, Expose};
-use crate::name::Name;
+use crate::name::{Name, is_host_name};
 use crate::spec::{Health, Route, STOP_GRACE};
 use crate::units::Millis;
 
@@ -204,20 +204,12 @@ fn path(field: &Field<'_>, query: Query) -> Option<String> {
 
 fn host(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
     if text.starts_with("*.") {
         field.problem(
             "hosts with * are not supported by this version yet".to_owned(),
             None,
         );
-    } else if text.len() > 253 || !text.split('.').all(is_label) {
+    } else if !is_host_name(text) {
         let hint =
             "a host name in lower case without scheme, port and path, for example \"shop.example.org\"";
         field.problem(format!("{text:?} is not a host name"), Some(hint));
