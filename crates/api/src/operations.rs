@@ -55,6 +55,9 @@ pub struct Operation {
     /// A sentence about the outcome, for example the address that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// For a one-off command that ended by itself: its exit code. Another than 0 fails the operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,

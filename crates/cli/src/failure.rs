@@ -50,6 +50,8 @@ pub struct Failure {
     pub problem: Option<Box<serde_json::Value>>,
     /// The request, for the server's log.
     pub request_id: Option<String>,
+    /// For a command that ran elsewhere: its own exit code, which is ours then.
+    pub ended_with: Option<u8>,
 }
 
 impl Failure {
@@ -61,7 +63,14 @@ impl Failure {
             next: next.into(),
             problem: None,
             request_id: None,
+            ended_with: None,
         }
+    }
+
+    /// What we exit with.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        self.ended_with.map_or_else(|| self.code.into(), ExitCode::from)
     }
 
     /// A failure of this machine: a file, a terminal.
@@ -125,6 +134,7 @@ impl From<client::Error> for Failure {
             // Only what went wrong inside the server is worth looking up in its log.
             request_id: (problem.status >= 500).then(|| problem.request_id.clone()),
             problem: serde_json::to_value(problem).ok().map(Box::new),
+            ended_with: None,
         }
     }
 }

@@ -136,7 +136,7 @@ const REMEMBERED: usize = 200;
 impl Seen {
     fn show(&mut self, line: String, lines: Lines) -> Result<(), Failure> {
         // The failure itself comes last, with its next step.
-        if line.starts_with("failed: ") {
+        if line.starts_with("==> failed: ") {
             return Ok(());
         }
         match lines {
@@ -209,6 +209,10 @@ fn settled(operation: Operation, shown: &VecDeque<String>) -> Result<Operation, 
             };
             let mut failure = Failure::new(code, error.message.clone(), error.next_step.clone());
             let fresh = error.log_tail.iter().filter(|line| !shown.contains(line));
+            failure.ended_with = operation
+                .exit_code
+                .and_then(|code| u8::try_from(code).ok())
+                .filter(|code| *code != 0);
             failure.details = fresh.map(|line| format!("| {line}")).collect();
             Err(with_operation(failure, &operation))
         }
@@ -305,6 +309,7 @@ mod tests {
             cancel_requested: false,
             release: None,
             outcome: None,
+            exit_code: None,
             error,
             actor: "host-root".to_owned(),
             created_at: Timestamp::from_ms(0),

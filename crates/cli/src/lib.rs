@@ -62,7 +62,7 @@ pub fn run(globals: &Globals, command: &Remote) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(globals.json);
-            failure.code.into()
+            failure.exit_code()
         }
     }
 }

@@ -30,6 +30,9 @@ pub struct Operation {
     pub release: Option<ReleaseId>,
     /// A sentence about the outcome, for example the address that answers.
     pub outcome: Option<String>,
+    /// For a one-off command that ended by itself: its exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
 }
 
 /// What an operation does.

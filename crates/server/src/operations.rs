@@ -117,6 +117,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         cancel_requested: operation.cancel,
         release: operation.release.map(|release| release.to_string()),
         outcome: operation.outcome.clone(),
+        exit_code: operation.exit_code,
         error,
         actor: operation.actor.clone(),
         created_at: operation.created_at,

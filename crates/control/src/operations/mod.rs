@@ -54,6 +54,7 @@ pub(crate) fn accept(
         cancel: false,
         release: None,
         outcome: None,
+        exit_code: None,
     };
     tx.insert(&operation)?;
     Ok(Accepted { operation })
@@ -290,7 +291,7 @@ pub(crate) fn step(control: &Control, id: OperationId, text: &str) -> Result<(),
 
 /// Settles an operation as failed.
 pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Result<(), ControlError> {
-    log_line(control, id, &format!("failed: {}", failure.message));
+    log_line(control, id, &format!("==> failed: {}", failure.message));
     set_state(control, id, |operation, now| {
         operation.state = OperationState::Failed {
             at: now,

@@ -123,6 +123,11 @@ pub(super) fn run(
     match &instance.condition {
         Condition::Exited { exit, .. } => {
             copy_lines(control, operation, app, &name, instance.id);
+            if let Exit::Code { code } = exit {
+                operations::set_state(control, operation.id, |operation, _| {
+                    operation.exit_code = Some(*code);
+                })?;
+            }
             match exit {
                 Exit::Code { code: 0 } => operations::succeed(control, operation.id, "exit code 0"),
                 Exit::Code { .. }
@@ -239,11 +244,14 @@ pub(super) fn tail(control: &Control, app: &App, service: &Name, id: InstanceId)
     lines.into_iter().map(|line| line.text).collect()
 }
 
-/// Brings the operation's log up to what the instance has written. The log itself remembers how far that was.
+/// Brings the operation's log up to what the instance has written, as far as a log goes that is read whole each time.
+/// The log itself remembers how far that was.
 fn copy_lines(control: &Control, operation: &Operation, app: &App, name: &Name, id: InstanceId) {
     let query = LogQuery {
         key: format!("{}/{name}", app.id),
         instance: Some(id),
+        // From the oldest one on.
+        after: Some((Timestamp::from_ms(0), id, 0)),
         limit: crate::logs::LIMIT,
         ..LogQuery::default()
     };
@@ -251,5 +259,12 @@ fn copy_lines(control: &Control, operation: &Operation, app: &App, name: &Name, 
     let known = operations::log_tail(control, operation.id, usize::MAX).len();
     for line in lines.iter().skip(known) {
         operations::log_line(control, operation.id, &line.text);
+    }
+    if lines.len() == crate::logs::LIMIT && known < lines.len() {
+        let text = format!(
+            "==> no more than {} lines are copied; the newest: stoa logs {name}",
+            lines.len()
+        );
+        operations::log_line(control, operation.id, &text);
     }
 }

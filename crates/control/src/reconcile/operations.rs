@@ -278,7 +278,7 @@ pub(super) fn come_back(control: &Control, app: &App, failure: &Failure) -> Resu
         operations::log_line(
             control,
             rollout.operation,
-            &format!("failed: {}", failure.message),
+            &format!("==> failed: {}", failure.message),
         );
     }
     settle(control, app, |tx, app, operation, now| {
@@ -339,7 +339,7 @@ pub(super) fn reject(
     if let Some(serving) = serving {
         failure.message = format!("{}; v{} still serves", failure.message, serving.number);
     }
-    operations::log_line(control, operation.id, &format!("failed: {}", failure.message));
+    operations::log_line(control, operation.id, &format!("==> failed: {}", failure.message));
     control.write(|tx| {
         if let Some(release) = release
             && let Some(mut found) = tx.get::<Release>(&release.to_string())?
