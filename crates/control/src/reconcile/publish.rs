@@ -36,12 +36,13 @@ impl Published {
         facts: &Facts,
         mut routed: BTreeMap<AppId, Routed>,
     ) -> bool {
-        for app in facts.apps.values().filter(|app| app.serving.is_some()) {
+        // Not only those that served when the look began: one that does since is announced with the next that does.
+        for app in facts.apps.values() {
             if let Entry::Vacant(place) = routed.entry(app.id) {
                 match self.routed.get(&app.id) {
                     Some(last) => drop(place.insert(last.clone())),
                     // The edge and the names serve what they had before our start; of anything newer they do not know.
-                    None if self.table.is_none() => return false,
+                    None if app.serving.is_some() && self.table.is_none() => return false,
                     None => {}
                 }
             }

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod deploys;
+mod edges;
 mod ends;
 mod faults;
 mod gate;

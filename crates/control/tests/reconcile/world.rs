@@ -33,6 +33,7 @@ pub struct Edge {
     process: AtomicU64,
     refusing: AtomicU64,
     publishes: AtomicU64,
+    obeyed: Mutex<Vec<RouteTable>>,
 }
 
 impl Edge {
@@ -51,6 +52,10 @@ impl Edge {
         *self.table.lock().expect("no panic") = table;
         self.process.fetch_add(1, Ordering::SeqCst);
     }
+    /// Every table it ever obeyed.
+    pub fn obeyed(&self) -> Vec<RouteTable> {
+        self.obeyed.lock().expect("no panic").clone()
+    }
     pub fn publishes(&self) -> u64 {
         self.publishes.load(Ordering::SeqCst)
     }
@@ -64,6 +69,7 @@ impl EdgeLink for Edge {
         }
         self.publishes.fetch_add(1, Ordering::SeqCst);
         *self.table.lock().expect("no panic") = table.clone();
+        self.obeyed.lock().expect("no panic").push(table.clone());
         Ok(())
     }
     fn busy(&self, instances: &[InstanceId]) -> Result<BTreeSet<InstanceId>, String> {
