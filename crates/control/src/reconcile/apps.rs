@@ -41,6 +41,7 @@ pub(super) fn advance(
         .filter(|instance| instance.excused)
         .map(|instance| instance.id)
         .collect();
+    let judged = since_let_go(mine, facts, now);
     let policy = Policy {
         drain_limit: control.settings.drain_bound,
         ..Policy::default()
@@ -49,7 +50,7 @@ pub(super) fn advance(
         &plan::app::Facts {
             app,
             releases: &facts.releases,
-            instances: mine,
+            instances: &judged,
             idle: &facts.idle,
             excused: &excused,
             policy: &policy,
@@ -84,6 +85,18 @@ pub(super) fn advance(
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
     Ok(routed)
+}
+
+/// The instances as the planner is to see them: the time to finish requests begins when the edge lets go of an instance.
+/// Until then it gets new ones, however long an edge refuses its table or control was away.
+fn since_let_go(mine: &[Instance], facts: &Facts, now: Timestamp) -> Vec<Instance> {
+    let mut judged = mine.to_vec();
+    for instance in &mut judged {
+        if let Condition::Draining { since } = &mut instance.condition {
+            *since = facts.let_go.get(&instance.id).copied().unwrap_or(now).max(*since);
+        }
+    }
+    judged
 }
 
 /// A release that is fit serves when the edge takes the routes. That is waited for until the rollout's end, no longer.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     App, AppId, Database, DatabaseId, Environment, EnvironmentId, Instance, InstanceId, Operation,
-    OperationId, Release, ReleaseId,
+    OperationId, Release, ReleaseId, Timestamp,
 };
 use store::{Change, Op, ReadTx, Row, StoreError};
 
@@ -31,7 +31,9 @@ pub(crate) struct Facts {
     pub(crate) databases: BTreeMap<DatabaseId, Database>,
     /// Those that are not settled, in the order in which they were accepted.
     pub(crate) operations: BTreeMap<OperationId, Operation>,
-    /// Instances without a request under way that the edge no longer knows.
+    /// Draining instances that the edge has let go of, and since when.
+    pub(crate) let_go: BTreeMap<InstanceId, Timestamp>,
+    /// Those of them without a request under way.
     pub(crate) idle: BTreeSet<InstanceId>,
     /// Who was asked to end already.
     pub(super) told: Told,
@@ -64,7 +66,9 @@ impl Facts {
                 }
                 None | Some(Err(StoreError::Compacted { .. })) => {
                     let (idle, told) = (std::mem::take(&mut self.idle), self.told.clone());
+                    let let_go = std::mem::take(&mut self.let_go);
                     *self = Self {
+                        let_go,
                         idle,
                         told,
                         ..Self::whole(tx)?

@@ -129,7 +129,8 @@ impl Reconciler {
         observe::write_down(&control, &facts, &seen, Look::after(self.first, now), now)?;
         self.first.get_or_insert(now);
         facts.refresh(&control)?;
-        facts.idle = self.published.idle(&control, &facts);
+        facts.let_go = self.published.let_go(&control, &facts, now);
+        facts.idle = self.published.idle(&control);
         facts.told = self.told.clone();
         facts.told.forget(&facts);
         let lingering = self.orphans(&control, &facts, &seen, now);

@@ -6,7 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{AppId, Condition, InstanceId, Purpose};
+use model::{AppId, Condition, InstanceId, Purpose, Timestamp};
 
 use super::Facts;
 use super::apps::Routed;
@@ -20,6 +20,8 @@ pub(crate) struct Published {
     edge: u64,
     names: Option<Vec<engine::NetworkNames>>,
     routed: BTreeMap<AppId, Routed>,
+    /// Draining instances that the edge has let go of, and since when.
+    let_go: BTreeMap<InstanceId, Timestamp>,
 }
 
 impl Published {
@@ -74,27 +76,29 @@ impl Published {
         true
     }
 
-    /// Draining instances that have nothing left to do.
-    pub(super) fn idle(&self, control: &Control, facts: &Facts) -> BTreeSet<InstanceId> {
-        let mut draining: Vec<InstanceId> = Vec::new();
-        for instance in facts.instances.values() {
-            let Purpose::Service { .. } = instance.purpose else {
-                continue;
-            };
-            match instance.condition {
-                Condition::Draining { .. } if self.table.is_some() && !self.is_routed(instance.id) => {
-                    draining.push(instance.id);
-                }
-                Condition::Draining { .. }
-                | Condition::Starting { .. }
-                | Condition::Ready { .. }
-                | Condition::Unready { .. }
-                | Condition::Stopping { .. }
-                | Condition::Exited { .. } => {}
-            }
-        }
+    /// Draining instances that get no new requests any more, and since when: as far as this process told the edge.
+    pub(super) fn let_go(
+        &mut self,
+        control: &Control,
+        facts: &Facts,
+        now: Timestamp,
+    ) -> BTreeMap<InstanceId, Timestamp> {
         // Another edge than the one that was told may obey an older table.
-        if draining.is_empty() || control.edge.generation() != self.edge {
+        let is_told = self.table.is_some() && control.edge.generation() == self.edge;
+        let draining: BTreeSet<InstanceId> = draining(facts)
+            .filter(|id| is_told && !self.is_routed(*id))
+            .collect();
+        self.let_go.retain(|id, _| draining.contains(id));
+        for id in draining {
+            self.let_go.entry(id).or_insert(now);
+        }
+        self.let_go.clone()
+    }
+
+    /// Of these, the ones that have nothing left to do.
+    pub(super) fn idle(&self, control: &Control) -> BTreeSet<InstanceId> {
+        let draining: Vec<InstanceId> = self.let_go.keys().copied().collect();
+        if draining.is_empty() {
             return BTreeSet::new();
         }
         match control.edge.busy(&draining) {
@@ -105,4 +109,16 @@ impl Published {
             }
         }
     }
+}
+
+fn draining(facts: &Facts) -> impl Iterator<Item = InstanceId> {
+    let draining =
+        facts
+            .instances
+            .values()
+            .filter(|instance| match (&instance.purpose, &instance.condition) {
+                (Purpose::Service { .. }, Condition::Draining { .. }) => true,
+                (Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. }, _) => false,
+            });
+    draining.map(|instance| instance.id)
 }

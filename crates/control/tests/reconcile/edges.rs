@@ -1,9 +1,17 @@
 //! What the edge obeys while it refuses tables, while several apps move at once, and after control was away. Each was
 //! found by a seed of `tests/simulation`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::world::{World, succeeded};
+use control::{EnvPath, apps};
+use model::Millis;
+
+use crate::world::{ROOT, World, name, succeeded};
+
+fn scale(world: &World, web: u16) {
+    let counts = BTreeMap::from([(name("web"), web)]);
+    apps::scale(world.control(), &ROOT, &EnvPath::default(), "shop", &counts, None).expect("accepted");
+}
 
 /// The second of two announcements in one look says nothing about the first app but what it said itself.
 #[test]
@@ -28,4 +36,37 @@ fn apps_that_serve_for_the_first_time_in_one_look_keep_their_routes() {
         served = serves;
     }
     assert_eq!(served.len(), 3);
+}
+
+/// The bound of draining is for requests under way, not for an edge that goes on sending new ones.
+#[test]
+fn what_the_edge_still_routes_is_not_ended_however_long_it_refuses() {
+    let mut world = World::with_shop();
+    scale(&world, 2);
+    world.quiet();
+    world.edge.refuse(u64::MAX);
+    scale(&world, 1);
+    for _ in 0..300 {
+        world.tick();
+        assert!(world.engine.asked_to_end().is_empty());
+    }
+    world.edge.refuse(0);
+    world.quiet();
+    assert_eq!(world.live_of("web").len(), 1);
+}
+
+#[test]
+fn what_the_edge_still_routes_is_not_ended_after_a_long_absence() {
+    let mut world = World::with_shop();
+    scale(&world, 2);
+    world.quiet();
+    world.edge.refuse(1);
+    scale(&world, 1);
+    world.tick();
+    world.crash();
+    world.now = world.now.plus(Millis::seconds(300));
+    world.tick();
+    assert!(world.engine.asked_to_end().is_empty());
+    world.quiet();
+    assert_eq!(world.live_of("web").len(), 1);
 }
