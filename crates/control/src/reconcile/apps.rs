@@ -23,7 +23,7 @@ pub(crate) struct Routed {
     pub(crate) serves: bool,
 }
 
-/// Decides and acts. Returns what may get requests. `announce` publishes that, and says whether the edge obeys it.
+/// Decides and acts. Returns what may get requests, or nothing when that is to stay as it was. `announce` publishes that, and says whether the edge obeys it.
 ///
 /// # Errors
 /// When the decision could not be stored: nothing of it may be acted on then, routes included. A step that fails is
@@ -34,7 +34,7 @@ pub(super) fn advance(
     app: &App,
     now: Timestamp,
     announce: &mut dyn FnMut(&Routed) -> bool,
-) -> Result<Routed, ControlError> {
+) -> Result<Option<Routed>, ControlError> {
     let mine = facts.of_app(app.id);
     let excused = mine
         .iter()
@@ -78,13 +78,13 @@ pub(super) fn advance(
         && !announce(&routed)
     {
         tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
-        return wait_for_edge(control, app, now).map(|()| routed);
+        return Ok(wait_for_edge(control, app, now)?.then_some(routed));
     }
     store_progress(control, facts, app, mine, &decision)?;
     if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
-    Ok(routed)
+    Ok(Some(routed))
 }
 
 /// The instances as the planner is to see them: the time to finish requests begins when the edge lets go of an instance.
@@ -100,16 +100,15 @@ fn since_let_go(mine: &[Instance], facts: &Facts, now: Timestamp) -> Vec<Instanc
 }
 
 /// A release that is fit serves when the edge takes the routes. That is waited for until the rollout's end, no longer.
-fn wait_for_edge(control: &Control, app: &App, now: Timestamp) -> Result<(), ControlError> {
+/// Says whether it still is: a release that was given up must not be offered to the edge again.
+fn wait_for_edge(control: &Control, app: &App, now: Timestamp) -> Result<bool, ControlError> {
     let Some(rollout) = &app.rollout else {
-        return Ok(());
+        return Ok(true);
     };
     if now < rollout.deadline {
-        return crate::operations::step(
-            control,
-            rollout.operation,
-            "waiting for the edge to take the routes",
-        );
+        let step = "waiting for the edge to take the routes";
+        crate::operations::step(control, rollout.operation, step)?;
+        return Ok(true);
     }
     let failure = Failure {
         code: "deadline".to_owned(),
@@ -118,7 +117,8 @@ fn wait_for_edge(control: &Control, app: &App, now: Timestamp) -> Result<(), Con
         next_step: "the log of stoa up says why the edge refuses; then deploy again".to_owned(),
         log_tail: Vec::new(),
     };
-    flow::come_back(control, app, &failure)
+    flow::come_back(control, app, &failure)?;
+    Ok(false)
 }
 
 /// What must be on disk before anything is acted on.

@@ -143,7 +143,7 @@ impl Reconciler {
                 published.publish(&control, &facts, BTreeMap::from([(app.id, mine.clone())]))
             };
             match apps::advance(&control, &facts, app, now, &mut announce) {
-                Ok(mine) => drop(routed.insert(app.id, mine)),
+                Ok(mine) => routed.extend(mine.map(|mine| (app.id, mine))),
                 Err(cause) => {
                     // One app's trouble is its own: the others go on, and its routes stay as they were.
                     tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not advance the app");

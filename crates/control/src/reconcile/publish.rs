@@ -19,6 +19,7 @@ pub(crate) struct Published {
     table: Option<RouteTable>,
     edge: u64,
     names: Option<Vec<engine::NetworkNames>>,
+    /// What the edge took of each app.
     routed: BTreeMap<AppId, Routed>,
     /// Draining instances that the edge has let go of, and since when.
     let_go: BTreeMap<InstanceId, Timestamp>,
@@ -49,15 +50,14 @@ impl Published {
                 }
             }
         }
-        self.routed = routed;
-        let names = routes::names(facts, &self.routed);
+        let names = routes::names(facts, &routed);
         if self.names.as_ref() != Some(&names) {
             match control.engine.publish_names(&names) {
                 Ok(()) => self.names = Some(names),
                 Err(cause) => tracing::warn!(%cause, "the names were not published; they are offered again"),
             }
         }
-        let table = routes::table(&control.settings.domain, facts, &self.routed);
+        let table = routes::table(&control.settings.domain, facts, &routed);
         let edge = control.edge.generation();
         if self.table.as_ref() != Some(&table) || self.edge != edge {
             match control.edge.publish(&table) {
@@ -73,6 +73,7 @@ impl Published {
                 }
             }
         }
+        self.routed = routed;
         true
     }
 

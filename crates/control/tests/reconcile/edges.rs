@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use control::{EnvPath, apps};
 use model::Millis;
 
-use crate::world::{ROOT, World, name, succeeded};
+use crate::world::{ROOT, World, failed, name, succeeded};
 
 fn scale(world: &World, web: u16) {
     let counts = BTreeMap::from([(name("web"), web)]);
@@ -69,4 +69,22 @@ fn what_the_edge_still_routes_is_not_ended_after_a_long_absence() {
     assert!(world.engine.asked_to_end().is_empty());
     world.quiet();
     assert_eq!(world.live_of("web").len(), 1);
+}
+
+/// The look that gives a release up must not offer it once more.
+#[test]
+fn a_release_that_the_edge_refused_to_the_end_never_serves() {
+    let mut world = World::with_shop();
+    world.edge.refuse(u64::MAX);
+    let deploy = world.deploy("shop", "good:2", None);
+    for _ in 0..20 {
+        world.tick();
+    }
+    world.now = world.operation(deploy.id).deadline;
+    world.edge.refuse(1);
+    world.tick();
+    assert_eq!(failed(&world.operation(deploy.id)).code, "deadline");
+    assert_eq!(world.answering(), ["v1".to_owned()].into());
+    world.quiet();
+    assert_eq!(world.answering(), ["v1".to_owned()].into());
 }
