@@ -20,8 +20,11 @@ const ADOPTION: Millis = Millis::seconds(10);
 pub(super) enum Look {
     /// The first one: clocks of what is starting begin again.
     First,
-    /// Adopted instances may not have been asked yet.
-    Early,
+    /// Adopted instances may not have been asked yet: those that were ready before the first look.
+    Early {
+        /// When that was.
+        first: Timestamp,
+    },
     /// All the others.
     Usual,
 }
@@ -30,7 +33,7 @@ impl Look {
     pub(super) fn after(first: Option<Timestamp>, now: Timestamp) -> Self {
         match first {
             None => Self::First,
-            Some(first) if now.since(first) < ADOPTION => Self::Early,
+            Some(first) if now.since(first) < ADOPTION => Self::Early { first },
             Some(_) => Self::Usual,
         }
     }
@@ -158,12 +161,14 @@ fn running(
     match was {
         Condition::Starting { .. } if is_fit => Condition::Ready { since: now },
         Condition::Unready { .. } if is_fit => Condition::Ready { since: now },
-        Condition::Ready { .. } => match (ready, look) {
-            (Some(Err(why)), Look::Usual) => Condition::Unready {
+        Condition::Ready { since } => match (ready, look) {
+            (Some(Err(_)), Look::First) => was.clone(),
+            (Some(Err(_)), Look::Early { first }) if *since < first => was.clone(),
+            (Some(Err(why)), Look::Early { .. } | Look::Usual) => Condition::Unready {
                 since: now,
                 why: why.clone(),
             },
-            (Some(Err(_)), Look::First | Look::Early) | (Some(Ok(())) | None, _) => was.clone(),
+            (Some(Ok(())) | None, _) => was.clone(),
         },
         Condition::Starting { .. }
         | Condition::Unready { .. }

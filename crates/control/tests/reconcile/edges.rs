@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use control::{EnvPath, apps};
+use engine::simulated::Behaviour;
 use model::Millis;
 
 use crate::world::{ROOT, World, failed, name, succeeded};
@@ -87,4 +88,30 @@ fn a_release_that_the_edge_refused_to_the_end_never_serves() {
     assert_eq!(world.answering(), ["v1".to_owned()].into());
     world.quiet();
     assert_eq!(world.answering(), ["v1".to_owned()].into());
+}
+
+/// After a start of control a failed check proves nothing about what was ready before; about the others it does.
+#[test]
+fn what_fails_again_soon_after_a_start_of_control_is_not_promoted() {
+    let manifest = "schema = 1\napp = \"shop\"\n[services.web]\nimage = \"good:2\"\nport = 8080\n\
+                    [services.worker]\nimage = \"good:1\"\ncommand = \"work\"\n";
+    let mut world = World::with_shop();
+    let deploy = world.deploy("shop", "good:1", Some(manifest));
+    world.tick();
+    world.crash();
+    world.until(Millis::seconds(5), "the new one is ready", |world| {
+        let is_new = |row: &&model::Instance| matches!(row.condition, model::Condition::Ready { .. });
+        world.live_of("web").iter().filter(is_new).count() == 2
+    });
+    let never = Behaviour {
+        ready_after: None,
+        ..Behaviour::default()
+    };
+    world.image("good:2", never);
+    for _ in 0..16 {
+        world.tick();
+        assert_eq!(world.answering(), ["v1".to_owned()].into());
+    }
+    world.image("good:2", Behaviour::default());
+    succeeded(&world.settle(deploy.id));
 }
