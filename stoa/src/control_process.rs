@@ -56,6 +56,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         edge: Arc::new(Link::new(places.edge_socket(), places.certificates())),
         settings,
         bell: Bell::default(),
+        clock: control::Clock::default(),
     });
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
     control::people::found(&control).map_err(refused)?;

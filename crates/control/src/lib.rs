@@ -15,6 +15,8 @@ pub mod images;
 pub mod logs;
 pub mod operations;
 pub mod people;
+#[doc(hidden)]
+pub mod planted;
 pub mod reconcile;
 pub mod releases;
 pub mod routes;
@@ -23,6 +25,7 @@ pub mod settings;
 pub mod uploads;
 
 mod bell;
+mod clock;
 mod files;
 mod hosts;
 mod transact;
@@ -44,6 +47,7 @@ use store::Sealer;
 use store::Store;
 
 pub use crate::bell::Bell;
+pub use crate::clock::Clock;
 use crate::routes::EdgeLink;
 
 /// What every use case works on. It holds no logic and no state of its own.
@@ -60,4 +64,6 @@ pub struct Control {
     pub settings: Settings,
     /// Wakes the reconcilers.
     pub bell: Bell,
+    /// What time it is.
+    pub clock: Clock,
 }

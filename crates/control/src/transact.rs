@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use model::{Actor, Timestamp};
-use store::{AuditEntry, Now, ReadTx, Versioned, WriteTx};
+use store::{AuditEntry, ReadTx, Versioned, WriteTx};
 
 use crate::{Control, ControlError};
 
@@ -22,7 +22,7 @@ impl Control {
         &self,
         work: impl FnOnce(&WriteTx) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
-        let (done, is_changed) = self.store.write(now(), |tx| {
+        let (done, is_changed) = self.store.write(self.clock.now(), |tx| {
             let before = tx.rev()?;
             let done = work(tx)?;
             Ok::<_, ControlError>((done, tx.rev()? != before))
@@ -70,7 +70,7 @@ impl Control {
 
     /// Records a refusal by its code.
     pub(crate) fn record_refusal(&self, actor: &Actor, action: &str, object: &str, outcome: &str) {
-        let recorded: Result<(), ControlError> = self.store.write(now(), |tx| {
+        let recorded: Result<(), ControlError> = self.store.write(self.clock.now(), |tx| {
             let record = tx.audit_begin(&entry(actor, action, object, "refused"))?;
             tx.audit_complete(record, outcome)?;
             Ok(())
@@ -116,17 +116,6 @@ fn entry(actor: &Actor, action: &str, object: &str, decision: &str) -> AuditEntr
         object: object.chars().take(OBJECT_MAX).collect(),
         decision: decision.to_owned(),
         detail: serde_json::Value::Null,
-    }
-}
-
-/// Both clocks, read once for a transaction.
-pub(crate) fn now() -> Now {
-    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    let start = START.get_or_init(std::time::Instant::now);
-    let mono = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Now {
-        wall_ms: Timestamp::now().as_ms(),
-        mono_ms: mono,
     }
 }
 

@@ -4,6 +4,12 @@
 //! Does not live here: exec and logs with content; a simulated program writes nothing.
 //! Invariant: it keeps the promise of the face: an id lives once, everything is idempotent.
 
+mod behaviour;
+mod fate;
+
+pub use behaviour::Behaviour;
+pub use fate::{Call, Fate, Judge, Verb};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -17,30 +23,8 @@ use crate::{
     LineSink, LogQuery, LogRecord, NetworkNames, Observed, Phase, StepOutput, Usage, VolumeFacts, Workload,
 };
 
-/// How workloads of one image behave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Behaviour {
-    /// Ready that long after the start; `None` never.
-    pub ready_after: Option<Millis>,
-    /// Ends that long after the start, and how.
-    pub exits: Option<(Millis, Exit)>,
-    /// Ends that long after it was asked to; `None` ignores the request until the grace is over.
-    pub obeys_after: Option<Millis>,
-    /// Cannot be started at all, with this reason.
-    pub refuses: Option<String>,
-}
-
-impl Default for Behaviour {
-    /// Ready at once, never ends by itself, obeys at once.
-    fn default() -> Self {
-        Self {
-            ready_after: Some(Millis::new(0)),
-            exits: None,
-            obeys_after: Some(Millis::new(0)),
-            refuses: None,
-        }
-    }
-}
+/// A fetch whose time never comes ends after that long, of real time: a test that stops moving the time must not hang.
+const FETCH_LIMIT: Duration = Duration::from_secs(120);
 
 struct Life {
     image: ImageDigest,
@@ -69,6 +53,14 @@ struct World {
     removed: BTreeSet<InstanceId>,
     kept: Vec<ImageDigest>,
     calls: u64,
+    /// Calls of each verb and instance so far.
+    judged: BTreeMap<(Verb, InstanceId), u32>,
+    addresses: u32,
+    /// Images that are not in the store yet, and how long getting them takes.
+    away: BTreeMap<String, (ImageDigest, Millis)>,
+    /// When each fetch under way ends.
+    fetches: Vec<Timestamp>,
+    is_cut_off: bool,
 }
 
 /// The simulated engine.
@@ -76,6 +68,7 @@ struct World {
 pub struct Simulated {
     world: Mutex<World>,
     changed: Condvar,
+    judge: Mutex<Option<Judge>>,
 }
 
 impl Simulated {
@@ -96,6 +89,72 @@ impl Simulated {
         let mut world = self.world();
         world.images.insert(name.to_owned(), digest.clone());
         world.behaviours.insert(digest.clone(), behaviour);
+    }
+
+    /// Puts an image into a registry from which getting it takes that long.
+    pub fn add_remote_image(&self, name: &str, digest: &ImageDigest, takes: Millis, behaviour: Behaviour) {
+        let mut world = self.world();
+        world.away.insert(name.to_owned(), (digest.clone(), takes));
+        world.behaviours.insert(digest.clone(), behaviour);
+    }
+
+    /// How many calls wait for an image, and will until the time is moved.
+    #[must_use]
+    pub fn fetching(&self) -> usize {
+        let world = self.world();
+        let waiting = world.fetches.iter().filter(|until| **until > world.now).count();
+        if world.is_cut_off { 0 } else { waiting }
+    }
+
+    /// While cut off, nothing can be got from a registry, and whoever waits for it is told so.
+    pub fn cut_off(&self, is_cut_off: bool) {
+        self.world().is_cut_off = is_cut_off;
+        self.ring();
+    }
+
+    /// Lets somebody decide what becomes of calls that change something of an instance.
+    pub fn set_judge(&self, judge: Judge) {
+        *self.judge.lock().unwrap_or_else(PoisonError::into_inner) = Some(judge);
+    }
+
+    /// What becomes of this call.
+    fn judge(&self, verb: Verb, id: InstanceId, uid_range: Option<u32>) -> Fate {
+        let judge = self.judge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(judge) = judge else {
+            return Fate::Happens;
+        };
+        let call = {
+            let mut world = self.world();
+            let known = world.workloads.get(&id).map(|workload| workload.uid_range);
+            let count = world.judged.entry((verb, id)).or_default();
+            *count += 1;
+            Call {
+                verb,
+                id,
+                uid_range: uid_range.or(known),
+                before: *count - 1,
+            }
+        };
+        judge(&call)
+    }
+
+    /// When something of what is seen changes by itself next.
+    #[must_use]
+    pub fn next_change(&self) -> Option<Timestamp> {
+        let world = self.world();
+        let changes = world.lives.values().filter_map(|life| {
+            let end = life.ends.as_ref().map(|(at, _)| *at).filter(|at| *at > world.now);
+            if life.ends.as_ref().is_some_and(|(at, _)| *at <= world.now) {
+                return None;
+            }
+            let age = world.now.since(life.started);
+            let behaviour = world.behaviours.get(&life.image).filter(|_| life.probed);
+            let check = behaviour
+                .and_then(|b| b.next_change(age))
+                .map(|age| life.started.plus(age));
+            end.into_iter().chain(check).min()
+        });
+        changes.min()
     }
 
     /// Lets the next `calls` calls that change something fail.
@@ -212,7 +271,13 @@ impl Engine for Simulated {
     }
 
     fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
+        let fate = self.judge(Verb::Start, workload.id, Some(workload.uid_range));
         let mut world = self.changing("start an instance")?;
+        let delay = match fate {
+            Fate::Fails => return Err(judged("start an instance")),
+            Fate::Happens | Fate::FailsAfterwards | Fate::IsForgotten => Millis::new(0),
+            Fate::IsLate(delay) => delay,
+        };
         if let Some(life) = world.lives.get(&workload.id) {
             return Ok(life.address);
         }
@@ -220,9 +285,12 @@ impl Engine for Simulated {
         if let Some(why) = behaviour.refuses {
             return Err(EngineError::NotStarted { id: workload.id, why });
         }
-        let started = world.now;
-        let place = u32::try_from(world.starts.len()).unwrap_or(u32::MAX);
-        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 255, 0, 2)).wrapping_add(place));
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 255, 0, 2)).wrapping_add(world.addresses));
+        world.addresses += 1;
+        if fate == Fate::IsForgotten {
+            return Ok(address);
+        }
+        let started = world.now.plus(delay);
         *world.starts.entry(workload.id).or_default() += 1;
         world.workloads.insert(workload.id, workload.clone());
         world.lives.insert(
@@ -235,17 +303,28 @@ impl Engine for Simulated {
                 ends: behaviour.exits.map(|(after, exit)| (started.plus(after), exit)),
             },
         );
-        Ok(address)
+        match fate {
+            Fate::FailsAfterwards => Err(judged("start an instance")),
+            Fate::Happens | Fate::Fails | Fate::IsForgotten | Fate::IsLate(_) => Ok(address),
+        }
     }
 
     fn stop(&self, id: InstanceId, grace: Duration) -> Result<(), EngineError> {
+        let fate = self.judge(Verb::Stop, id, None);
         let mut world = self.changing("stop an instance")?;
-        let now = world.now;
+        let delay = match fate {
+            Fate::Fails => return Err(judged("stop an instance")),
+            Fate::IsForgotten => return Ok(()),
+            Fate::Happens | Fate::FailsAfterwards => Millis::new(0),
+            Fate::IsLate(delay) => delay,
+        };
+        let now = world.now.plus(delay);
         let grace = Millis::new(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-        let behaviours = world.behaviours.clone();
         *world.asked.entry(id).or_default() += 1;
+        let world = &mut *world;
         if let Some(life) = world.lives.get_mut(&id) {
-            let obeys = behaviours
+            let obeys = world
+                .behaviours
                 .get(&life.image)
                 .map_or(Some(Millis::new(0)), |b| b.obeys_after);
             let (after, exit) = match obeys {
@@ -257,14 +336,26 @@ impl Engine for Simulated {
                 life.ends = Some((end, exit));
             }
         }
-        Ok(())
+        match fate {
+            Fate::FailsAfterwards => Err(judged("stop an instance")),
+            Fate::Happens | Fate::Fails | Fate::IsForgotten | Fate::IsLate(_) => Ok(()),
+        }
     }
 
     fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        let fate = self.judge(Verb::Remove, id, None);
         let mut world = self.changing("remove an instance")?;
+        match fate {
+            Fate::Fails => return Err(judged("remove an instance")),
+            Fate::IsForgotten => return Ok(()),
+            Fate::Happens | Fate::FailsAfterwards | Fate::IsLate(_) => {}
+        }
         world.lives.remove(&id);
         world.removed.insert(id);
-        Ok(())
+        match fate {
+            Fate::FailsAfterwards => Err(judged("remove an instance")),
+            Fate::Happens | Fate::Fails | Fate::IsForgotten | Fate::IsLate(_) => Ok(()),
+        }
     }
 
     fn observe(&self) -> Result<Vec<Observed>, EngineError> {
@@ -284,12 +375,9 @@ impl Engine for Simulated {
                     exit: exit.clone(),
                 }
             } else {
-                let after = world
-                    .behaviours
-                    .get(&life.image)
-                    .map_or(Some(Millis::new(0)), |b| b.ready_after);
-                let is_ready = after.is_some_and(|after| life.started.plus(after) <= world.now);
-                let ready = if is_ready {
+                let behaviour = world.behaviours.get(&life.image);
+                let age = world.now.since(life.started);
+                let ready = if behaviour.is_none_or(|behaviour| behaviour.is_ready(age)) {
                     Ok(())
                 } else {
                     Err("not listening yet".to_owned())
@@ -347,7 +435,23 @@ impl Engine for Simulated {
         request: &FetchImage<'_>,
         _lines: LineSink<'_>,
     ) -> Result<ImageDigest, EngineError> {
-        let world = self.changing("fetch an image")?;
+        let mut world = self.changing("fetch an image")?;
+        if let Some((digest, takes)) = world.away.get(request.name).cloned() {
+            let until = world.now.plus(takes);
+            world.fetches.push(until);
+            let (mut world, _) = self
+                .changed
+                .wait_timeout_while(world, FETCH_LIMIT, |world| !world.is_cut_off && world.now < until)
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = world.fetches.iter().position(|one| *one == until) {
+                world.fetches.swap_remove(at);
+            }
+            if world.is_cut_off || world.now < until {
+                return Err(judged("fetch an image"));
+            }
+            world.images.insert(request.name.to_owned(), digest.clone());
+            return Ok(digest);
+        }
         world
             .images
             .get(request.name)
@@ -445,6 +549,13 @@ impl Engine for Simulated {
     }
 }
 
+fn judged(what: &str) -> EngineError {
+    EngineError::Host {
+        what: what.to_owned(),
+        why: "failed as the test asked".to_owned(),
+    }
+}
+
 fn no_image(name: &str) -> EngineError {
     EngineError::Image {
         image: name.to_owned(),
@@ -461,72 +572,4 @@ fn no_volume(name: &str) -> EngineError {
 }
 
 #[cfg(test)]
-mod tests {
-    use model::spec::Resources;
-
-    use super::*;
-
-    fn digest(letter: char) -> ImageDigest {
-        format!("sha256:{}", letter.to_string().repeat(64))
-            .parse()
-            .expect("a digest")
-    }
-
-    fn workload(image: &ImageDigest) -> Workload {
-        Workload {
-            id: InstanceId::fresh(),
-            hostname: "web".to_owned(),
-            network: "n".to_owned(),
-            image: image.clone(),
-            command: Vec::new(),
-            user: None,
-            workdir: None,
-            env: BTreeMap::new(),
-            secrets: Vec::new(),
-            resources: Resources::default(),
-            uid_range: 1,
-            volumes: Vec::new(),
-            search_domain: String::new(),
-            log_key: "app/web".to_owned(),
-            log_label: "v1".to_owned(),
-            probe: None,
-            stop_signal: 15,
-        }
-    }
-
-    #[test]
-    fn an_id_lives_once_and_ends_as_told() {
-        let engine = Simulated::new();
-        let image = digest('a');
-        let exit = Exit::Code { code: 3 };
-        engine.add_image(
-            "a",
-            &image,
-            Behaviour {
-                exits: Some((Millis::seconds(5), exit.clone())),
-                ..Behaviour::default()
-            },
-        );
-        let wanted = workload(&image);
-        let first = engine.ensure(&wanted).expect("started");
-        assert_eq!(engine.ensure(&wanted).expect("confirmed"), first);
-        assert_eq!(engine.starts()[&wanted.id], 1);
-        engine.set_now(Timestamp::from_ms(5000));
-        let seen = engine.observe().expect("seen");
-        assert_eq!(
-            seen[0].phase,
-            Phase::Exited {
-                at: Timestamp::from_ms(5000),
-                exit
-            }
-        );
-    }
-
-    #[test]
-    fn a_failing_host_leaves_nothing() {
-        let engine = Simulated::new();
-        engine.fail_next(1);
-        assert!(engine.ensure(&workload(&digest('b'))).is_err());
-        assert!(engine.observe().expect("seen").is_empty());
-    }
-}
+mod tests;

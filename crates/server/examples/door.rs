@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         sealer: store::Sealer::new(&master),
         settings: Settings::new(dir.path().to_owned()),
         bell: Bell::default(),
+        clock: control::Clock::default(),
     });
     control::people::found(&control)?;
     let (_, token) =

@@ -60,6 +60,7 @@ impl World {
             sealer: store::Sealer::new(&master),
             settings: Settings::new(dir.path().to_owned()),
             bell: Bell::default(),
+            clock: control::Clock::default(),
         });
         control::people::found(&control).expect("founded");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -8,6 +8,7 @@ use plan::app::{Cause, Decision, Policy, Step, Verdict, Why};
 use store::{Expect, WriteTx};
 
 use super::{Facts, jobs, operations as flow};
+use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
 
 /// What the edge and the names should know of an app.
@@ -57,7 +58,7 @@ pub(super) fn advance(
         },
         now,
     );
-    let routed = Routed {
+    let mut routed = Routed {
         release: decision.routes.release,
         weights: decision
             .routes
@@ -73,8 +74,13 @@ pub(super) fn advance(
             .unwrap_or_default(),
         serves: app.serving.is_some() || matches!(decision.verdict, Some(Verdict::Promote)),
     };
+    if planted::is(Defect::PublishesBeforeReady) {
+        let live = mine.iter().filter(|one| one.condition.is_live());
+        routed.weights.extend(live.map(|one| (one.id, 1)));
+    }
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
     if let Some(Verdict::Promote) = &decision.verdict
+        && !planted::is(Defect::PromotesWithoutPublishing)
         && !announce(&routed)
     {
         tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
@@ -262,23 +268,29 @@ fn act(
         // `start` runs whatever has its intent stored, this pass too.
         Step::Run { .. } => false,
     };
+    let tell = || {
+        let mut failed = None;
+        for step in steps {
+            let Step::Stop { instance, .. } = step else {
+                continue;
+            };
+            let grace = row_of(*instance)
+                .and_then(|row| stop_grace(facts, row))
+                .unwrap_or(model::spec::STOP_GRACE);
+            if let Err(cause) = facts.told.stop(control, *instance, grace.as_duration(), now) {
+                failed = Some(cause);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    };
+    if planted::is(Defect::ActsBeforeIntent) {
+        tell()?;
+    }
     let changing: Vec<&Step> = steps.iter().filter(changes).collect();
     if !changing.is_empty() {
         control.write(|tx| write_rows(tx, facts, &changing, now))?;
     }
-    let mut failed = None;
-    for step in steps {
-        let Step::Stop { instance, .. } = step else {
-            continue;
-        };
-        let grace = row_of(*instance)
-            .and_then(|row| stop_grace(facts, row))
-            .unwrap_or(model::spec::STOP_GRACE);
-        if let Err(cause) = facts.told.stop(control, *instance, grace.as_duration(), now) {
-            failed = Some(cause);
-        }
-    }
-    failed.map_or(Ok(()), Err)
+    tell()
 }
 
 fn write_rows(tx: &WriteTx, facts: &Facts, steps: &[&Step], now: Timestamp) -> Result<(), ControlError> {

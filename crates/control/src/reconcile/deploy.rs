@@ -20,6 +20,7 @@ use store::Expect;
 
 use super::workers;
 use crate::databases::Wish;
+use crate::planted::{self, Defect};
 use crate::releases::check_manifest;
 use crate::{Control, ControlError, operations, uploads};
 
@@ -336,7 +337,8 @@ fn number(
 ) -> Result<(), ControlError> {
     control.write(|tx| {
         let mut current = tx.need::<Operation>(&operation.id.to_string())?;
-        if current.row.state.is_settled() || current.row.cancel || current.row.release.is_some() {
+        let is_given_up = current.row.state.is_settled() || current.row.cancel;
+        if current.row.release.is_some() || is_given_up && !planted::is(Defect::ForgetsToFence) {
             return Ok(());
         }
         let app = tx.need::<App>(&app.id.to_string())?.row;

@@ -14,6 +14,7 @@ use model::{
 use store::{Change, Op, ReadTx, Row, StoreError};
 
 use super::told::Told;
+use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
 
 /// More changes than this are read as the whole.
@@ -117,7 +118,9 @@ impl Facts {
     }
 
     fn sort_by_app(&mut self) {
-        self.by_app.clear();
+        if !planted::is(Defect::AddsInsteadOfSets) {
+            self.by_app.clear();
+        }
         for instance in self.instances.values() {
             if let Some(app) = instance.purpose.app() {
                 self.by_app.entry(app).or_default().push(instance.clone());

@@ -72,7 +72,7 @@ const BUILD_AGE: std::time::Duration = std::time::Duration::from_secs(2 * 3600);
 
 /// Forgets revisions that no watcher can want.
 pub(super) fn revisions(control: &Control, now: Timestamp) -> Result<(), ControlError> {
-    control.store.write(crate::transact::now(), |tx| {
+    control.store.write(control.clock.now(), |tx| {
         tx.compact(KEEP_REVISIONS, now.as_ms())
             .map(drop)
             .map_err(ControlError::from)

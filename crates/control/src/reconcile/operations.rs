@@ -17,6 +17,7 @@ use store::{Expect, WriteTx};
 
 use super::workers::Workers;
 use super::{Facts, databases, deploy, jobs, orphans};
+use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
 
 /// What only one operation may move at a time; the others wait in the order in which they were accepted.
@@ -51,7 +52,8 @@ pub(super) fn advance(
     }
     let mut taken: BTreeSet<Turn> = BTreeSet::new();
     for operation in facts.operations.values() {
-        let has_turn = turn_of(&operation.work).is_none_or(|turn| taken.insert(turn));
+        let has_turn = turn_of(&operation.work).is_none_or(|turn| taken.insert(turn))
+            || planted::is(Defect::ForgetsTurns);
         let is_over = operation.cancel || operation.deadline <= now;
         let is_going = facts.app_of(operation).is_some_and(|app| app.deleting);
         if !has_turn && !is_over && !is_going {
@@ -76,8 +78,9 @@ fn one(
     let moves = app
         .and_then(|app| app.rollout.as_ref())
         .is_some_and(|rollout| rollout.operation == operation.id);
+    let is_late = operation.deadline <= now && !planted::is(Defect::ForgetsDeadline);
     // The end of a movement's time is the planner's to judge: what is ready by then is promoted.
-    if operation.cancel || (operation.deadline <= now && !moves) {
+    if operation.cancel || (is_late && !moves) {
         return give_up(control, facts, operation, now);
     }
     match &operation.work {
@@ -119,6 +122,9 @@ fn of_app(
 ) -> Result<(), ControlError> {
     match &operation.work {
         Work::Deploy { .. } => match operation.release.and_then(|id| facts.releases.get(&id)) {
+            None if operation.state == OperationState::Running && planted::is(Defect::ForgetsAfterCrash) => {
+                Ok(())
+            }
             None => {
                 workers.start(control, operation.id, None, deploy::prepare);
                 Ok(())
@@ -307,13 +313,13 @@ fn settle(
     app: &App,
     change: impl FnOnce(&WriteTx, &mut App, &mut Operation, Timestamp) -> Result<(), ControlError>,
 ) -> Result<(), ControlError> {
-    control.write(|tx| {
+    let left = control.write(|tx| {
         let mut found = tx.need::<App>(&app.id.to_string())?;
         let Some(rollout) = found.row.rollout.clone() else {
-            return Ok(());
+            return Ok(None);
         };
         if app.rollout.as_ref().map(|known| known.to) != Some(rollout.to) {
-            return Ok(());
+            return Ok(None);
         }
         let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
         let before = operation.row.state.clone();
@@ -323,9 +329,16 @@ fn settle(
         if before.is_settled() {
             operation.row.state = before;
         }
+        if planted::is(Defect::SettlesInTwo) {
+            return Ok(Some(operation.row));
+        }
         tx.update_status(&operation.row, Expect::Any)?;
-        Ok(())
-    })
+        Ok(None)
+    })?;
+    match left {
+        Some(operation) => control.write(|tx| Ok(tx.update_status(&operation, Expect::Any).map(drop)?)),
+        None => Ok(()),
+    }
 }
 
 /// Settles an operation whose release is not fit, before any rollout began.

@@ -7,6 +7,7 @@ use model::{Condition, Instance, InstanceId, Millis, Timestamp};
 
 use super::{Facts, Reconciler};
 use crate::Control;
+use crate::planted::{self, Defect};
 
 /// How long something without an owner stays: longer than any step between intent and effect.
 const ORPHAN_GRACE: Millis = Millis::seconds(20);
@@ -29,7 +30,7 @@ impl Reconciler {
         for one in seen {
             if !owned.contains(&one.id) {
                 let since = *self.orphans.entry(one.id).or_insert(now);
-                if now.since(since) > ORPHAN_GRACE {
+                if now.since(since) > ORPHAN_GRACE || planted::is(Defect::SweepsAtOnce) {
                     tracing::warn!(instance = %one.id, "removing an instance that nobody owns");
                     let _tried_again = is_removed(control, one.id);
                 }

@@ -11,6 +11,7 @@ use model::{AppId, Condition, InstanceId, Purpose, Timestamp};
 use super::Facts;
 use super::apps::Routed;
 use crate::Control;
+use crate::planted::{self, Defect};
 use crate::routes::{self, RouteTable};
 
 /// What was last published.
@@ -101,6 +102,9 @@ impl Published {
         let draining: Vec<InstanceId> = self.let_go.keys().copied().collect();
         if draining.is_empty() {
             return BTreeSet::new();
+        }
+        if planted::is(Defect::NeverAsksWhoIsBusy) {
+            return draining.into_iter().collect();
         }
         match control.edge.busy(&draining) {
             Ok(busy) => draining.into_iter().filter(|id| !busy.contains(id)).collect(),

@@ -11,6 +11,7 @@ use engine::EngineError;
 use model::{InstanceId, Millis, Timestamp};
 
 use super::Facts;
+use crate::planted::{self, Defect};
 use crate::{Control, ControlError};
 
 /// After its grace the hard stop has happened; if the instance is still there then, the request was lost.
@@ -34,7 +35,11 @@ impl Told {
         now: Timestamp,
     ) -> Result<(), ControlError> {
         let late = Millis::new(u64::try_from((grace + LATE).as_millis()).unwrap_or(u64::MAX));
-        if self.all().get(&id).is_some_and(|at| now < at.plus(late)) {
+        if self
+            .all()
+            .get(&id)
+            .is_some_and(|at| now < at.plus(late) || planted::is(Defect::StopsOnce))
+        {
             return Ok(());
         }
         match control.engine.stop(id, grace) {

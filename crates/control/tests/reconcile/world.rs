@@ -129,6 +129,7 @@ impl World {
             sealer: Sealer::new(&key),
             settings: Settings::new(self.dir.path().to_owned()),
             bell: Bell::default(),
+            clock: control::Clock::default(),
         });
         self.reconciler = Some(Reconciler::new(Arc::clone(&control)));
         self.control = Some(control);

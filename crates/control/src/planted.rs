@@ -1,0 +1,76 @@
+//! Defects planted on purpose: the simulation must find every one of them (`tests/simulation`).
+//!
+//! Lives here: their names, and the switch. Does not live here: the wrong code, which stands beside the right one.
+//! Invariant: without debug assertions there is no switch, the answer is a constant, and the wrong code is not compiled in.
+
+/// What can be wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Defect {
+    /// An instance is told to end before the store knows that it is to.
+    ActsBeforeIntent = 1,
+    /// What starts gets requests.
+    PublishesBeforeReady,
+    /// A release counts as serving whether or not the edge took its routes.
+    PromotesWithoutPublishing,
+    /// Facts that were brought up to date are added to the old ones.
+    AddsInsteadOfSets,
+    /// Operations that wait have no deadline.
+    ForgetsDeadline,
+    /// A rollout ends in one transaction, its operation in another.
+    SettlesInTwo,
+    /// What nobody owns is removed at first sight.
+    SweepsAtOnce,
+    /// A worker makes its release although its operation was given up meanwhile.
+    ForgetsToFence,
+    /// Draining instances count as idle without asking the edge.
+    NeverAsksWhoIsBusy,
+    /// An instance is asked to end once, whatever becomes of the request.
+    StopsOnce,
+    /// A release job that has ended is run again.
+    RunsJobsAgain,
+    /// A release job that failed keeps no release back.
+    IgnoresFailedJobs,
+    /// Operations of an app do not wait for each other.
+    ForgetsTurns,
+    /// An operation that was under way when control died is not taken up again.
+    ForgetsAfterCrash,
+}
+
+/// All of them.
+pub const ALL: [Defect; 14] = [
+    Defect::ActsBeforeIntent,
+    Defect::PublishesBeforeReady,
+    Defect::PromotesWithoutPublishing,
+    Defect::AddsInsteadOfSets,
+    Defect::ForgetsDeadline,
+    Defect::SettlesInTwo,
+    Defect::SweepsAtOnce,
+    Defect::ForgetsToFence,
+    Defect::NeverAsksWhoIsBusy,
+    Defect::StopsOnce,
+    Defect::RunsJobsAgain,
+    Defect::IgnoresFailedJobs,
+    Defect::ForgetsTurns,
+    Defect::ForgetsAfterCrash,
+];
+
+#[cfg(debug_assertions)]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Plants one, or none, in the whole process.
+#[cfg(debug_assertions)]
+pub fn plant(defect: Option<Defect>) {
+    let number = defect.map_or(0, |defect| defect as u8);
+    PLANTED.store(number, std::sync::atomic::Ordering::SeqCst);
+}
+
+#[cfg(debug_assertions)]
+pub(crate) fn is(defect: Defect) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == defect as u8
+}
+
+#[cfg(not(debug_assertions))]
+pub(crate) const fn is(_: Defect) -> bool {
+    false
+}
