@@ -24,6 +24,8 @@ cargo xtask soak deploys [--deploys N] [--load X]
                                  deploy good and bad releases under traffic
 cargo xtask soak kill [--trials N] [--seed S] [--load X] [--databases yes|no]
                                  kill -9 at random moments of random operations, compare what was promised
+cargo xtask soak sim [--seeds N] [--hours H] [--first S]
+                                 fleets over the real reconcilers in virtual time, until a rule breaks or a bound is met
 cargo xtask packages             install the Debian packages the above need
 ";
 

@@ -5,6 +5,7 @@
 
 mod deploys;
 mod kill;
+mod sim;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,11 @@ const SOAKS: &[(&str, &str, Soak)] = &[
         "kill",
         "kill -9 at random moments of random operations [--trials N] [--seed S] [--load X] [--databases yes|no]",
         kill::run,
+    ),
+    (
+        "sim",
+        "seeded fleets over the real reconcilers, in virtual time [--seeds N] [--hours H] [--first S]",
+        sim::run,
     ),
 ];
 

@@ -1,0 +1,517 @@
+//! What must hold at every step, written a second time from the rows and from what the engine says.
+//!
+//! Lives here: rules about traffic, about ending and removing, about deadlines, and about rest.
+//! Does not live here: rules about the order of commits (`mirror`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use control::routes::{RouteTable, RoutedService};
+use engine::simulated::Simulated;
+use engine::{Engine, Phase};
+use model::app::Serving;
+use model::operation::Work;
+use model::{
+    App, AppId, Condition, Instance, InstanceId, Millis, Name, OperationState, Purpose, Release, ReleaseState,
+};
+
+use crate::mirror::Mirror;
+
+/// Operations settle in the first look after their deadline; a look may fail, and the next is up to that much later.
+const LATE: Millis = Millis::seconds(30);
+/// So long after control came back a failed check proves nothing.
+const ADOPTION: u64 = 10_000;
+/// What nobody owns stays at least this long.
+const ORPHAN_GRACE: u64 = 20_000;
+
+pub type Seen = BTreeMap<InstanceId, Phase>;
+
+pub fn seen(engine: &Simulated) -> Seen {
+    let seen = engine.observe().expect("it can be seen");
+    seen.into_iter().map(|one| (one.id, one.phase)).collect()
+}
+
+pub fn targets(table: &RouteTable) -> BTreeSet<InstanceId> {
+    let targets = table.services.iter().flat_map(|service| &service.targets);
+    targets.map(|target| target.id).collect()
+}
+
+fn is_healthy(seen: &Seen, id: InstanceId) -> bool {
+    matches!(
+        seen.get(&id),
+        Some(Phase::Running {
+            ready: Some(Ok(())),
+            ..
+        })
+    )
+}
+
+/// How many instances of a service of a release there should be.
+fn wanted(app: &App, release: &Release, service: &Name) -> usize {
+    let own = release.services.get(service).map_or(0, |service| service.count);
+    let is_there = release.services.contains_key(service);
+    usize::from(
+        app.scale
+            .get(service)
+            .copied()
+            .filter(|_| is_there)
+            .unwrap_or(own),
+    )
+}
+
+/// Rows of a service, with the epoch of each.
+fn of_service<'a>(
+    mirror: &'a Mirror,
+    app: &'a App,
+    name: &'a Name,
+) -> impl Iterator<Item = (u64, &'a Instance)> + Clone {
+    mirror
+        .instances
+        .values()
+        .filter_map(move |row| match &row.purpose {
+            Purpose::Service {
+                app: of,
+                service,
+                epoch,
+                ..
+            } if *of == app.id && service == name => Some((*epoch, row)),
+            Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+        })
+}
+
+fn is_ready(row: &Instance) -> bool {
+    matches!(row.condition, Condition::Ready { .. })
+}
+
+/// When something is judged.
+pub struct Moment {
+    pub now: u64,
+    /// When this control looked first.
+    pub opened: u64,
+    /// The apps when its look began.
+    pub apps: BTreeMap<AppId, App>,
+}
+
+/// What was ready before control came back counts as ready until it can have been asked again.
+fn is_adopted(row: &Instance, moment: &Moment) -> bool {
+    let is_older = matches!(row.condition, Condition::Ready { since } if since.as_ms() <= moment.opened);
+    is_older && moment.now < moment.opened + ADOPTION
+}
+
+/// A table that is about to be obeyed.
+pub fn table(
+    mirror: &mut Mirror,
+    engine: &Simulated,
+    old: &RouteTable,
+    new: &RouteTable,
+    moment: &Moment,
+) -> Result<(), String> {
+    let seen = seen(engine);
+    let before = targets(old);
+    let asked = engine.asked_to_end();
+    for service in &new.services {
+        for target in &service.targets {
+            mirror.checks += 4;
+            let uid = mirror.known.get(&target.id).copied().unwrap_or_default();
+            let row = mirror.instances.get(&target.id);
+            let row = row.ok_or_else(|| format!("requests go to i{uid}, which has no row"))?;
+            let Purpose::Service {
+                release,
+                app,
+                service: name,
+                ..
+            } = &row.purpose
+            else {
+                return Err(format!("requests go to i{uid}, which serves nobody"));
+            };
+            if asked.contains(&target.id) {
+                return Err(format!("requests go to i{uid}, which was asked to end"));
+            }
+            if Some(*target.address.ip()) != row.address {
+                return Err(format!("requests for i{uid} go to another address"));
+            }
+            let release = &mirror.releases[release];
+            let label = mirror.label(release);
+            if let ReleaseState::Rejected { why } = &release.state
+                && !is_held(mirror, &mirror.apps[app], service, name)
+            {
+                return Err(format!(
+                    "requests go to i{uid} of {label}, which was rejected: {why}"
+                ));
+            }
+            if before.contains(&target.id) {
+                continue;
+            }
+            if !is_ready(row) || !is_healthy(&seen, target.id) && !is_adopted(row, moment) {
+                let phase = seen.get(&target.id);
+                return Err(format!(
+                    "i{uid} gets requests, but it is {:?} and {phase:?}",
+                    row.condition
+                ));
+            }
+            if release.state == ReleaseState::Pending {
+                let app = &mirror.apps[app];
+                may_serve_already(mirror, app, release, moment)
+                    .map_err(|why| format!("{label} serves before its time: {why}"))?;
+            }
+        }
+    }
+    let apps: Vec<App> = mirror
+        .apps
+        .values()
+        .filter(|app| !app.deleting)
+        .cloned()
+        .collect();
+    for app in apps {
+        floor(mirror, &app, &seen, (old, new), moment)?;
+    }
+    Ok(())
+}
+
+/// What came back from the middle of a rollout holds ready instances back while its own are missing: the floor is worth
+/// more than the verdict (`plan`, `keep`).
+fn is_held(mirror: &Mirror, app: &App, routed: &RoutedService, name: &Name) -> bool {
+    let owners = owners(mirror, app, name);
+    let own = routed.targets.iter().filter(|target| {
+        let row = mirror.instances.get(&target.id);
+        row.is_some_and(|row| owners.iter().any(|(owner, _)| is_of(row, *owner)))
+    });
+    let wanted = owners.iter().map(|(_, count)| *count).max();
+    own.count() < wanted.unwrap_or_default()
+}
+
+/// Who may have instances of a service, and how many.
+fn owners(mirror: &Mirror, app: &App, name: &Name) -> Vec<(Serving, usize)> {
+    let all = app
+        .serving
+        .into_iter()
+        .chain(app.rollout.as_ref().map(|rollout| rollout.to));
+    let counted =
+        all.filter_map(|owner| Some((owner, wanted(app, mirror.releases.get(&owner.release)?, name))));
+    counted.collect()
+}
+
+fn index(row: &Instance) -> usize {
+    match &row.purpose {
+        Purpose::Service { index, .. } => usize::from(*index),
+        Purpose::Job { .. } | Purpose::Database { .. } => 0,
+    }
+}
+
+fn is_of(row: &Instance, owner: Serving) -> bool {
+    match &row.purpose {
+        Purpose::Service { release, epoch, .. } => *release == owner.release && *epoch == owner.epoch,
+        Purpose::Job { .. } | Purpose::Database { .. } => false,
+    }
+}
+
+/// An undecided release gets requests only when all of it is ready, or what serves cannot carry them.
+fn may_serve_already(mirror: &Mirror, app: &App, release: &Release, moment: &Moment) -> Result<(), String> {
+    let rollout = app
+        .rollout
+        .as_ref()
+        .filter(|rollout| rollout.to.release == release.id);
+    let epoch = rollout.ok_or("no rollout moves to it")?.to.epoch;
+    let is_complete = release.services.keys().all(|name| {
+        let ready = of_service(mirror, app, name).filter(|(of, row)| *of == epoch && is_ready(row));
+        ready.count() >= wanted(app, release, name)
+    });
+    let serving = app
+        .serving
+        .and_then(|serving| mirror.releases.get(&serving.release));
+    // Who scales while control looks is obeyed in the next look.
+    let looked_at = moment.apps.get(&app.id).unwrap_or(app);
+    let is_short = release.services.keys().any(|name| {
+        let others = of_service(mirror, app, name)
+            .filter(|(of, row)| *of != epoch && is_ready(row))
+            .count();
+        [app, looked_at].iter().any(|app| {
+            let before = serving.map_or(0, |serving| wanted(app, serving, name));
+            others < before.min(wanted(app, release, name))
+        })
+    });
+    if is_complete || is_short {
+        return Ok(());
+    }
+    Err("it is not complete, and what served before can carry everything".to_owned())
+}
+
+/// Nothing healthy loses its requests while fewer than wanted would be left.
+fn floor(
+    mirror: &mut Mirror,
+    app: &App,
+    seen: &Seen,
+    (old, new): (&RouteTable, &RouteTable),
+    moment: &Moment,
+) -> Result<(), String> {
+    let Some(serving) = app
+        .serving
+        .and_then(|serving| mirror.releases.get(&serving.release))
+    else {
+        return Ok(());
+    };
+    let to = app
+        .rollout
+        .as_ref()
+        .and_then(|rollout| mirror.releases.get(&rollout.to.release));
+    let mut broken = Ok(());
+    for name in serving.services.keys() {
+        // Who scales while control looks is obeyed in the next look.
+        let before = moment.apps.get(&app.id).unwrap_or(app);
+        let asked = [Some(serving), to].into_iter().flatten();
+        let counts = asked.flat_map(|release| [wanted(app, release, name), wanted(before, release, name)]);
+        let floor = counts.min().unwrap_or_default();
+        let id = format!("{}/{name}", app.id);
+        let healthy = |table: &RouteTable| -> BTreeSet<InstanceId> {
+            let mine = table.services.iter().filter(|service| service.id == id);
+            let targets = mine.flat_map(|service| &service.targets).map(|target| target.id);
+            let is_there = |target: &InstanceId| {
+                let row = mirror.instances.get(target);
+                is_healthy(seen, *target) || row.is_some_and(|row| is_ready(row) && is_adopted(row, moment))
+            };
+            targets.filter(is_there).collect()
+        };
+        let (had, has) = (healthy(old), healthy(new));
+        if has.len() >= had.len().min(floor) {
+            continue;
+        }
+        // What nobody wants any more is held back only while a place of what serves gets its first or second life.
+        let owners: Vec<(Serving, usize)> = owners(mirror, app, name);
+        let is_own = |row: &Instance| {
+            owners
+                .iter()
+                .any(|(owner, count)| is_of(row, *owner) && index(row) < *count)
+        };
+        let keeps_failing = of_service(mirror, app, name).any(|(_, row)| is_own(row) && row.attempt > 0);
+        // The last word about an instance was said when it began to drain: other ones may have crashed since.
+        let may_go = |id: &InstanceId| {
+            mirror.instances.get(id).is_none_or(|row| match row.condition {
+                Condition::Draining { since } if since.as_ms() < moment.now => true,
+                Condition::Stopping { .. } | Condition::Exited { .. } => true,
+                Condition::Draining { .. }
+                | Condition::Starting { .. }
+                | Condition::Ready { .. }
+                | Condition::Unready { .. } => keeps_failing && !is_own(row),
+            })
+        };
+        if had.difference(&has).filter(|id| !may_go(id)).count() == 0 {
+            continue;
+        }
+        broken = Err(format!(
+            "{}/{name} falls from {} healthy to {}, the floor is {floor}",
+            app.name,
+            had.len(),
+            has.len()
+        ));
+    }
+    mirror.checks += 1;
+    broken
+}
+
+/// An app serves something else, says the store: the edge must know it already.
+pub fn is_announced(mirror: &Mirror, app: &App, table: &RouteTable) -> Result<(), String> {
+    let Some(serving) = app
+        .serving
+        .and_then(|serving| mirror.releases.get(&serving.release))
+    else {
+        return Ok(());
+    };
+    let number = format!("v{}", serving.number);
+    for name in serving
+        .services
+        .iter()
+        .filter(|(_, service)| !service.routes.is_empty())
+        .map(|(name, _)| name)
+    {
+        let id = format!("{}/{name}", app.id);
+        let is_known = table
+            .services
+            .iter()
+            .any(|service| service.id == id && service.release == number);
+        if !is_known {
+            return Err(format!(
+                "{} serves, but the edge does not know it",
+                mirror.label(serving)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// An instance is asked to end.
+pub fn stop(
+    mirror: &mut Mirror,
+    id: InstanceId,
+    table: &RouteTable,
+    is_busy: bool,
+    drain_bound: Millis,
+    now: u64,
+) -> Result<(), String> {
+    mirror.checks += 3;
+    let Some(row) = mirror.instances.get(&id) else {
+        return Err("something without a row is asked to end".to_owned());
+    };
+    let uid = row.uid_range;
+    if !matches!(row.condition, Condition::Stopping { .. }) {
+        return Err(format!(
+            "i{uid} is asked to end, but the store says {:?}",
+            row.condition
+        ));
+    }
+    if targets(table).contains(&id) {
+        return Err(format!("i{uid} is asked to end while it gets requests"));
+    }
+    let drained = mirror.drained_at.get(&id).map(|at| now.saturating_sub(*at));
+    if is_busy && drained.is_none_or(|drained| drained < drain_bound.as_ms()) {
+        return Err(format!(
+            "i{uid} is asked to end while it is busy, drained for {drained:?} ms"
+        ));
+    }
+    Ok(())
+}
+
+/// What an instance had is removed.
+pub fn remove(mirror: &mut Mirror, id: InstanceId, planted: Option<u64>, now: u64) -> Result<(), String> {
+    mirror.checks += 1;
+    match (mirror.instances.get(&id), planted) {
+        (Some(row), _) if row.condition.is_live() => Err(format!(
+            "i{} is removed while it is {:?}",
+            row.uid_range, row.condition
+        )),
+        (None, Some(at)) if now.saturating_sub(at) <= ORPHAN_GRACE => {
+            Err(format!("an orphan is removed after {} ms", now - at))
+        }
+        (Some(_) | None, _) => Ok(()),
+    }
+}
+
+/// After every look that succeeded.
+pub fn look(
+    mirror: &mut Mirror,
+    engine: &Simulated,
+    planted: &BTreeMap<InstanceId, u64>,
+    now: u64,
+    judged: &mut u64,
+) -> Result<(), String> {
+    let calls = engine.calls();
+    let starts = if calls == *judged {
+        BTreeMap::new()
+    } else {
+        engine.starts()
+    };
+    *judged = calls;
+    for (id, starts) in starts {
+        mirror.checks += 2;
+        if starts > 1 {
+            return Err(format!("{:?} was started {starts} times", mirror.known.get(&id)));
+        }
+        if !mirror.known.contains_key(&id) && !planted.contains_key(&id) {
+            return Err("something was started that the store never wanted".to_owned());
+        }
+    }
+    for operation in mirror.operations.values() {
+        let is_open = !operation.state.is_settled();
+        if is_open && now > operation.deadline.plus(LATE).as_ms() {
+            let number = mirror.number(operation.id);
+            return Err(format!(
+                "o{number} is open {} ms after its deadline",
+                now - operation.deadline.as_ms()
+            ));
+        }
+    }
+    mirror.checks += 1;
+    Ok(())
+}
+
+/// Whether nothing is on its way.
+pub fn is_still(mirror: &Mirror) -> bool {
+    let is_at_rest = |row: &Instance| match row.condition {
+        Condition::Ready { .. } | Condition::Exited { .. } => true,
+        Condition::Starting { .. }
+        | Condition::Unready { .. }
+        | Condition::Draining { .. }
+        | Condition::Stopping { .. } => false,
+    };
+    mirror
+        .operations
+        .values()
+        .all(|operation| operation.state.is_settled())
+        && mirror.apps.values().all(|app| app.rollout.is_none())
+        && mirror.instances.values().all(is_at_rest)
+}
+
+/// At rest the world is what the store wants, and nothing else.
+pub fn rest(mirror: &mut Mirror, engine: &Simulated, table: &RouteTable) -> Result<(), String> {
+    let seen = seen(engine);
+    let mut expected: BTreeSet<InstanceId> = BTreeSet::new();
+    let mut routed: BTreeSet<InstanceId> = BTreeSet::new();
+    for app in mirror.apps.values() {
+        let release = app
+            .serving
+            .and_then(|serving| mirror.releases.get(&serving.release));
+        let epoch = app.serving.map(|serving| serving.epoch);
+        let services = release.map(|release| &release.services).into_iter().flatten();
+        for (name, service) in services {
+            let rows = of_service(mirror, app, name).filter(|(_, row)| row.condition.is_live());
+            let owned = rows.clone().filter(|(of, _)| epoch == Some(*of));
+            expected.extend(owned.map(|(_, row)| row.id));
+            let live: Vec<&Instance> = rows.map(|(_, row)| row).collect();
+            let wanted = release.map_or(0, |release| wanted(app, release, name));
+            if live.len() != wanted || !live.iter().all(|row| is_ready(row)) {
+                return Err(format!("{}/{name}: {wanted} wanted, there is {live:?}", app.name));
+            }
+            if service.port.is_some() {
+                routed.extend(live.iter().map(|row| row.id));
+            }
+        }
+    }
+    let there: BTreeSet<InstanceId> = seen.keys().copied().collect();
+    if there != expected {
+        let names: Vec<_> = there
+            .symmetric_difference(&expected)
+            .map(|id| mirror.known.get(id))
+            .collect();
+        return Err(format!(
+            "the host has something else than the store wants: {names:?}"
+        ));
+    }
+    if targets(table) != routed {
+        return Err("the edge serves something else than what is ready".to_owned());
+    }
+    let undecided = mirror
+        .releases
+        .values()
+        .find(|release| release.state == ReleaseState::Pending);
+    if let Some(release) = undecided {
+        return Err(format!("{} stays undecided for ever", mirror.label(release)));
+    }
+    let jobs = mirror
+        .instances
+        .values()
+        .filter(|row| matches!(row.purpose, Purpose::Job { .. }));
+    if jobs.filter(|row| row.condition.is_live()).count() > 0 {
+        return Err("a job still runs".to_owned());
+    }
+    mirror.checks += 5;
+    Ok(())
+}
+
+/// What a good deploy that nobody disturbs must come to.
+pub fn succeeded(mirror: &Mirror, id: model::OperationId) -> Result<(), String> {
+    let operation = &mirror.operations[&id];
+    let number = mirror.number(id);
+    match &operation.state {
+        OperationState::Succeeded { .. } => Ok(()),
+        other => Err(format!(
+            "o{number}, a good {}, ended so: {other:?}",
+            kind(&operation.work)
+        )),
+    }
+}
+
+fn kind(work: &Work) -> &'static str {
+    if matches!(work, Work::DeleteApp { .. }) {
+        "deletion"
+    } else {
+        "deploy"
+    }
+}
