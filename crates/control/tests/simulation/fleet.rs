@@ -191,7 +191,8 @@ impl Fleet {
             let inner = &mut *self.nerves.inner();
             inner.counts.looks += 1;
             inner.is_looking = true;
-            inner.moment.apps.clone_from(&inner.mirror.apps);
+            inner.has_refused = false;
+            inner.mirror.begin_look();
             if !self.has_looked {
                 inner.moment.opened = now;
             }
@@ -238,6 +239,9 @@ impl Fleet {
             let inner = &mut *self.nerves.inner();
             let engine = &self.nerves.engine;
             rules::look(&mut inner.mirror, engine, &inner.planted, now, &mut inner.judged)?;
+            if !inner.has_refused {
+                rules::rejected(&mut inner.mirror, &inner.table)?;
+            }
         }
         Ok(())
     }
@@ -354,6 +358,10 @@ impl Fleet {
         })?;
         let gone = |nerves: &Nerves| nerves.inner().mirror.apps.values().all(|app| !app.deleting);
         self.until("deleted apps are gone", gone)?;
+        // Without a crash: a request to end that was lost is repeated by the same control.
+        self.until("what is to end has ended", |nerves| {
+            !rules::is_ending(&nerves.inner().mirror)
+        })?;
         let mut deploys = Vec::new();
         for app in APPS {
             let source = self

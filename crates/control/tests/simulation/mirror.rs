@@ -33,6 +33,8 @@ pub struct Mirror {
     job_runs: BTreeSet<(OperationId, Name)>,
     begun: BTreeSet<OperationId>,
     last_begun: BTreeMap<AppId, OperationId>,
+    /// What was wanted of each app in this look, in order.
+    versions: BTreeMap<AppId, Vec<App>>,
     pub checks: u64,
 }
 
@@ -45,6 +47,19 @@ pub enum Event {
 }
 
 impl Mirror {
+    /// Another look begins.
+    pub fn begin_look(&mut self) {
+        self.versions.clear();
+        for app in self.apps.values() {
+            self.versions.insert(app.id, vec![app.clone()]);
+        }
+    }
+
+    /// What was wanted of an app since its look began: which of it control knew, it alone knows.
+    pub fn versions<'a>(&'a self, app: &'a App) -> impl Iterator<Item = &'a App> {
+        self.versions.get(&app.id).into_iter().flatten().chain([app])
+    }
+
     /// Reads what was committed since.
     pub fn catch_up(&mut self, control: &Control) -> Vec<Event> {
         let mut events = Vec::new();
@@ -70,6 +85,7 @@ impl Mirror {
                 let before = self.apps.remove(&row.id);
                 self.app(before.as_ref(), &row, change.op, events);
                 if change.op != Op::Delete {
+                    self.versions.entry(row.id).or_default().push(row.clone());
                     self.apps.insert(row.id, row);
                 }
             }

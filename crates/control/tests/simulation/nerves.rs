@@ -68,6 +68,8 @@ pub struct Inner {
     busy: BTreeMap<InstanceId, u64>,
     /// Calls of the engine that were judged.
     pub judged: u64,
+    /// The edge refused a table in this look.
+    pub has_refused: bool,
     edge: u64,
 }
 
@@ -85,11 +87,7 @@ impl Nerves {
     pub fn new(seed: u64, engine: Arc<Simulated>, now: u64) -> Arc<Self> {
         let inner = Inner {
             now,
-            moment: rules::Moment {
-                now,
-                opened: now,
-                apps: BTreeMap::new(),
-            },
+            moment: rules::Moment { now, opened: now },
             is_rough: false,
             is_looking: false,
             is_acting: false,
@@ -104,6 +102,7 @@ impl Nerves {
             table: RouteTable::default(),
             busy: BTreeMap::new(),
             judged: 0,
+            has_refused: false,
             edge: 1,
         };
         let nerves = Arc::new(Self {
@@ -344,6 +343,7 @@ impl EdgeLink for Nerves {
         let inner = &mut *self.inner();
         if inner.is_rough && inner.chance.one_in(12) {
             inner.counts.faults += 1;
+            inner.has_refused = true;
             inner.trace.note("the edge refuses a table".to_owned());
             return Err("refused as the simulation wants".to_owned());
         }

@@ -11,7 +11,7 @@ use engine::{Engine, Phase};
 use model::app::Serving;
 use model::operation::Work;
 use model::{
-    App, AppId, Condition, Instance, InstanceId, Millis, Name, OperationState, Purpose, Release, ReleaseState,
+    App, Condition, Instance, InstanceId, Millis, Name, OperationState, Purpose, Release, ReleaseState,
 };
 
 use crate::mirror::Mirror;
@@ -87,8 +87,6 @@ pub struct Moment {
     pub now: u64,
     /// When this control looked first.
     pub opened: u64,
-    /// The apps when its look began.
-    pub apps: BTreeMap<AppId, App>,
 }
 
 /// What was ready before control came back counts as ready until it can have been asked again.
@@ -131,15 +129,15 @@ pub fn table(
             }
             let release = &mirror.releases[release];
             let label = mirror.label(release);
+            if before.contains(&target.id) {
+                continue;
+            }
             if let ReleaseState::Rejected { why } = &release.state
                 && !is_held(mirror, &mirror.apps[app], service, name)
             {
                 return Err(format!(
                     "requests go to i{uid} of {label}, which was rejected: {why}"
                 ));
-            }
-            if before.contains(&target.id) {
-                continue;
             }
             if !is_ready(row) || !is_healthy(&seen, target.id) && !is_adopted(row, moment) {
                 let phase = seen.get(&target.id);
@@ -150,7 +148,7 @@ pub fn table(
             }
             if release.state == ReleaseState::Pending {
                 let app = &mirror.apps[app];
-                may_serve_already(mirror, app, release, moment)
+                may_serve_already(mirror, app, release)
                     .map_err(|why| format!("{label} serves before its time: {why}"))?;
             }
         }
@@ -170,13 +168,46 @@ pub fn table(
 /// What came back from the middle of a rollout holds ready instances back while its own are missing: the floor is worth
 /// more than the verdict (`plan`, `keep`).
 fn is_held(mirror: &Mirror, app: &App, routed: &RoutedService, name: &Name) -> bool {
-    let owners = owners(mirror, app, name);
+    let owners_now = owners(mirror, app, name);
     let own = routed.targets.iter().filter(|target| {
         let row = mirror.instances.get(&target.id);
-        row.is_some_and(|row| owners.iter().any(|(owner, _)| is_of(row, *owner)))
+        row.is_some_and(|row| owners_now.iter().any(|(owner, _)| is_of(row, *owner)))
     });
-    let wanted = owners.iter().map(|(_, count)| *count).max();
-    own.count() < wanted.unwrap_or_default()
+    let counts = mirror.versions(app).flat_map(|app| owners(mirror, app, name));
+    own.count() < counts.map(|(_, count)| count).max().unwrap_or_default()
+}
+
+/// After a look whose table the edge took: a rejected release has what is held back, and nothing else.
+pub fn rejected(mirror: &mut Mirror, table: &RouteTable) -> Result<(), String> {
+    for service in &table.services {
+        for target in &service.targets {
+            mirror.checks += 1;
+            let Some(row) = mirror.instances.get(&target.id) else {
+                continue;
+            };
+            let Purpose::Service {
+                release,
+                app,
+                service: name,
+                ..
+            } = &row.purpose
+            else {
+                continue;
+            };
+            let (Some(release), Some(app)) = (mirror.releases.get(release), mirror.apps.get(app)) else {
+                continue;
+            };
+            if matches!(release.state, ReleaseState::Rejected { .. }) && !is_held(mirror, app, service, name)
+            {
+                let label = mirror.label(release);
+                return Err(format!(
+                    "i{} of {label} keeps its requests, though it was rejected",
+                    row.uid_range
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Who may have instances of a service, and how many.
@@ -205,7 +236,7 @@ fn is_of(row: &Instance, owner: Serving) -> bool {
 }
 
 /// An undecided release gets requests only when all of it is ready, or what serves cannot carry them.
-fn may_serve_already(mirror: &Mirror, app: &App, release: &Release, moment: &Moment) -> Result<(), String> {
+fn may_serve_already(mirror: &Mirror, app: &App, release: &Release) -> Result<(), String> {
     let rollout = app
         .rollout
         .as_ref()
@@ -218,13 +249,11 @@ fn may_serve_already(mirror: &Mirror, app: &App, release: &Release, moment: &Mom
     let serving = app
         .serving
         .and_then(|serving| mirror.releases.get(&serving.release));
-    // Who scales while control looks is obeyed in the next look.
-    let looked_at = moment.apps.get(&app.id).unwrap_or(app);
     let is_short = release.services.keys().any(|name| {
         let others = of_service(mirror, app, name)
             .filter(|(of, row)| *of != epoch && is_ready(row))
             .count();
-        [app, looked_at].iter().any(|app| {
+        mirror.versions(app).any(|app| {
             let before = serving.map_or(0, |serving| wanted(app, serving, name));
             others < before.min(wanted(app, release, name))
         })
@@ -255,10 +284,10 @@ fn floor(
         .and_then(|rollout| mirror.releases.get(&rollout.to.release));
     let mut broken = Ok(());
     for name in serving.services.keys() {
-        // Who scales while control looks is obeyed in the next look.
-        let before = moment.apps.get(&app.id).unwrap_or(app);
-        let asked = [Some(serving), to].into_iter().flatten();
-        let counts = asked.flat_map(|release| [wanted(app, release, name), wanted(before, release, name)]);
+        // Who scales while control looks is obeyed in this look or in the next.
+        let asked: Vec<&Release> = [Some(serving), to].into_iter().flatten().collect();
+        let versions = mirror.versions(app);
+        let counts = versions.flat_map(|app| asked.iter().map(|release| wanted(app, release, name)));
         let floor = counts.min().unwrap_or_default();
         let id = format!("{}/{name}", app.id);
         let healthy = |table: &RouteTable| -> BTreeSet<InstanceId> {
@@ -420,6 +449,17 @@ pub fn look(
     }
     mirror.checks += 1;
     Ok(())
+}
+
+/// Whether something is on its way down.
+pub fn is_ending(mirror: &Mirror) -> bool {
+    let mut rows = mirror.instances.values();
+    rows.any(|row| {
+        matches!(
+            row.condition,
+            Condition::Draining { .. } | Condition::Stopping { .. }
+        )
+    })
 }
 
 /// Whether nothing is on its way.
