@@ -15,14 +15,18 @@ use crate::{ENVIRONMENT, Stoa};
 
 /// Every fifth release is bad.
 const BAD_EACH: u64 = 5;
+/// How versions move in, in turn. Not by `recreate`: whoever asks for that asks for a gap.
+const ROLLOUTS: [&str; 4] = ["", ".blue-green", "", ".canary"];
 /// How often there is a word on how it goes.
 const TOLD_EACH: u64 = 25;
 
 /// What to do.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How many deploys.
+    /// How many deploys at least.
     pub deploys: u64,
+    /// How many exchanges at least.
+    pub exchanges: u64,
     /// Traffic during all of it.
     pub load: Load,
 }
@@ -37,7 +41,7 @@ pub struct Outcome {
     pub report: Report,
 }
 
-/// Deploys until the count is reached.
+/// Deploys until both counts are reached.
 ///
 /// # Errors
 /// When a good release is rejected, a bad one serves, or something is left behind.
@@ -68,8 +72,12 @@ pub fn run(options: Options) -> Result<Outcome> {
         took: Duration::ZERO,
         report: Report::default(),
     };
-    for number in 1..=options.deploys {
-        let version = format!("{SERVED}-{number}");
+    for number in 1.. {
+        if number > options.deploys && outcome.report.exchanges() >= options.exchanges {
+            break;
+        }
+        let way = ROLLOUTS[usize::try_from(number)? % ROLLOUTS.len()];
+        let version = format!("{SERVED}-{number}{way}");
         if number.is_multiple_of(BAD_EACH) {
             let turn = usize::try_from(number / BAD_EACH)?;
             let bad = Operation::DeployBad {

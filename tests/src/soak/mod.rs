@@ -49,14 +49,24 @@ impl Chance {
     }
 }
 
+/// How a version moves in: what stands after its last dot, else rolling.
+fn rollout(version: &str) -> &'static str {
+    match version.rsplit_once('.') {
+        Some((_, "blue-green")) => "\n[rollout]\nstrategy = \"blue-green\"\n",
+        Some((_, "canary")) => "\n[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:500ms\"]\n",
+        Some(_) | None => "",
+    }
+}
+
 /// The manifest of a probe under any name: a good release, or one with more environment and a second to get ready.
 fn manifest(app: &str, version: &str, bad: Option<&str>, build: &str) -> String {
     format!(
         "schema = 1\napp = \"{app}\"\n\n{build}[env]\nVERSION = \"{version}\"\n{}\n\n[services.web]\n\
          command = \"python3 server.py\"\nport = 8080\n\
-         health = {{ path = \"/healthz\", interval = \"500ms\"{} }}\n",
+         health = {{ path = \"/healthz\", interval = \"500ms\"{} }}\n{}",
         bad.unwrap_or_default(),
         if bad.is_some() { ", grace = \"1s\"" } else { "" },
+        rollout(version),
     )
 }
 

@@ -9,9 +9,10 @@ use super::{Words, binary};
 const DEPLOYS: u64 = 1000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["deploys", "load"])?;
+    words.only(&["deploys", "exchanges", "load"])?;
     let options = Options {
         deploys: words.get("deploys", DEPLOYS)?,
+        exchanges: words.get("exchanges", 0)?,
         load: Load::times(words.get("load", 1.0)?),
     };
     binary()?;

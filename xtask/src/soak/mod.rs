@@ -20,7 +20,7 @@ type Soak = fn(&Words<'_>) -> Result<()>;
 const SOAKS: &[(&str, &str, Soak)] = &[
     (
         "deploys",
-        "deploys good and bad under traffic [--deploys N] [--load X]",
+        "deploys good and bad, by all strategies without a gap, under traffic [--deploys N] [--exchanges N] [--load X]",
         deploys::run,
     ),
     (
