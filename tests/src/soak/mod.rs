@@ -53,7 +53,7 @@ impl Chance {
 fn rollout(version: &str) -> &'static str {
     match version.rsplit_once('.') {
         Some((_, "blue-green")) => "\n[rollout]\nstrategy = \"blue-green\"\n",
-        Some((_, "canary")) => "\n[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:500ms\"]\n",
+        Some((_, "canary")) => "\n[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:1s\"]\n",
         Some(_) | None => "",
     }
 }
