@@ -16,7 +16,7 @@ use crate::{ENVIRONMENT, Stoa};
 /// Every fifth release is bad.
 const BAD_EACH: u64 = 5;
 /// How versions move in, in turn. Not by `recreate`: whoever asks for that asks for a gap.
-const ROLLOUTS: [&str; 4] = ["", ".blue-green", "", ".canary"];
+const ROLLOUTS: [&str; 4] = ["", "-bluegreen", "", "-canary"];
 /// How often there is a word on how it goes.
 const TOLD_EACH: u64 = 25;
 
@@ -59,11 +59,11 @@ pub fn run(options: Options) -> Result<Outcome> {
             other => bail!("{operation} was answered {other:?}"),
         }
     };
-    let good = |number: u64| Operation::Deploy {
+    let good = |version: &str| Operation::Deploy {
         app: SERVED.to_owned(),
-        version: format!("{SERVED}-{number}"),
+        version: version.to_owned(),
     };
-    ensure!(settle(&good(0))?, "the first deploy failed");
+    ensure!(settle(&good(&format!("{SERVED}-0")))?, "the first deploy failed");
     let (address, host) = (stoa.listeners().http, format!("{SERVED}.localhost"));
     let traffic = Traffic::start(address, &host, &format!("{SERVED}-0"), options.load)?;
     let mut outcome = Outcome {
@@ -89,7 +89,7 @@ pub fn run(options: Options) -> Result<Outcome> {
             outcome.bad += 1;
         } else {
             traffic.may(&version);
-            ensure!(settle(&good(number))?, "deploy {number} failed");
+            ensure!(settle(&good(&version))?, "deploy {number} failed");
             traffic.only(&version);
             outcome.good += 1;
         }

@@ -49,10 +49,10 @@ impl Chance {
     }
 }
 
-/// How a version moves in: what stands after its last dot, else rolling.
+/// How a version moves in: what stands after its last dash, else rolling.
 fn rollout(version: &str) -> &'static str {
-    match version.rsplit_once('.') {
-        Some((_, "blue-green")) => "\n[rollout]\nstrategy = \"blue-green\"\n",
+    match version.rsplit_once('-') {
+        Some((_, "bluegreen")) => "\n[rollout]\nstrategy = \"blue-green\"\n",
         Some((_, "canary")) => "\n[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:1s\"]\n",
         Some(_) | None => "",
     }
