@@ -30,7 +30,7 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
     })?;
     // Held to the end: a `stoa up` that comes meanwhile must not start what is being ended.
     let _lock = end_warden(&places, ENDS_WITHIN)?;
-    end_edge(&places);
+    end_edges(&places);
     let mark = places
         .mark()
         .map_err(|cause| Failure::new(chain(&cause), "check the data directory"))?;
@@ -83,21 +83,17 @@ fn end_warden(places: &Places, within: Duration) -> Result<Lock, Failure> {
     }
 }
 
-/// An edge that outlived its warden serves nobody any more.
-fn end_edge(places: &Places) {
+/// Edges that outlived their warden serve nobody any more.
+fn end_edges(places: &Places) {
     let socket: &Path = &places.edge_socket();
-    let Ok(mut client) = edge::control::Client::connect(socket) else {
-        return;
-    };
-    let Ok(status) = client.status() else { return };
-    let Some(pid) = i32::try_from(status.pid).ok().and_then(Pid::from_raw) else {
-        return;
-    };
-    if rustix::process::kill_process(pid, Signal::TERM).is_err() {
-        return;
+    for edge in edge::control::living(socket) {
+        if let Some(pid) = i32::try_from(edge.pid()).ok().and_then(Pid::from_raw) {
+            // One that is gone by now needs no signal.
+            let _gone = rustix::process::kill_process(pid, Signal::TERM);
+        }
     }
     let until = Instant::now() + ENDS_WITHIN;
-    while edge::control::Client::connect(socket).is_ok() && Instant::now() < until {
+    while !edge::control::living(socket).is_empty() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(50));
     }
 }

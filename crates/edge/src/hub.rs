@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::certs::Given;
@@ -28,6 +29,23 @@ use crate::worker::{Ending, Loads, Message, Open, Published};
 
 /// A thread answers within a tick; this long means that it is stalled, which the watchdog handles.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long requests on an edge may still take that does not obey its successor. Idle connections end at once.
+const DISOBEDIENT: DrainLimits = DrainLimits {
+    requests_ms: 10_000,
+    upgrades_ms: 0,
+};
+
+/// What a replaced edge tells all but its successor.
+pub(crate) const REPLACED: &str = "another edge has taken its place; connect again";
+
+/// Who says something on the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaker {
+    Anybody,
+    /// The edge that took our place.
+    Successor,
+}
 
 /// A serving thread, from outside.
 #[derive(Debug)]
@@ -54,7 +72,8 @@ pub(crate) struct Hub {
     sockets: Mutex<Vec<(String, OwnedFd)>>,
     in_force: Mutex<Arc<Published>>,
     draining: Mutex<Option<Draining>>,
-    predecessor: Mutex<Option<Client>>,
+    /// Every edge that lived when this one took their place.
+    predecessors: Mutex<Vec<Client>>,
     closed: AtomicBool,
 }
 
@@ -86,6 +105,26 @@ pub(crate) fn prepare(table: RouteTable, before: &Given) -> (Arc<Published>, Cho
     (Arc::new(Published { table, index }), chosen)
 }
 
+/// An edge that is there and says nothing may still serve, by a table that nobody can replace: it is ended.
+pub(crate) fn end_if_silent(client: &Client, cause: &ClientError) {
+    let is_silent = match cause {
+        ClientError::Broken(cause) => matches!(
+            cause.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        ),
+        ClientError::Absent { .. } | ClientError::Refused { .. } | ClientError::Failed { .. } => false,
+    };
+    let pid = i32::try_from(client.pid()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid.filter(|pid| is_silent && *pid != rustix::process::getpid()) {
+        tracing::error!(
+            pid = pid.as_raw_nonzero().get(),
+            "an edge before this one does not answer; it is ended"
+        );
+        // One that is gone by now needs no signal.
+        let _gone = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks guard is replaced whole, never half changed: a panicked holder leaves nothing broken.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -108,7 +147,7 @@ impl Hub {
             sockets: Mutex::new(sockets),
             in_force: Mutex::new(in_force),
             draining: Mutex::default(),
-            predecessor: Mutex::default(),
+            predecessors: Mutex::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -134,9 +173,32 @@ impl Hub {
         lock(&self.handles).clear();
     }
 
-    /// The edge this one replaced: its requests count until it is gone.
-    pub(crate) fn follow(&self, predecessor: Client) {
-        *lock(&self.predecessor) = Some(predecessor);
+    /// The edges this one replaced: their requests count until they are gone.
+    pub(crate) fn follow(&self, predecessors: Vec<Client>) {
+        *lock(&self.predecessors) = predecessors;
+    }
+
+    /// Serves a table that was kept meanwhile.
+    pub(crate) fn catch_up(&self, kept: RouteTable) -> Result<(), Stalled> {
+        let mut in_force = lock(&self.in_force);
+        if kept == in_force.table {
+            return Ok(());
+        }
+        let (published, chosen) = prepare(kept, &self.resolver.current().given);
+        self.resolver.publish(chosen);
+        *in_force = published.clone();
+        self.ask(|done| Message::Serve(published.clone(), done))
+            .map(|_| ())
+    }
+
+    /// Lets the threads accept connections.
+    pub(crate) fn accept(&self) {
+        self.tell(|| Message::Accept);
+    }
+
+    /// Whether it was replaced and somebody else than its successor speaks.
+    pub(crate) fn is_deaf_to(&self, speaker: Speaker) -> bool {
+        speaker == Speaker::Anybody && lock(&self.draining).is_some()
     }
 
     /// Asks every thread, and waits for every answer. Each has a channel of its own: a shared one has a lock inside, and a
@@ -158,12 +220,18 @@ impl Hub {
     }
 
     /// Checks a table, keeps it for the next start, has every thread serve it.
-    pub(crate) fn publish(&self, document: &[u8]) -> Reply {
+    pub(crate) fn publish(&self, document: &[u8], speaker: Speaker) -> Reply {
         let table = match RouteTable::parse(document, &self.policy) {
             Ok(table) => table,
             Err(problems) => return Reply::Refused { problems },
         };
         let mut in_force = lock(&self.in_force);
+        // What is acknowledged must be served by all: only the edge in our place can promise that.
+        if self.is_deaf_to(speaker) {
+            return Reply::Failed {
+                what: REPLACED.to_owned(),
+            };
+        }
         let (old, new) = (in_force.table.generation(), table.generation());
         if new < old || (new == old && table != in_force.table) {
             let what = format!("{new}, but {old} is already served");
@@ -202,20 +270,19 @@ impl Hub {
         }
     }
 
-    /// Clients of the edge before this one may ask it one last time: it must not send them where nobody is any more.
+    /// Clients of the edges before this one may ask them one last time: they must not send them where nobody is any more.
     fn publish_before(&self, document: &[u8]) {
-        let mut predecessor = lock(&self.predecessor);
-        let Some(client) = predecessor.as_mut() else {
-            return;
-        };
-        match client.publish_document(document) {
-            Ok(_) => {}
+        lock(&self.predecessors).retain_mut(|client| match client.publish_document(document) {
+            Ok(_) => true,
             Err(cause @ (ClientError::Refused { .. } | ClientError::Failed { .. })) => {
-                tracing::warn!(%cause, "the edge before this one keeps its older routes");
+                tracing::warn!(%cause, pid = client.pid(), "an edge before this one keeps older routes; its connections end");
+                client.drain(DISOBEDIENT).is_ok()
             }
-            // It has exited.
-            Err(ClientError::Absent { .. } | ClientError::Broken(_)) => *predecessor = None,
-        }
+            Err(cause) => {
+                end_if_silent(client, &cause);
+                false
+            }
+        });
     }
 
     pub(crate) fn in_flight(&self, targets: Vec<String>) -> Result<Loads, Stalled> {
@@ -229,15 +296,18 @@ impl Hub {
         self.ask(|done| Message::InFlight(ids.clone(), done))?
             .into_iter()
             .for_each(&mut add);
-        let mut predecessor = lock(&self.predecessor);
-        if let Some(client) = predecessor.as_mut() {
-            let names: Vec<&str> = ids.iter().map(String::as_str).collect();
-            match client.in_flight(&names) {
-                Ok(loads) => add(loads),
-                // It has exited: nothing is in flight there.
-                Err(_) => *predecessor = None,
+        let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+        lock(&self.predecessors).retain_mut(|client| match client.in_flight(&names) {
+            Ok(loads) => {
+                add(loads);
+                true
             }
-        }
+            // It has exited, or does now: nothing is in flight there.
+            Err(cause) => {
+                end_if_silent(client, &cause);
+                false
+            }
+        });
         Ok(sum)
     }
 
@@ -255,21 +325,15 @@ impl Hub {
             connections: open.connections,
             upgrades: open.upgrades,
             is_draining: lock(&self.draining).is_some(),
-            predecessor: self.predecessor(),
+            predecessors: self.predecessors(),
         })
     }
 
-    /// The process of the edge this one replaced, while it lives.
-    fn predecessor(&self) -> Option<u32> {
-        let mut predecessor = lock(&self.predecessor);
-        let pid = predecessor
-            .as_mut()
-            .and_then(|client| client.status().ok())
-            .map(|s| s.pid);
-        if pid.is_none() {
-            *predecessor = None;
-        }
-        pid
+    /// The processes of the edges this one replaced, while they live.
+    fn predecessors(&self) -> Vec<u32> {
+        let mut predecessors = lock(&self.predecessors);
+        predecessors.retain_mut(|client| !matches!(client.status(), Err(ClientError::Broken(_))));
+        predecessors.iter().map(Client::pid).collect()
     }
 
     fn open(&self) -> Result<Open, Stalled> {
@@ -286,7 +350,11 @@ impl Hub {
         if limits.upgrades_ms == 0 {
             return self.stop(Duration::from_millis(limits.requests_ms));
         }
+        // After a publication that is under way: once this has been answered, nothing is acknowledged here any more.
+        let _unchanged = lock(&self.in_force);
         lock(&self.sockets).clear();
+        // The successor has found them too.
+        lock(&self.predecessors).clear();
         let mut draining = lock(&self.draining);
         match draining.as_mut() {
             None => {
@@ -326,9 +394,9 @@ impl Hub {
         self.hurry_before(limits);
     }
 
-    /// The edge before this one ends with it: nobody but this one knows of it.
+    /// The edges before this one end with it.
     fn hurry_before(&self, limits: DrainLimits) {
-        if let Some(client) = lock(&self.predecessor).as_mut() {
+        for client in lock(&self.predecessors).iter_mut() {
             // One that does not answer has exited.
             let _gone = client.drain(limits);
         }
@@ -358,9 +426,7 @@ impl Hub {
         // A second more than promised: those that ended just now are still closing.
         let requests_wait =
             open.connections > open.upgrades && elapsed_ms <= state.limits.requests_ms.saturating_add(1_000);
-        // The edge before this one is known to the next only through this one: what it still does must keep counting.
-        let upgrades_wait =
-            (open.upgrades > 0 || self.predecessor().is_some()) && elapsed_ms <= state.limits.upgrades_ms;
+        let upgrades_wait = open.upgrades > 0 && elapsed_ms <= state.limits.upgrades_ms;
         !requests_wait && !upgrades_wait
     }
 

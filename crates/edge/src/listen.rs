@@ -31,7 +31,7 @@ pub(crate) struct Tls {
     pub(crate) resolver: Arc<Resolver>,
 }
 
-/// Accepts until draining begins.
+/// Accepts from when it is told to until draining begins.
 pub(crate) async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
@@ -40,7 +40,8 @@ pub(crate) async fn accept(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
-        while worker.connections.get() >= worker.connections_max && worker.draining.get().is_none() {
+        let has_room = || worker.is_open.get() && worker.connections.get() < worker.connections_max;
+        while !has_room() && worker.draining.get().is_none() {
             worker.room.notified().await;
         }
         if worker.draining.get().is_some() {

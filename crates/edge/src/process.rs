@@ -3,7 +3,7 @@
 //! Lives here: starting the threads, taking over from an edge that runs, signals, exit.
 //! Does not live here: what a thread does (`worker`), noticing that one does not (`watchdog`).
 //! Invariant: the last good table is served before anybody speaks to us; the edge before us stops accepting only once we
-//! accept; a stalled thread ends the process, because the warden can replace a process but nobody can replace a thread.
+//! are about to; a stalled thread ends the process, because the warden can replace a process but nobody can replace a thread.
 
 use std::io;
 use std::net::TcpListener;
@@ -21,9 +21,9 @@ use tokio::task::LocalSet;
 use crate::certs::{Authority, CertificateError, Given};
 use crate::control::client::Client;
 use crate::control::protocol::DrainLimits;
-use crate::control::server;
+use crate::control::{place, server};
 use crate::disk::{self, LastGood};
-use crate::hub::{Handle, Hub, prepare};
+use crate::hub::{Handle, Hub, end_if_silent, prepare};
 use crate::listen::{Tls, accept};
 use crate::options::{Limits, Options, Scheme, Timeouts};
 use crate::table::RouteTable;
@@ -197,6 +197,11 @@ pub fn start(options: Options) -> Result<Running, Error> {
         path: control_socket.clone(),
         cause,
     })?;
+    let stalled = |stalled| Error::Threads(io::Error::other(stalled));
+    if let Some(kept) = kept_meanwhile(&state_dir, &hub) {
+        hub.catch_up(kept).map_err(stalled)?;
+    }
+    hub.accept();
     let serving = hub.clone();
     let control = std::thread::Builder::new()
         .name("edge-control".to_owned())
@@ -212,17 +217,33 @@ pub fn start(options: Options) -> Result<Running, Error> {
     })
 }
 
-/// Takes the control socket's name, and has the edge that had it drain: we accept already.
+/// Takes the control socket's name, and has every edge that lives drain: all threads are ready to accept.
 fn take_over(path: &Path, hub: &Hub) -> io::Result<UnixListener> {
-    let predecessor = Client::connect(path).ok();
-    let listener = server::bind(path)?;
-    if let Some(mut client) = predecessor {
-        match client.drain(DrainLimits::default()) {
-            Ok(()) => hub.follow(client),
-            Err(error) => tracing::warn!(%error, "the edge before this one does not drain"),
+    let turn = place::turn(path)?;
+    let living = place::living(path);
+    let listener = place::take(path, &turn)?;
+    let drains = |mut client: Client| match client.drain(DrainLimits::default()) {
+        Ok(()) => Some(client),
+        Err(cause) => {
+            tracing::warn!(%cause, pid = client.pid(), "an edge before this one does not drain");
+            end_if_silent(&client, &cause);
+            None
+        }
+    };
+    hub.follow(living.into_iter().filter_map(drains).collect());
+    Ok(listener)
+}
+
+/// What the edge before this one acknowledged after we had read what it kept.
+fn kept_meanwhile(state_dir: &Path, hub: &Hub) -> Option<RouteTable> {
+    match disk::load_table(state_dir, hub.policy()) {
+        Ok(LastGood::Table(table)) => Some(table),
+        Ok(LastGood::None) => None,
+        Ok(LastGood::Refused(_)) | Err(_) => {
+            tracing::warn!("the kept route table cannot be read again; the one read before is served");
+            None
         }
     }
-    Ok(listener)
 }
 
 /// Each request may need two descriptors: the client's and the instance's.
@@ -316,6 +337,7 @@ impl Running {
         for thread in self.threads.drain(..) {
             let _panicked = thread.join();
         }
+        place::leave(&self.control_socket);
         // Not joined: when another edge has taken the socket's name, nothing can wake it; it holds nothing.
         drop(self.control.take());
     }

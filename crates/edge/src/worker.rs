@@ -51,6 +51,8 @@ pub(crate) enum Message {
     Metrics(mpsc::Sender<Metrics>),
     /// How much is open?
     Open(mpsc::Sender<Open>),
+    /// Accept connections from now on.
+    Accept,
     /// Accept nothing any more; end connections as below.
     Drain(Ending),
 }
@@ -146,7 +148,9 @@ pub(crate) struct Worker {
     /// Connections this thread may have.
     pub(crate) connections_max: usize,
     pub(crate) connections: Cell<usize>,
-    /// Told when a connection ends, and when draining begins.
+    /// Before that, the edge whose place this one takes may still be told a newer table.
+    pub(crate) is_open: Cell<bool>,
+    /// Told when accepting begins, when a connection ends, and when draining begins.
     pub(crate) room: Notify,
     /// Told when a new table is served.
     pub(crate) changed: Notify,
@@ -208,6 +212,7 @@ impl Worker {
             limits,
             connections_max,
             connections: Cell::new(0),
+            is_open: Cell::new(false),
             room: Notify::new(),
             changed: Notify::new(),
             drain: Notify::new(),
@@ -277,6 +282,10 @@ impl Worker {
                     connections: self.connections.get() as u64,
                     upgrades,
                 });
+            }
+            Message::Accept => {
+                self.is_open.set(true);
+                self.room.notify_waiters();
             }
             Message::Drain(ending) => {
                 self.draining.set(Some(ending));

@@ -14,15 +14,11 @@ use super::operation::{Answer, Operation};
 use super::outcome::{Found, Outcome, Victim, Wrong};
 use super::state::{self, State};
 use super::world::{self, World};
-use crate::traffic::{Fault, Kind, Report, Trouble};
+use crate::traffic::{Fault, Report, Trouble};
 use crate::until;
 
 /// What belongs to nobody must be gone after this: the platform gives it 20 s, a loaded machine some more.
 pub(super) const LEFTOVER_GRACE: Duration = Duration::from_secs(90);
-
-/// For how long after `stoa up` a kept connection may lead to the edge of the dead warden: the traffic gives such a
-/// connection up after 20 s.
-const STALE: Duration = Duration::from_secs(20);
 
 /// Instances by name on the host: app and condition.
 pub(super) type Live = BTreeMap<String, (String, String)>;
@@ -212,23 +208,13 @@ impl Bench {
             let is_cut = matches!(trouble.fault, Fault::Failed | Fault::Truncated);
             // The latest: what an earlier one hit has mostly ended.
             let mut outages = self.outages.iter().rev();
-            let excuses = |out: &&Outage| {
-                (is_cut && trouble.begin < out.until && trouble.end > out.from) || is_stale(trouble, out)
-            };
+            let excuses = |out: &&Outage| is_cut && trouble.begin < out.until && trouble.end > out.from;
             match outages.find(excuses) {
                 Some(outage) => excuse(outcome, outage.victim, trouble),
                 None => found.push((Wrong::Traffic, trouble.to_string())),
             }
         }
     }
-}
-
-/// The edge that outlived its warden still answers the next request of each kept connection, by the table it had. It is
-/// counted and told; see `STALE`.
-fn is_stale(trouble: &Trouble, outage: &Outage) -> bool {
-    let is_kept = matches!(trouble.kind, Kind::KeepAlive | Kind::Http2);
-    let is_after = trouble.begin > outage.from && trouble.begin < outage.until + STALE;
-    outage.victim == Victim::Warden && trouble.fault == Fault::Misrouted && is_kept && is_after
 }
 
 fn excuse(outcome: &mut Outcome, victim: Victim, trouble: &Trouble) {

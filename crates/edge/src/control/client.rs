@@ -88,6 +88,12 @@ impl Client {
         })
     }
 
+    /// The process of the edge, as the kernel knows it; 0 when it does not say.
+    pub fn pid(&self) -> u32 {
+        let peer = rustix::net::sockopt::socket_peercred(self.stream.get_ref());
+        peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
     /// Has every thread serve the table; returns when all do.
     pub fn publish(&mut self, table: &Table) -> Result<Ack, ClientError> {
         let bytes = serde_json::to_vec(table).map_err(|e| ClientError::Broken(e.into()))?;
@@ -165,7 +171,8 @@ impl Client {
         }
     }
 
-    /// Has the edge stop accepting and exit when its connections have ended.
+    /// Has the edge stop accepting and exit when its connections have ended. From here on it obeys this client only, as the
+    /// one of its successor.
     pub fn drain(&mut self, limits: DrainLimits) -> Result<(), ClientError> {
         self.say(Order::Drain(limits))?;
         match self.hear(PATIENCE)? {

@@ -146,6 +146,7 @@ pub struct Status {
     pub upgrades: u64,
     /// Whether it is on its way out.
     pub is_draining: bool,
-    /// The edge it replaced, while that one still drains.
-    pub predecessor: Option<u32>,
+    /// The edges before it that still drain.
+    #[serde(default)]
+    pub predecessors: Vec<u32>,
 }

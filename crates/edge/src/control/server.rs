@@ -7,9 +7,7 @@
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +16,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::control::client::SOCKETS_MAX;
 use crate::control::protocol::{Envelope, Idle, Order, Reply, VERSION};
-use crate::hub::Hub;
+use crate::hub::{Hub, REPLACED, Speaker};
 use crate::table::Problem;
 
 /// Speakers at once: control, a person, the next edge.
@@ -35,21 +33,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A document so large that it is not even skipped.
 const SKIPPED_MAX: u64 = 1 << 30;
-
-/// Opens the socket under its final name, in place of whatever was there.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}", std::process::id()));
-    let unfinished = PathBuf::from(unfinished);
-    match std::fs::remove_file(&unfinished) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&unfinished)?;
-    std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&unfinished, path)?;
-    Ok(listener)
-}
 
 /// Answers speakers for as long as the process lives.
 pub(crate) fn serve(listener: &UnixListener, hub: &Arc<Hub>) {
@@ -90,6 +73,7 @@ fn converse(stream: UnixStream, hub: &Hub) -> io::Result<()> {
     stream.set_write_timeout(Some(SENTENCE))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
+    let mut speaker = Speaker::Anybody;
     loop {
         // Between sentences a speaker may be silent for ever; within one it may not.
         writer.set_read_timeout(None)?;
@@ -111,11 +95,16 @@ fn converse(stream: UnixStream, hub: &Hub) -> io::Result<()> {
         };
         match order {
             Order::Publish { bytes } => {
-                let reply = publish(&mut reader, bytes, hub)?;
+                let reply = publish(&mut reader, bytes, hub, speaker)?;
                 say(&mut writer, &reply)?;
             }
             Order::Handover => hand_over(&mut writer, hub)?,
-            other => say(&mut writer, &answer(other, hub))?,
+            Order::Drain(limits) => {
+                hub.drain(limits);
+                speaker = Speaker::Successor;
+                say(&mut writer, &Reply::Draining)?;
+            }
+            other => say(&mut writer, &answer(other, hub, speaker))?,
         }
     }
 }
@@ -133,7 +122,7 @@ fn failed(what: &str) -> Reply {
 }
 
 /// Reads the document and has it served.
-fn publish(reader: &mut BufReader<UnixStream>, bytes: u64, hub: &Hub) -> io::Result<Reply> {
+fn publish(reader: &mut BufReader<UnixStream>, bytes: u64, hub: &Hub, speaker: Speaker) -> io::Result<Reply> {
     if bytes > hub.policy().bytes_max as u64 {
         if bytes > SKIPPED_MAX {
             return Err(io::ErrorKind::InvalidData.into());
@@ -152,12 +141,16 @@ fn publish(reader: &mut BufReader<UnixStream>, bytes: u64, hub: &Hub) -> io::Res
     if (document.len() as u64) < bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(hub.publish(&document))
+    Ok(hub.publish(&document, speaker))
 }
 
-fn answer(order: Order, hub: &Hub) -> Reply {
+fn answer(order: Order, hub: &Hub, speaker: Speaker) -> Reply {
     match order {
-        Order::Publish { .. } | Order::Handover => failed("this order is answered elsewhere"),
+        Order::Publish { .. } | Order::Handover | Order::Drain(_) => {
+            failed("this order is answered elsewhere")
+        }
+        // It knows of its own requests only: whoever asks for all of them must ask the one that took its place.
+        Order::InFlight { .. } | Order::WaitIdle { .. } if hub.is_deaf_to(speaker) => failed(REPLACED),
         Order::InFlight { targets } => match hub.in_flight(targets) {
             Ok(loads) => Reply::InFlight(loads),
             Err(slow) => failed(&slow.to_string()),
@@ -171,10 +164,6 @@ fn answer(order: Order, hub: &Hub) -> Reply {
         Order::Status => hub
             .status()
             .map_or_else(|slow| failed(&slow.to_string()), Reply::Status),
-        Order::Drain(limits) => {
-            hub.drain(limits);
-            Reply::Draining
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 
 use edge::control::Client;
+use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
@@ -75,6 +76,17 @@ fn pid(process: &Process) -> Pid {
     Pid::from_child(&process.0)
 }
 
+/// The thread of that name.
+fn thread_of(process: &Process, name: &str) -> Option<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.0.id())).unwrap();
+    let named =
+        |path: &Path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    threads
+        .map(|thread| thread.unwrap().path())
+        .find(|path| named(path))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+}
+
 #[test]
 fn a_killed_edge_serves_its_last_table_and_no_connection_is_refused() {
     let (warden, backend) = (Warden::new(), Backend::start("b"));
@@ -139,7 +151,7 @@ fn an_edge_is_replaced_under_load_without_a_failed_request() {
         warden.socket = TcpListener::from(socket);
         let new = warden.start(&[]);
         let mut client = warden.client(&new);
-        assert_eq!(client.status().unwrap().predecessor, Some(old.0.id()));
+        assert!(client.status().unwrap().predecessors.contains(&old.0.id()));
         // What the edges before still do counts, however many there were.
         assert_eq!(client.in_flight(&["b"]).unwrap()["b"].upgrades, 1);
         retired.push(std::mem::replace(&mut old, new));
@@ -234,8 +246,8 @@ fn an_edge_that_was_replaced_lets_go_of_the_ports_and_ends_with_its_successor() 
     let websocket = websocket(warden.address);
     let mut second = warden.start(&[]);
     assert_eq!(
-        warden.client(&second).status().unwrap().predecessor,
-        Some(first.0.id())
+        warden.client(&second).status().unwrap().predecessors,
+        [first.0.id()]
     );
     // The handle of the one who plays the warden goes too: who still listens?
     let address = warden.address;
@@ -285,10 +297,82 @@ fn an_edge_that_was_replaced_learns_new_tables() {
     assert_eq!(client_of_first.get("a", "/").1.lines().next(), Some("old"));
     let second = warden.start(&[]);
     let mut control = warden.client(&second);
-    assert_eq!(control.status().unwrap().predecessor, Some(first.0.id()));
+    assert_eq!(control.status().unwrap().predecessors, [first.0.id()]);
     control.publish(&table(2, &[("a", &[&new])])).unwrap();
     // Its last request comes to where somebody is.
     assert_eq!(client_of_first.get("a", "/").1.lines().next(), Some("new"));
+}
+
+/// Its successor was killed, so that nobody leads from the one that serves to it but its own name.
+#[test]
+fn an_edge_whose_successor_was_killed_learns_new_tables() {
+    let (warden, old, new) = (Warden::new(), Backend::start("old"), Backend::start("new"));
+    let first = warden.start(&[]);
+    warden
+        .client(&first)
+        .publish(&table(1, &[("a", &[&old])]))
+        .unwrap();
+    let mut kept: Vec<Wire> = (0..3).map(|_| Wire::to(warden.address)).collect();
+    for wire in &mut kept {
+        assert_eq!(wire.get("a", "/").1.lines().next(), Some("old"));
+    }
+    let mut second = warden.start(&[]);
+    drop(warden.client(&second));
+    second.0.kill().unwrap();
+    second.0.wait().unwrap();
+    let third = warden.start(&[]);
+    let mut control = warden.client(&third);
+    assert_eq!(control.status().unwrap().predecessors, [first.0.id()]);
+    control.publish(&table(2, &[("a", &[&new])])).unwrap();
+    for wire in &mut kept {
+        assert_eq!(wire.get("a", "/").1.lines().next(), Some("new"));
+    }
+}
+
+/// Control and the next edge start together: what the old edge acknowledges until it is replaced must not be forgotten.
+#[test]
+fn a_table_acknowledged_while_the_next_edge_starts_is_served_by_it() {
+    let (warden, old, new) = (Warden::new(), Backend::start("old"), Backend::start("new"));
+    let first = warden.start(&[]);
+    let mut control = warden.client(&first);
+    control.publish(&table(1, &[("a", &[&old])])).unwrap();
+    let turn = std::fs::File::open(warden.path().join("edge.sock.lock")).unwrap();
+    rustix::fs::flock(&turn, FlockOperation::LockExclusive).unwrap();
+    let second = warden.start(&[]);
+    // Its threads are there, so it has read the table; now it waits for its turn.
+    wait_for("its threads", || thread_of(&second, "edge-1"));
+    control.publish(&table(2, &[("a", &[&new])])).unwrap();
+    drop(turn);
+    assert_eq!(warden.client(&second).status().unwrap().generation, 2);
+    assert_eq!(
+        Wire::to(warden.address).get("a", "/").1.lines().next(),
+        Some("new")
+    );
+}
+
+/// What it acknowledged would be unknown to the edge that serves.
+#[test]
+fn an_edge_that_was_replaced_obeys_its_successor_only() {
+    let (warden, old, new) = (Warden::new(), Backend::start("old"), Backend::start("new"));
+    let first = warden.start(&[]);
+    let mut control = warden.client(&first);
+    control.publish(&table(1, &[("a", &[&old])])).unwrap();
+    let mut kept = Wire::to(warden.address);
+    assert_eq!(kept.get("a", "/").1.lines().next(), Some("old"));
+    let second = warden.start(&[]);
+    drop(warden.client(&second));
+    let refused = [
+        control.publish(&table(2, &[("a", &[&new])])).unwrap_err(),
+        control.in_flight(&["old"]).unwrap_err(),
+        control
+            .wait_idle(&["old"], std::time::Duration::ZERO)
+            .unwrap_err(),
+    ];
+    for cause in refused {
+        assert!(cause.to_string().contains("another edge"), "{cause}");
+    }
+    assert_eq!(kept.get("a", "/").1.lines().next(), Some("old"));
+    assert_eq!(warden.client(&second).status().unwrap().generation, 1);
 }
 
 /// A thread of our own child that does not run while this lives.
@@ -332,15 +416,7 @@ fn a_stalled_thread_ends_the_process_and_leaves_a_dump() {
     let warden = Warden::new();
     let mut edge = warden.start(&[("STALLED_MS", "3000")]);
     drop(warden.client(&edge));
-    let threads = std::fs::read_dir(format!("/proc/{}/task", edge.0.id())).unwrap();
-    let worker: i32 = threads
-        .filter_map(|t| {
-            let path = t.unwrap().path();
-            let name = std::fs::read_to_string(path.join("comm")).unwrap();
-            (name.trim() == "edge-1").then(|| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
-        })
-        .next()
-        .unwrap();
+    let worker = thread_of(&edge, "edge-1").unwrap();
     let frozen = Frozen::new(worker);
     let exit = wait_for("the exit", || {
         frozen.see();
