@@ -1,9 +1,10 @@
 //! From the draft to steps: starting, routing, draining, stopping, forgetting.
 //!
-//! Invariants: what is routed is fit and neither draining nor about to; an instance is told to end only when the edge has
+//! Invariants: what is routed is fit and neither draining nor about to, unless nothing is fit: then it is what serves and
+//! still runs, for a failing check may be wrong about it (`docs/decisions/0009-unready-beats-nobody.md`); an instance is told to end only when the edge has
 //! let go of it, or its time is up; every step is said again until its effect is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::app::Serving;
 use model::{Condition, Instance, InstanceId, Millis, Name, Timestamp};
@@ -16,6 +17,9 @@ use super::{Cause, Decision, Routes, Step, Trial, Verdict, Why};
 const HISTORY: usize = 3;
 /// Ended jobs are remembered at least this long, so that whoever waits for one can read how it went.
 const JOB_MEMORY: Millis = Millis::seconds(3600);
+
+/// Instances by process type.
+type Backends = BTreeMap<Name, BTreeSet<InstanceId>>;
 
 impl<'a> View<'a> {
     /// The decision that the draft stands for.
@@ -31,7 +35,9 @@ impl<'a> View<'a> {
                 .into_iter()
                 .map(|instance| Step::Remove { instance }),
         );
-        let routes = self.routes(&lives);
+        let (instances, resorts) = self.backends(&lives);
+        self.why.extend(resorts);
+        let routes = self.routes(&lives, instances);
         let changes: Vec<Timestamp> = lives.iter().filter_map(|life| self.next_change(life)).collect();
         self.looks.extend(changes);
         Decision {
@@ -104,8 +110,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn routes(&self, lives: &[Life<'a>]) -> Routes {
-        let instances = self.backends(lives);
+    fn routes(&self, lives: &[Life<'a>], instances: Backends) -> Routes {
         let to = self.facts.app.rollout.as_ref().map(|rollout| rollout.to);
         let is_tried = |life: &&Life<'_>| {
             let mut routed = instances.values();
@@ -122,8 +127,9 @@ impl<'a> View<'a> {
         }
     }
 
-    fn backends(&self, lives: &[Life<'a>]) -> BTreeMap<Name, std::collections::BTreeSet<InstanceId>> {
-        let mut backends: BTreeMap<Name, std::collections::BTreeSet<InstanceId>> = BTreeMap::new();
+    /// Who gets requests, and where that is the last resort.
+    fn backends(&self, lives: &[Life<'a>]) -> (Backends, Vec<Why>) {
+        let mut backends = Backends::new();
         for life in lives {
             let is_draining = matches!(life.instance.condition, Condition::Draining { .. });
             let is_wanted = self.is_fit(life) && !self.retired.contains_key(&life.id());
@@ -135,7 +141,29 @@ impl<'a> View<'a> {
                     .insert(life.id());
             }
         }
-        backends
+        let mut resorts = Backends::new();
+        for life in lives.iter().filter(|life| self.is_last_resort(life)) {
+            let has_better = mutant!(UnreadyBesideReady, false, backends.contains_key(life.service));
+            if !mutant!(NoLastResort, true, has_better) {
+                resorts.entry(life.service.clone()).or_default().insert(life.id());
+            }
+        }
+        let whys = resorts.iter().map(|(service, lives)| Why::NoneReady {
+            service: service.clone(),
+            instances: lives.len(),
+        });
+        let whys = whys.collect();
+        for (service, lives) in resorts {
+            backends.entry(service).or_default().extend(lives);
+        }
+        (backends, whys)
+    }
+
+    /// Whether it may get requests when nobody of its service is fit: it serves, was ready, and runs on.
+    fn is_last_resort(&self, life: &Life<'a>) -> bool {
+        let is_unready = matches!(life.instance.condition, Condition::Unready { .. });
+        let serves = self.facts.app.serving == Some(life.owner);
+        is_unready && serves && self.has_port(life) && !self.retired.contains_key(&life.id())
     }
 
     /// When time alone changes what a life means.

@@ -653,6 +653,16 @@ impl World {
         self.rows.values().filter_map(seen).collect()
     }
 
+    /// It serves, was ready, and goes on.
+    fn is_last_resort(&self, seen: &Seen) -> bool {
+        let is_unready = matches!(seen.condition, Condition::Unready { .. });
+        let has_port = self.releases[&seen.owner.release]
+            .services
+            .get(&seen.service)
+            .is_none_or(|service| service.port.is_some());
+        is_unready && self.app.serving == Some(seen.owner) && has_port && !seen.leaves
+    }
+
     fn count(&self, owner: Serving, service: &Name) -> u16 {
         let wanted = self.releases[&owner.release].services.get(service);
         wanted.map_or(0, |wanted| {
@@ -667,12 +677,21 @@ impl World {
                 .iter()
                 .find(|seen| seen.id == *id)
                 .ok_or("routed to nothing")?;
-            if !row.is_fit || row.leaves {
+            let routed = &decision.routes.instances[&row.service];
+            let has_better = seen
+                .iter()
+                .any(|other| other.is_fit && routed.contains(&other.id));
+            if row.leaves || !row.is_fit && (has_better || !self.is_last_resort(row)) {
                 return Err(format!(
-                    "routed to {id}, which is {:?}, leaving: {}",
+                    "routed to {id}, which is {:?}, leaving: {}, with better ones: {has_better}",
                     row.condition, row.leaves
                 ));
             }
+        }
+        let nobody = |seen: &&Seen| !decision.routes.instances.contains_key(&seen.service);
+        let left_out = |seen: &&Seen| !self.app.deleting && self.is_last_resort(seen);
+        if let Some(row) = seen.iter().filter(nobody).find(left_out) {
+            return Err(format!("nobody gets requests, though {} served and runs", row.id));
         }
         for start in starts_of(decision) {
             let owner = Serving {
@@ -1222,6 +1241,8 @@ fn every_mutant_is_found() {
         Mutant::ForgetHold,
         Mutant::RestartStep,
         Mutant::ForgetShare,
+        Mutant::NoLastResort,
+        Mutant::UnreadyBesideReady,
     ] {
         MUTANT.set(Some(mutant));
         let found = (1..=1000).find_map(|seed| live_through(seed).err().map(|why| (seed, why)));

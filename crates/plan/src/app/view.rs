@@ -50,6 +50,8 @@ pub(super) enum Mutant {
     ForgetHold,
     RestartStep,
     ForgetShare,
+    NoLastResort,
+    UnreadyBesideReady,
 }
 
 #[cfg(test)]

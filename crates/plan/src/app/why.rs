@@ -70,6 +70,13 @@ pub enum Why {
         /// How many.
         instances: usize,
     },
+    /// No instance is ready: requests go to those that were and still run, rather than to nobody.
+    NoneReady {
+        /// Their process type.
+        service: Name,
+        /// How many.
+        instances: usize,
+    },
     /// Nobody answers: what was there has to be gone before anything new may start.
     Gap {
         /// Instances that are not gone yet; none when it waits for the new ones only.
@@ -119,6 +126,12 @@ impl fmt::Display for Why {
                 wait,
             } => {
                 write!(f, "{service}.{index} starts again in {wait} (attempt {attempt})")
+            }
+            Self::NoneReady { service, instances } => {
+                write!(
+                    f,
+                    "no instance of {service} is ready; requests go to {instances} that still run"
+                )
             }
             Self::HoldingBack { service, instances } => {
                 write!(f, "{service}: {instances} stay until others are ready")
