@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{INTERNET, PATIENCE, on_a_host, populate, run, within};
@@ -394,6 +394,62 @@ fn a_taken_address_is_reported_and_taken_over_when_free() {
         });
         drop(squatter);
         wait_for("the gate", || server.status().serving.contains(&one.gateway));
+    });
+}
+
+/// One question, asked once: nobody may be between two servers.
+fn ask_once(server: Ipv4Addr, name: &str) -> Option<Answer> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.connect((server, 53)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send(&question(name, TYPE::A.into())).ok()?;
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer).ok()?;
+    Some(read(&buffer[..length]))
+}
+
+#[test]
+fn a_server_is_replaced_without_an_unanswered_question() {
+    const REPLACEMENTS: usize = 20;
+    on_a_host(|host| {
+        let networks = host.networks("dnsr");
+        let (one, first) = populate(&networks, "one", &["a"]);
+        let zones = Zones {
+            networks: vec![zone(&one, &[first[0].ip])],
+        };
+        publish(&host.dir.path().join("zones.json"), &zones).unwrap();
+        let mut server = start(host.dir.path());
+        wait_for("the gate", || server.status().serving.contains(&one.gateway));
+        let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                within(&first[0].netns_path, || {
+                    while !stop.load(Ordering::SeqCst) {
+                        let found = ask_once(one.gateway, "web.shop.internal");
+                        assert_eq!(found, Some((RCODE::NoError, vec![first[0].ip])));
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            });
+            let goes_on = |more: usize| {
+                let goal = answered.load(Ordering::SeqCst) + more;
+                wait_for("more answers", || {
+                    answered.load(Ordering::SeqCst) >= goal || asking.is_finished()
+                });
+            };
+            for _ in 0..REPLACEMENTS {
+                goes_on(20);
+                let next = start(host.dir.path());
+                // It listens while the one before it does.
+                wait_for("the next gate", || next.status().serving.contains(&one.gateway));
+                goes_on(20);
+                server = next;
+            }
+            goes_on(20);
+            stop.store(true, Ordering::SeqCst);
+            asking.join().unwrap();
+        });
+        drop(server);
     });
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Lives here: binding, receiving, sending, limits, and following the zones file.
 //! Does not live here: what is answered (`answer`), names (`zones`), asking others (`upstream`).
-//! Invariants: a question from outside its network's subnet gets silence (N63); every wait has an end; a zones file
+//! Invariants: two servers may listen at once, for the next one must be there before this one goes, and what this one has
+//! received it answers; a question from outside its network's subnet gets silence (N63); every wait has an end; a zones file
 //! that cannot be read changes nothing.
 
 use std::cell::{Cell, RefCell};
@@ -17,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::inotify;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -31,6 +32,8 @@ use super::zones::{self, Index, Zones};
 use crate::NetError;
 
 const PORT: u16 = 53;
+/// The discard port, from which no question comes.
+const NOBODY: u16 = 9;
 /// Questions of one network that may wait for others at a time: one network must not use up everybody's.
 const FORWARDS_PER_NETWORK: usize = 64;
 const CONNECTIONS_PER_NETWORK: usize = 64;
@@ -115,6 +118,8 @@ struct Site {
 /// One gateway being served.
 struct Gate {
     index: Rc<RefCell<Rc<Index>>>,
+    udp: Rc<UdpSocket>,
+    desk: Desk,
     tasks: [AbortHandle; 2],
 }
 
@@ -161,7 +166,10 @@ impl Site {
             }
         }
         // The gates hold tasks that hold us.
-        self.gates.borrow_mut().clear();
+        let gates = std::mem::take(&mut *self.gates.borrow_mut());
+        for (gateway, gate) in &gates {
+            gate.answer_what_waits(*gateway);
+        }
     }
 
     /// Take over a new zones file, and try again what could not be bound.
@@ -202,7 +210,7 @@ impl Site {
     }
 
     fn open(self: &Rc<Self>, gateway: Ipv4Addr, index: Rc<Index>) -> io::Result<Gate> {
-        let udp = UdpSocket::from_std(bind(gateway, SocketType::DGRAM)?.into())?;
+        let udp = Rc::new(UdpSocket::from_std(bind(gateway, SocketType::DGRAM)?.into())?);
         let tcp = bind(gateway, SocketType::STREAM)?;
         rustix::net::listen(&tcp, BACKLOG)?;
         let tcp = TcpListener::from_std(tcp.into())?;
@@ -214,10 +222,39 @@ impl Site {
             site: Rc::clone(self),
         };
         let tasks = [
-            spawn_local(by_udp(Rc::new(udp), desk.clone())).abort_handle(),
-            spawn_local(by_tcp(tcp, desk)).abort_handle(),
+            spawn_local(by_udp(Rc::clone(&udp), desk.clone())).abort_handle(),
+            spawn_local(by_tcp(tcp, desk.clone())).abort_handle(),
         ];
-        Ok(Gate { index, tasks })
+        Ok(Gate {
+            index,
+            udp,
+            desk,
+            tasks,
+        })
+    }
+}
+
+impl Gate {
+    /// The kernel shares questions out between servers and gives none of them to another one later. A socket with a peer
+    /// gets no new ones; those it has are answered. What needs another resolver is asked again by whoever asked.
+    fn answer_what_waits(&self, gateway: Ipv4Addr) {
+        // Where that fails, the address is gone and nobody asks.
+        let _unasked = rustix::net::connect(&self.udp, &SocketAddrV4::new(gateway, NOBODY));
+        let mut buffer = vec![0; LARGEST_QUESTION];
+        while let Ok((length, Some(asker))) = self.receive(&mut buffer) {
+            let query = buffer.get(..length).filter(|_| self.desk.is_welcome(asker.ip()));
+            let verdict = query.map(|query| self.desk.decide(query, Transport::Udp));
+            if let Some(Verdict::Answer(answer)) = verdict {
+                // An asker that is gone needs no answer.
+                let _gone = rustix::net::sendto(&self.udp, &answer, SendFlags::DONTWAIT, &asker);
+            }
+        }
+    }
+
+    /// Not through the runtime, which may not have heard yet that something came.
+    fn receive(&self, buffer: &mut [u8]) -> rustix::io::Result<(usize, Option<SocketAddr>)> {
+        let (_, length, asker) = rustix::net::recvfrom(&self.udp, buffer, RecvFlags::DONTWAIT)?;
+        Ok((length, asker.and_then(|asker| SocketAddr::try_from(asker).ok())))
     }
 }
 
@@ -326,6 +363,8 @@ fn bind(gateway: Ipv4Addr, kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Only processes of the same user may share it.
+    sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_ip_freebind(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(gateway, PORT))?;
     Ok(socket)
