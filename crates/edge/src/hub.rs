@@ -20,6 +20,7 @@ use crate::certs::Given;
 use crate::control::client::{Client, ClientError};
 use crate::control::protocol::{Ack, DrainLimits, Reply, Status};
 use crate::disk;
+use crate::planted::{self, Safeguard};
 use crate::record::Metrics;
 use crate::route::Index;
 use crate::table::{Policy, Problem, RouteTable};
@@ -223,7 +224,12 @@ impl Hub {
     pub(crate) fn publish(&self, document: &[u8], speaker: Speaker) -> Reply {
         let table = match RouteTable::parse(document, &self.policy) {
             Ok(table) => table,
-            Err(problems) => return Reply::Refused { problems },
+            Err(problems) => {
+                if planted::is_off(Safeguard::LastGoodTable) {
+                    self.serve_what_can_be_read(document);
+                }
+                return Reply::Refused { problems };
+            }
         };
         let mut in_force = lock(&self.in_force);
         // What is acknowledged must be served by all: only the edge in our place can promise that.
@@ -268,6 +274,24 @@ impl Hub {
                 what: stalled.to_string(),
             },
         }
+    }
+
+    /// Without the safeguard of the last good table.
+    fn serve_what_can_be_read(&self, document: &[u8]) {
+        let Ok(table) = serde_json::from_slice(document) else {
+            return;
+        };
+        let policy = Policy {
+            bytes_max: usize::MAX,
+            ..self.policy.clone()
+        };
+        let (published, _) = prepare(
+            RouteTable::in_part(table, &policy),
+            &self.resolver.current().given,
+        );
+        *lock(&self.in_force) = published.clone();
+        // A thread that stalls is not what is tried here.
+        let _stalled = self.ask(|done| Message::Serve(published.clone(), done));
     }
 
     /// Clients of the edges before this one may ask them one last time: they must not send them where nobody is any more.
@@ -355,6 +379,9 @@ impl Hub {
         lock(&self.sockets).clear();
         // The successor has found them too.
         lock(&self.predecessors).clear();
+        if planted::is_off(Safeguard::Draining) {
+            return self.stop(Duration::ZERO);
+        }
         let mut draining = lock(&self.draining);
         match draining.as_mut() {
             None => {

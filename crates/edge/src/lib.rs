@@ -24,6 +24,7 @@ mod listen;
 mod options;
 mod path;
 mod pick;
+pub mod planted;
 mod process;
 mod record;
 mod relay;

@@ -284,6 +284,23 @@ impl RouteTable {
         }
     }
 
+    /// What is right in it. Nobody may serve that: see `planted`.
+    pub(crate) fn in_part(mut table: Table, policy: &Policy) -> RouteTable {
+        table.services.retain(|service| {
+            let fits = |target: &Target| {
+                policy
+                    .target_nets
+                    .iter()
+                    .any(|net| net.contains(target.addr.ip()))
+            };
+            service.targets.iter().all(fits)
+        });
+        table
+            .routes
+            .retain(|route| table.services.iter().any(|service| service.id == route.service));
+        RouteTable(table)
+    }
+
     /// What it says.
     pub fn table(&self) -> &Table {
         &self.0

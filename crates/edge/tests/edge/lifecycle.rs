@@ -16,14 +16,14 @@ use crate::publishing::Load;
 use crate::support::{Backend, Wire, route, status, table, wait_for};
 
 /// Plays the warden: holds a listening socket and starts edges on it.
-struct Warden {
+pub struct Warden {
     dir: tempfile::TempDir,
     socket: TcpListener,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 /// An edge in a process of its own, killed at the end of the test.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -33,7 +33,7 @@ impl Drop for Process {
 }
 
 impl Warden {
-    fn new() -> Warden {
+    pub fn new() -> Warden {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         Warden {
@@ -43,16 +43,16 @@ impl Warden {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    fn start(&self, env: &[(&str, &str)]) -> Process {
+    pub fn start(&self, env: &[(&str, &str)]) -> Process {
         spawn(self.path(), &self.socket, env)
     }
 
     /// A client of the edge with that process.
-    fn client(&self, edge: &Process) -> Client {
+    pub fn client(&self, edge: &Process) -> Client {
         wait_for("the edge's control socket", || {
             let mut client = Client::connect(&self.path().join("edge.sock")).ok()?;
             (client.status().ok()?.pid == edge.0.id()).then_some(client)
@@ -128,8 +128,12 @@ fn a_broken_last_table_is_set_aside() {
 
 #[test]
 fn an_edge_is_replaced_under_load_without_a_failed_request() {
+    replaced_under_load(&[]);
+}
+
+pub fn replaced_under_load(env: &[(&str, &str)]) {
     let (mut warden, backend) = (Warden::new(), Backend::start("b"));
-    let mut old = warden.start(&[]);
+    let mut old = warden.start(env);
     let mut published = table(1, &[("a", &[&backend])]);
     published.routes.push(route("ws", "/", "a"));
     warden.client(&old).publish(&published).unwrap();
@@ -149,7 +153,7 @@ fn an_edge_is_replaced_under_load_without_a_failed_request() {
         let (name, socket) = sockets.pop().unwrap();
         assert_eq!(name, "http0");
         warden.socket = TcpListener::from(socket);
-        let new = warden.start(&[]);
+        let new = warden.start(env);
         let mut client = warden.client(&new);
         assert!(client.status().unwrap().predecessors.contains(&old.0.id()));
         // What the edges before still do counts, however many there were.

@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edge::planted::Safeguard;
 use edge::{Listener, Options, Scheme};
 
 fn main() {
@@ -32,6 +33,9 @@ fn main() {
     options.policy.target_nets = vec!["127.0.0.0/8".parse().unwrap()];
     if let Ok(ms) = std::env::var("STALLED_MS") {
         options.timeouts.stalled = Duration::from_millis(ms.parse().unwrap());
+    }
+    if let Ok(name) = std::env::var("WITHOUT") {
+        edge::planted::switch_off(Safeguard::named(&name).unwrap());
     }
     edge::run(options).unwrap();
 }
