@@ -1,122 +1,21 @@
 //! The platform itself is replaced while it serves: no failed request, no workload that notices, and a way back.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use journeys::process::{self, Process};
+use journeys::platform::Platform;
+use journeys::process;
 use journeys::traffic::{Load, Traffic};
-use journeys::{Answer, Application, PATIENCE, Stoa, holds, until};
+use journeys::{PATIENCE, Stoa, holds, until};
 
 const UPGRADES: usize = 3;
 /// Each kind must have been at work all the time, or nothing is proven.
 const EXCHANGES_AT_LEAST: u64 = 3;
 /// The load goes on for so long before each upgrade and after the last: a slow answer (2.5 s) then spans each of them.
 const WORK: Duration = Duration::from_secs(2);
-
-struct World {
-    stoa: Stoa,
-    app: Application,
-    workloads: BTreeSet<Process>,
-}
-
-/// A Stoa with two instances of the probe.
-fn world(name: &str) -> Result<World> {
-    let stoa = Stoa::start(name)?;
-    let app = Application::copy("probe", stoa.root())?;
-    app.replace("stoa.toml", "port = 8080", "port = 8080\nscale = 2")?;
-    stoa.deploy(&app)?.ok()?;
-    let workloads = until("two workloads", PATIENCE, || {
-        let found: BTreeSet<Process> = stoa.members("python3 server.py").into_iter().collect();
-        Ok(Some(found).filter(|found| found.len() == 2))
-    })?;
-    Ok(World { stoa, app, workloads })
-}
-
-impl World {
-    fn traffic(&self) -> Result<Traffic> {
-        let http = self.stoa.listeners().http;
-        Traffic::start(http, &self.app.host(), "1", Load::usual())
-    }
-
-    fn upgrade(&self, to: &Path) -> Result<Answer> {
-        let (to, data) = (to.to_string_lossy(), self.stoa.data_dir());
-        self.stoa.cli(&[
-            "server",
-            "upgrade",
-            "--to",
-            &to,
-            "--data-dir",
-            &data.to_string_lossy(),
-        ])
-    }
-
-    /// The warden's program is that file, and so is that of its control and of its newest edge.
-    fn runs_from(&self, file: &Path) -> Result<bool> {
-        let warden = self.stoa.warden()?;
-        let parts = process::children(warden.pid);
-        let newest = |role: &str| {
-            let word = format!("__{role}");
-            let of_role = parts
-                .iter()
-                .filter(|part| part.line.split(' ').any(|one| one == word));
-            of_role.max_by_key(|part| (part.started, part.pid)).cloned()
-        };
-        let (Some(edge), Some(control)) = (newest("edge"), newest("control")) else {
-            return Ok(false);
-        };
-        let is_it = |process: &Process| {
-            fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == file)
-        };
-        Ok([&warden, &edge, &control].into_iter().all(is_it))
-    }
-
-    fn nothing_noticed(&self) -> Result<()> {
-        for workload in &self.workloads {
-            ensure!(workload.is_alive(), "a workload lost its process: {workload:?}");
-        }
-        let now: BTreeSet<Process> = self.stoa.members("python3 server.py").into_iter().collect();
-        ensure!(now == self.workloads, "other workloads run: {now:?}");
-        self.stoa.cli(&["status"])?.ok()?;
-        Ok(())
-    }
-
-    fn deploys(&self) -> Result<()> {
-        self.app
-            .replace("stoa.toml", "VERSION = \"1\"", "VERSION = \"2\"")?;
-        self.stoa.deploy(&self.app)?.ok()?.says("v2")?;
-        ensure!(
-            self.stoa.get(&self.app.host(), "/")?.text() == "2",
-            "v2 does not serve"
-        );
-        Ok(())
-    }
-
-    fn binary(&self) -> Result<PathBuf> {
-        let warden = self.stoa.warden()?;
-        fs::read_link(format!("/proc/{}/exe", warden.pid)).context("the warden has no program")
-    }
-
-    /// A program that does as the real one but for one of its words.
-    fn broken(&self, word: &str, instead: &str) -> Result<PathBuf> {
-        let path = self
-            .stoa
-            .root()
-            .join(format!("broken-{}", word.trim_start_matches('_')));
-        let real = self.binary()?;
-        let script = format!(
-            "#!/bin/sh\nif [ \"$1\" = {word} ]; then {instead}; fi\nexec {} \"$@\"\n",
-            real.display()
-        );
-        fs::write(&path, script)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Ok(path)
-    }
-}
 
 /// No exchange failed, and every kind was at work.
 fn nothing_failed(traffic: Traffic) -> Result<()> {
@@ -136,25 +35,15 @@ fn nothing_failed(traffic: Traffic) -> Result<()> {
 
 #[test]
 fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> {
-    let world = world("upgrade")?;
+    let world = Platform::start("upgrade")?;
     let warden = world.stoa.warden()?;
     let real = world.binary()?;
-    let traffic = world.traffic()?;
+    let traffic = world.traffic(Load::usual())?;
     for number in 1..=UPGRADES {
         let copy = world.stoa.root().join(format!("stoa-{number}"));
         fs::copy(&real, &copy)?;
         thread::sleep(WORK);
-        world.upgrade(&copy)?.ok()?.says("runs from")?;
-        ensure!(
-            world.runs_from(&copy)?,
-            "not everything runs from {}",
-            copy.display()
-        );
-        ensure!(
-            world.stoa.warden()?.started == warden.started,
-            "the warden is another process"
-        );
-        world.nothing_noticed()?;
+        world.becomes(&copy)?;
     }
     thread::sleep(WORK);
     nothing_failed(traffic)?;
@@ -195,9 +84,9 @@ fn the_platform_is_upgraded_under_load_without_a_failed_request() -> Result<()> 
 
 #[test]
 fn a_binary_that_does_not_work_is_not_kept() -> Result<()> {
-    let world = world("upgrade-broken")?;
+    let world = Platform::start("upgrade-broken")?;
     let real = world.binary()?;
-    let traffic = world.traffic()?;
+    let traffic = world.traffic(Load::usual())?;
     let text = world.stoa.root().join("text");
     fs::write(&text, "not a program")?;
     let missing = world.stoa.root().join("missing");
@@ -254,9 +143,9 @@ sys.exit(4)' "$2""#;
 
 #[test]
 fn a_migration_by_a_binary_that_does_not_work_is_undone() -> Result<()> {
-    let world = world("upgrade-undone")?;
+    let world = Platform::start("upgrade-undone")?;
     let real = world.binary()?;
-    let traffic = world.traffic()?;
+    let traffic = world.traffic(Load::usual())?;
     thread::sleep(WORK);
     let answer = world.upgrade(&world.broken("__control", MIGRATES)?)?;
     ensure!(answer.code == 1, "it was taken: {answer:?}");

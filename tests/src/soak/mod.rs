@@ -1,10 +1,11 @@
 //! Long trials of one real Stoa under traffic: the short ones are journeys, the long ones `cargo xtask soak`.
 //!
-//! Lives here: chance that can be repeated. Does not live here: the trials (`kill`, `deploys`).
+//! Lives here: chance that can be repeated. Does not live here: the trials (`kill`, `deploys`, `edge`).
 //! Invariant: everything random comes from a seed that is printed.
 
 mod compare;
 pub mod deploys;
+pub mod edge;
 pub mod kill;
 mod operation;
 mod outcome;

@@ -4,6 +4,7 @@
 //! Invariant: what is found is printed with what replays it, and makes the command fail.
 
 mod deploys;
+mod edge;
 mod kill;
 mod sim;
 
@@ -22,6 +23,11 @@ const SOAKS: &[(&str, &str, Soak)] = &[
         "deploys",
         "deploys good and bad, by all strategies without a gap, under traffic [--deploys N] [--exchanges N] [--load X]",
         deploys::run,
+    ),
+    (
+        "edge",
+        "edges replaced and the platform upgraded under traffic [--replacements N] [--upgrades N] [--load X]",
+        edge::run,
     ),
     (
         "kill",
