@@ -161,12 +161,14 @@ impl fmt::Display for Outcome {
                 let tally = report.tallies.get(&kind);
                 tally.map_or(0.0, |tally| tally.quantile(0.99).as_secs_f64() * 1000.0)
             };
-            let (before, during) = (p99_ms(&self.before), p99_ms(&self.during));
+            let [before, during, between] = [&self.before, &self.during, &self.between].map(p99_ms);
             writeln!(
                 f,
-                "{}: p99 {before:.1} ms before, {during:.1} ms during replacements, ratio {:.2} (goal 2)",
+                "{}: p99 {before:.1} ms before, {between:.1} ms between replacements, {during:.1} ms during; ratio {:.2} to \
+                 before (goal 2), {:.2} to between",
                 kind.name(),
-                during / before
+                during / before,
+                during / between
             )?;
         }
         write!(

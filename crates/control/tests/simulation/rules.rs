@@ -139,7 +139,8 @@ pub fn table(
                     "requests go to i{uid} of {label}, which was rejected: {why}"
                 ));
             }
-            if !is_ready(row) || !is_healthy(&seen, target.id) && !is_adopted(row, moment) {
+            let is_fit = is_ready(row) && (is_healthy(&seen, target.id) || is_adopted(row, moment));
+            if !is_fit && !is_last_resort(mirror, &mirror.apps[app], service, row) {
                 let phase = seen.get(&target.id);
                 return Err(format!(
                     "i{uid} gets requests, but it is {:?} and {phase:?}",
@@ -163,6 +164,18 @@ pub fn table(
         floor(mirror, &app, &seen, (old, new), moment)?;
     }
     Ok(())
+}
+
+/// When nobody of its service is ready, requests go to what serves, was ready and still runs.
+fn is_last_resort(mirror: &Mirror, app: &App, routed: &RoutedService, row: &Instance) -> bool {
+    let serves = |app: &App| app.serving.is_some_and(|serving| is_of(row, serving));
+    let mut others = routed
+        .targets
+        .iter()
+        .filter_map(|target| mirror.instances.get(&target.id));
+    matches!(row.condition, Condition::Unready { .. })
+        && mirror.versions(app).any(serves)
+        && !others.any(is_ready)
 }
 
 /// What came back from the middle of a rollout holds ready instances back while its own are missing: the floor is worth

@@ -97,7 +97,7 @@ fn fail(
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut out = stream;
-    let mut ask = |reader: &mut BufReader<TcpStream>| -> std::io::Result<bool> {
+    let ask = |reader: &mut BufReader<TcpStream>| -> std::io::Result<bool> {
         let Some(head) = read_head(reader)? else {
             return Ok(false);
         };
