@@ -43,6 +43,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         data_dir: places.data.clone(),
         mark,
         toolchains: toolchains(),
+        epoch: store.epoch(),
         zones: places.zones(),
     })
     .map_err(|cause| Failure::new(chain(&cause), cause.next()))?;

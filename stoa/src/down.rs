@@ -38,6 +38,8 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
         data_dir: places.data.clone(),
         mark,
         toolchains: Vec::new(),
+        // Whatever the newest is, this goes above it: it holds the lock of the data directory.
+        epoch: 0,
         zones: places.zones(),
     };
     let ended = Host::open(options).and_then(Host::destroy);

@@ -48,6 +48,8 @@ pub struct Options {
     pub mark: String,
     /// Toolchains outside `/usr` that the `host` image shows: name and directory.
     pub toolchains: Vec<(String, PathBuf)>,
+    /// Which opening of the store this is: older ones are refused from here on.
+    pub epoch: u64,
     /// Where the names of the private networks are published for the discovery DNS.
     pub zones: PathBuf,
 }
@@ -74,7 +76,8 @@ impl Host {
     /// When the host lacks something; the message says what.
     pub fn open(options: Options) -> Result<Self, EngineError> {
         let dir = |name: &str| options.data_dir.join(name);
-        let runtime = Runtime::open(&dir("instances"), &options.mark).map_err(host("open the instances"))?;
+        let runtime = Runtime::open(&dir("instances"), &options.mark, options.epoch)
+            .map_err(host("open the instances"))?;
         let images = Images::open(&dir("images")).map_err(host("open the images"))?;
         let mark: Mark = options.mark.parse().map_err(host("read the mark"))?;
         let networks =
@@ -101,10 +104,15 @@ impl Host {
         Ok(opened)
     }
 
+    /// Refuses when a newer control is at work: this one was away (stopped, swapped out) and knows nothing any more.
+    fn owned(&self) -> Result<(), EngineError> {
+        self.runtime.owned().map_err(host("change anything"))
+    }
+
     /// Repairs, every now and then, what somebody else removed (firewall rules, links), and lets the pool grow.
     fn mend(&self) {
         let mut mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
-        if mended.elapsed() < MEND_EVERY {
+        if mended.elapsed() < MEND_EVERY || self.owned().is_err() {
             return;
         }
         *mended = Instant::now();
@@ -159,12 +167,14 @@ impl Engine for Host {
         volumes::capabilities(self)
     }
     fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
+        self.owned()?;
         instances::ensure(self, workload)
     }
     fn stop(&self, id: InstanceId, grace: Duration) -> Result<(), EngineError> {
         instances::stop(self, id, grace)
     }
     fn remove(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.owned()?;
         instances::remove(self, id)
     }
     fn observe(&self) -> Result<Vec<Observed>, EngineError> {
@@ -184,10 +194,12 @@ impl Engine for Host {
         logs::query(&self.options.data_dir.join("logs"), query)
     }
     fn collect_logs(&self, keep: &BTreeSet<String>) -> Result<(), EngineError> {
+        self.owned()?;
         logs::collect(&self.options.data_dir.join("logs"), keep)
     }
 
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
+        self.owned()?;
         names::publish(self, names)
     }
     fn fetch_image(&self, request: &FetchImage<'_>, lines: LineSink<'_>) -> Result<ImageDigest, EngineError> {
@@ -205,6 +217,7 @@ impl Engine for Host {
             .map_err(error::image(name_or_digest))
     }
     fn collect_images(&self, keep: &[ImageDigest]) -> Result<u64, EngineError> {
+        self.owned()?;
         images::collect(self, keep)
     }
     fn unpack_source(&self, archive: &Path, into: &Path) -> Result<(), EngineError> {
@@ -214,15 +227,19 @@ impl Engine for Host {
         builds::step(self, step, lines)
     }
     fn create_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.owned()?;
         volumes::create(self, name)
     }
     fn clone_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        self.owned()?;
         self.pool.clone(from, to).map(drop).map_err(error::volume(to))
     }
     fn rename_volume(&self, from: &str, to: &str) -> Result<(), EngineError> {
+        self.owned()?;
         self.pool.rename(from, to).map(drop).map_err(error::volume(from))
     }
     fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        self.owned()?;
         self.pool.remove(name).map_err(error::volume(name))
     }
     fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError> {

@@ -9,6 +9,7 @@
 
 pub mod cgroup;
 pub mod durable;
+pub mod fence;
 pub mod log;
 pub mod message;
 pub mod record;

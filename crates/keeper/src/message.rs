@@ -19,6 +19,9 @@ pub const VERSION: u16 = 1;
 /// The oldest version this build still understands.
 pub const OLDEST: u16 = 1;
 
+/// Stage of a refusal that means: somebody newer owns the instances; nothing was touched.
+pub const FENCED: &str = "fenced";
+
 /// Stage of a failed start that means: the instance has a keeper already; nothing was touched.
 pub const ANOTHER_KEEPER: &str = "another-keeper";
 
@@ -147,6 +150,7 @@ mod tag {
     pub const CODE: u16 = 20;
     pub const OLDEST: u16 = 21;
     pub const NEWEST: u16 = 22;
+    pub const EPOCH: u16 = 23;
 }
 
 fn signed(value: i32) -> u64 {
@@ -161,7 +165,21 @@ fn get_small(frame: &Frame, tag: u16) -> Option<u32> {
     u32::try_from(frame.get_number(tag)?).ok()
 }
 
+/// Answers an order of somebody who is no longer the owner of the instances below `root`.
+pub fn refusal(root: &std::path::Path, frame: &Frame) -> Option<Reply> {
+    let newest = crate::fence::newer_than(root, frame.get_number(tag::EPOCH))?;
+    Some(Reply::Failed {
+        stage: FENCED.to_owned(),
+        reason: format!("epoch {newest} has begun"),
+    })
+}
+
 impl Request {
+    /// As a frame, in the name of an epoch: see `fence`.
+    pub fn to_frame_of(&self, epoch: u64) -> Frame {
+        self.to_frame().number(tag::EPOCH, epoch)
+    }
+
     /// As a frame.
     pub fn to_frame(&self) -> Frame {
         match self {
@@ -356,6 +374,9 @@ mod tests {
         for reply in replies {
             assert_eq!(Reply::from_frame(&reply.to_frame()), Some(reply));
         }
+        let order = Request::Kill.to_frame_of(3);
+        assert_eq!(Request::from_frame(&order), Some(Request::Kill));
+        assert_eq!(order.get_number(tag::EPOCH), Some(3));
         assert_eq!(Request::from_frame(&Frame::new(VERSION, 999)), None);
         assert_eq!(Request::from_frame(&Frame::new(0, kind::PING)), None);
     }

@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(layer.join("bin"))?;
     fs::copy("/bin/busybox", layer.join("bin/busybox"))?;
     symlink("busybox", layer.join("bin/sleep"))?;
-    let runtime = Runtime::open(&dir.join("instances"), "starttime")?;
+    let runtime = Runtime::open(&dir.join("instances"), "starttime", 1)?;
     let mut times = Vec::new();
     for number in 0..count {
         let spec = spec(&dir, &format!("i{number}"));

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keeper::message::{Reply, Request, VERSION};
+use keeper::message::{FENCED, Reply, Request, VERSION};
 use keeper::record::{Exit, KEEPER_LOCK, SOCKET};
 use keeper::wire;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -97,6 +97,7 @@ impl Runtime {
         crate::instance::check_name("the id", id)?;
         let dir = self.dir(id);
         let lock = Lock::take(&dir, Make::Nothing).map_err(Error::io(&dir))?;
+        self.owned()?;
         let deadline = Instant::now() + KILL_LIMIT;
         loop {
             if lock.is_some() {
@@ -160,9 +161,9 @@ impl Runtime {
 
     fn request(&self, id: &str, request: &Request) -> Result<()> {
         let socket = self.connect(id)?;
-        wire::send(&socket, &request.to_frame(), &[]).map_err(|cause| gone(id, cause))?;
+        wire::send(&socket, &request.to_frame_of(self.epoch()), &[]).map_err(|cause| gone(id, cause))?;
         match wire::receive(&socket).map_err(|cause| gone(id, cause))? {
-            Some((frame, _)) => accept(id, Reply::from_frame(&frame)),
+            Some((frame, _)) => self.accept(id, Reply::from_frame(&frame)),
             // It ended between connecting and answering.
             None => Err(Error::Ended { id: id.to_owned() }),
         }
@@ -227,21 +228,27 @@ pub(crate) fn gone(id: &str, cause: io::Error) -> Error {
     }
 }
 
-pub(crate) fn accept(id: &str, reply: Option<Reply>) -> Result<()> {
-    let id = id.to_owned();
-    match reply {
-        Some(Reply::Ok) => Ok(()),
-        Some(Reply::Failed { reason, .. }) => Err(Error::Refused { id, reason }),
-        Some(Reply::Unsupported { oldest, newest }) => Err(Error::Version {
-            id,
-            oldest,
-            newest,
-            ours: VERSION,
-        }),
-        Some(Reply::Started { .. } | Reply::Ended { .. }) | None => Err(Error::Refused {
-            id,
-            reason: "an answer that does not belong here".to_owned(),
-        }),
+impl Runtime {
+    pub(crate) fn accept(&self, id: &str, reply: Option<Reply>) -> Result<()> {
+        let id = id.to_owned();
+        match reply {
+            Some(Reply::Ok) => Ok(()),
+            Some(Reply::Failed { stage, reason }) if stage == FENCED => {
+                // It knows better than this process did when it asked.
+                self.owned().and(Err(Error::Refused { id, reason }))
+            }
+            Some(Reply::Failed { reason, .. }) => Err(Error::Refused { id, reason }),
+            Some(Reply::Unsupported { oldest, newest }) => Err(Error::Version {
+                id,
+                oldest,
+                newest,
+                ours: VERSION,
+            }),
+            Some(Reply::Started { .. } | Reply::Ended { .. }) | None => Err(Error::Refused {
+                id,
+                reason: "an answer that does not belong here".to_owned(),
+            }),
+        }
     }
 }
 

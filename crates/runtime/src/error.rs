@@ -91,6 +91,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A newer control owns the instances.
+    #[error("another control has taken over (epoch {newest}); this one may change nothing any more")]
+    Fenced {
+        /// The epoch that it began.
+        newest: u64,
+    },
     /// Control groups of this machine are unusable.
     #[error("control groups cannot be used: {cause}")]
     Cgroups {
@@ -123,6 +129,7 @@ impl Error {
             }
             Self::Version { id, .. } => format!("restart {id} to give it a keeper of this version"),
             Self::Refused { .. } => "see the reason".to_owned(),
+            Self::Fenced { .. } => "end this process; the newer one is at work: stoa status".to_owned(),
             Self::Cgroups { .. } => {
                 "mount the memory, cpu and pids controllers (see: stoa doctor)".to_owned()
             }

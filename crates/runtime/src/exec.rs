@@ -9,12 +9,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use keeper::message::{Reply, Request};
+use keeper::message::{FENCED, Reply, Request};
 use keeper::spec::{ExecSpec, Task, TtySize};
 use keeper::wire;
 use rustix::termios::Winsize;
 
-use crate::control::{accept, gone, wait_readable};
+use crate::control::{gone, wait_readable};
 use crate::{Error, Result, Runtime, Stage, programs};
 
 /// Standard input, output and error for a process without a terminal.
@@ -67,7 +67,8 @@ impl Runtime {
         if let Some(stdio) = &stdio {
             fds.extend([stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()]);
         }
-        wire::send(&socket, &Request::Exec.to_frame(), &fds).map_err(|cause| gone(id, cause))?;
+        wire::send(&socket, &Request::Exec.to_frame_of(self.epoch()), &fds)
+            .map_err(|cause| gone(id, cause))?;
         // From here on they are the process's: our copies would keep its readers from seeing the end.
         drop(stdio);
         // Entering takes a fork and, on v1, a grace period; the socket's own bound applies.
@@ -85,13 +86,15 @@ impl Runtime {
                     exit: None,
                 })
             }
-            Some(Reply::Failed { stage, reason }) => Err(Error::Exec {
+            Some(Reply::Failed { stage, reason }) if stage != FENCED => Err(Error::Exec {
                 id: id.to_owned(),
                 program: spec.argv.first().cloned().unwrap_or_default(),
                 stage: Stage::from_name(&stage),
                 reason,
             }),
-            other => accept(id, other).and(Err(Error::Ended { id: id.to_owned() })),
+            other => self
+                .accept(id, other)
+                .and(Err(Error::Ended { id: id.to_owned() })),
         }
     }
 }

@@ -16,6 +16,7 @@ mod control;
 mod error;
 mod exec;
 mod instance;
+pub mod planted;
 mod programs;
 mod start;
 
@@ -41,12 +42,14 @@ pub struct Runtime {
     mark: String,
     hierarchies: Hierarchies,
     boot_id: String,
+    epoch: u64,
 }
 
 impl Runtime {
     /// Opens the directory of instances (made when missing). `mark` names this Stoa on the machine, e.g. in its
-    /// cgroups `stoa-MARK/`; two Stoas need two marks.
-    pub fn open(root: &Path, mark: &str) -> Result<Runtime> {
+    /// cgroups `stoa-MARK/`; two Stoas need two marks. `epoch` is the store's: from here on nobody who opened with a
+    /// smaller one is obeyed.
+    pub fn open(root: &Path, mark: &str, epoch: u64) -> Result<Runtime> {
         instance::check_name("the mark", mark)?;
         instance::make_private_dir(root).map_err(|cause| Error::Io {
             what: root.display().to_string(),
@@ -61,12 +64,34 @@ impl Runtime {
             what: "the boot id".to_owned(),
             cause,
         })?;
+        let epoch = keeper::fence::claim(&root, epoch).map_err(|cause| Error::Io {
+            what: "claiming the instances".to_owned(),
+            cause,
+        })?;
         Ok(Runtime {
             root,
             mark: mark.to_owned(),
             hierarchies,
             boot_id,
+            epoch,
         })
+    }
+
+    /// Refuses when somebody newer has opened these instances: whoever finds out must not touch anything of them.
+    pub fn owned(&self) -> Result<()> {
+        match keeper::fence::newer_than(&self.root, Some(self.epoch())) {
+            Some(newest) => Err(Error::Fenced { newest }),
+            None => Ok(()),
+        }
+    }
+
+    /// What our orders are given in the name of.
+    pub(crate) fn epoch(&self) -> u64 {
+        if planted::is_unfenced() {
+            u64::MAX
+        } else {
+            self.epoch
+        }
     }
 
     /// Everything that bears our mark: running, ended, or left over. A directory whose name is no id is not ours.

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keeper::cgroup::Bounds;
-use keeper::message::{ANOTHER_KEEPER, Reply, Request, Start};
+use keeper::message::{ANOTHER_KEEPER, FENCED, Reply, Request, Start};
 use keeper::record::Running;
 use keeper::spec::{ContainerSpec, ID_RANGE, Task};
 use keeper::wire;
@@ -34,6 +34,7 @@ impl Runtime {
     pub fn start(&self, spec: &ContainerSpec) -> Result<Running> {
         check(spec)?;
         let dir = self.dir(&spec.id);
+        self.owned()?;
         let lock = Lock::take(&dir, Make::Directory).map_err(Error::io(&dir))?;
         let result = loop {
             if let Some(record) = self.present(&spec.id, &dir)? {
@@ -131,9 +132,9 @@ impl Runtime {
             stop_signal: spec.stop_signal,
         };
         let helper = programs::create().map_err(Error::io("the helper program"))?;
-        let frame = Request::Start(Box::new(start)).to_frame();
+        let frame = Request::Start(Box::new(start)).to_frame_of(self.epoch());
         wire::send(&ours, &frame, &[task.as_fd(), helper.as_fd()]).map_err(Error::io("the keeper"))?;
-        if !answer(&spec.id, &ours)? {
+        if !self.answer(&spec.id, &ours)? {
             return Ok(None);
         }
         let record = Running::load(dir).map_err(Error::io(dir))?;
@@ -148,6 +149,41 @@ impl Runtime {
         group.kill_and_wait(Duration::from_secs(5));
         let _ = group.remove(Duration::from_secs(5));
         let _ = fs::remove_dir_all(dir);
+    }
+
+    /// True: started; false: there is a keeper already.
+    fn answer(&self, id: &str, socket: &OwnedFd) -> Result<bool> {
+        let timeout = rustix::net::sockopt::Timeout::Recv;
+        rustix::net::sockopt::set_socket_timeout(socket, timeout, Some(ANSWER_LIMIT))
+            .map_err(|cause| Error::io("the keeper")(cause.into()))?;
+        let failed = |stage, reason: &str| Error::Start {
+            id: id.to_owned(),
+            stage,
+            reason: reason.to_owned(),
+        };
+        let reply = match wire::receive(socket) {
+            Ok(Some((frame, _))) => Reply::from_frame(&frame),
+            Ok(None) => return Err(failed(Stage::Helper, "the keeper ended without a word")),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::Late {
+                    id: id.to_owned(),
+                    what: "starting",
+                    limit_s: ANSWER_LIMIT.as_secs(),
+                });
+            }
+            Err(cause) => return Err(Error::io("the keeper")(cause)),
+        };
+        match reply {
+            Some(Reply::Started { .. }) => Ok(true),
+            Some(Reply::Failed { stage, .. }) if stage == ANOTHER_KEEPER => Ok(false),
+            Some(Reply::Failed { stage, reason }) if stage == FENCED => self
+                .accept(id, Some(Reply::Failed { stage, reason }))
+                .map(|()| false),
+            Some(Reply::Failed { stage, reason }) => Err(failed(Stage::from_name(&stage), &reason)),
+            Some(Reply::Ok | Reply::Ended { .. } | Reply::Unsupported { .. }) | None => {
+                Err(failed(Stage::Helper, "the keeper answered something unexpected"))
+            }
+        }
     }
 }
 
@@ -172,38 +208,6 @@ fn spawn(socket: OwnedFd) -> io::Result<std::process::Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-}
-
-/// True: started; false: there is a keeper already.
-fn answer(id: &str, socket: &OwnedFd) -> Result<bool> {
-    let timeout = rustix::net::sockopt::Timeout::Recv;
-    rustix::net::sockopt::set_socket_timeout(socket, timeout, Some(ANSWER_LIMIT))
-        .map_err(|cause| Error::io("the keeper")(cause.into()))?;
-    let failed = |stage, reason: &str| Error::Start {
-        id: id.to_owned(),
-        stage,
-        reason: reason.to_owned(),
-    };
-    let reply = match wire::receive(socket) {
-        Ok(Some((frame, _))) => Reply::from_frame(&frame),
-        Ok(None) => return Err(failed(Stage::Helper, "the keeper ended without a word")),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(Error::Late {
-                id: id.to_owned(),
-                what: "starting",
-                limit_s: ANSWER_LIMIT.as_secs(),
-            });
-        }
-        Err(cause) => return Err(Error::io("the keeper")(cause)),
-    };
-    match reply {
-        Some(Reply::Started { .. }) => Ok(true),
-        Some(Reply::Failed { stage, .. }) if stage == ANOTHER_KEEPER => Ok(false),
-        Some(Reply::Failed { stage, reason }) => Err(failed(Stage::from_name(&stage), &reason)),
-        Some(Reply::Ok | Reply::Ended { .. } | Reply::Unsupported { .. }) | None => {
-            Err(failed(Stage::Helper, "the keeper answered something unexpected"))
-        }
-    }
 }
 
 /// What cannot work is refused before anything is made.

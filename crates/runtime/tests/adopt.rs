@@ -27,7 +27,7 @@ fn starter_process() {
     };
     let text = std::fs::read(Path::new(&dir).join("spec")).unwrap();
     let spec = serde_json::from_slice(&text).unwrap();
-    let runtime = Runtime::open(&Path::new(&dir).join("instances"), &mark).unwrap();
+    let runtime = Runtime::open(&Path::new(&dir).join("instances"), &mark, common::EPOCH).unwrap();
     println!("starting");
     runtime.start(&spec).unwrap();
     println!("started");
@@ -66,7 +66,7 @@ fn an_instance_survives_its_starter_and_is_adopted() {
     wait_word(&mut child, "started");
     child.kill().unwrap();
     child.wait().unwrap();
-    let adopted = Runtime::open(&bed.path("instances"), &bed.mark).unwrap();
+    let adopted = Runtime::open(&bed.path("instances"), &bed.mark, common::EPOCH).unwrap();
     let state = adopted.get("a").unwrap().unwrap().state;
     assert!(
         matches!(state, State::Running { .. } | State::Exited(_)),

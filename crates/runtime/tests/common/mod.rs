@@ -14,6 +14,8 @@ use runtime::{ContainerSpec, Exit, Limits, LogSpec, Runtime, State, Tier, User};
 
 /// Generous: these tests run beside others on a loaded machine.
 pub const LONG: Duration = Duration::from_secs(120);
+/// The opening of a store that is not there.
+pub const EPOCH: u64 = 1;
 /// Far from what Stoa itself hands out.
 pub const UID_BASE: u32 = 1_900_000_000;
 const BUSYBOX: &str = "/bin/busybox";
@@ -39,7 +41,7 @@ impl Bed {
             .prefix("stoa-runtime-")
             .tempdir()
             .unwrap();
-        let runtime = Runtime::open(&dir.path().join("instances"), &mark).unwrap();
+        let runtime = Runtime::open(&dir.path().join("instances"), &mark, EPOCH).unwrap();
         make_root(&dir.path().join("layer"));
         Bed { runtime, dir, mark }
     }

@@ -95,6 +95,9 @@ pub fn run() -> io::Result<()> {
         };
         return wire::send(&control, &reply.to_frame(), &[]);
     };
+    if let Some(refusal) = keeper::message::refusal(std::path::Path::new(".."), &frame) {
+        return wire::send(&control, &refusal.to_frame(), &[]);
+    }
     match begin(*start, signals, task, &helper, &control) {
         Ok(mut keeper) => {
             drop((helper, control));

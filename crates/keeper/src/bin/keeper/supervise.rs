@@ -193,6 +193,9 @@ impl Keeper {
                 newest: VERSION,
             }));
         };
+        if let Some(refusal) = message::refusal(Path::new(".."), frame) {
+            return Ok(Some(refusal));
+        }
         match request {
             Request::Ping => {}
             // Within an exec session a signal is for that process.
