@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -30,6 +31,10 @@ use crate::upgrade::Upgrades;
 /// A child that exits with this code cannot work at all (`EX_CONFIG`): starting it again would only repeat its message.
 /// Believed only of a child that has never been stable: what has worked may work again, and the others shall not suffer.
 pub const NO_RESTART: i32 = 78;
+
+/// A child that somebody kills later than this in its life has shown no defect of its own: it comes back at once, which
+/// makes one start a second at most.
+const KILLED_LATE: Duration = Duration::from_secs(1);
 
 /// A child that cannot even be started is tried again after its backoff, at the latest this often.
 const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
@@ -320,24 +325,34 @@ impl Slot {
     }
 
     /// Takes note of a death and says how long to wait before the next start.
-    fn died_after(&mut self, lived: Duration, says_useless: bool) -> Duration {
+    fn died_after(&mut self, lived: Duration, death: Death) -> Duration {
         let Backoff { stable, cap, .. } = self.child.restart;
         self.has_worked |= lived >= stable;
-        self.early_deaths = if lived >= stable {
-            1
-        } else {
-            self.early_deaths.saturating_add(1)
+        self.early_deaths = match death {
+            Death::Own | Death::Useless | Death::Killed if lived >= stable => 1,
+            Death::Killed if lived >= KILLED_LATE => self.early_deaths,
+            Death::Own | Death::Useless | Death::Killed => self.early_deaths.saturating_add(1),
         };
-        let delay = if says_useless {
-            cap
-        } else {
-            self.child.restart.delay(self.early_deaths)
+        let delay = match death {
+            Death::Useless => cap,
+            Death::Own | Death::Killed => self.child.restart.delay(self.early_deaths),
         };
         self.state = State::Waiting {
             until: Instant::now() + delay,
         };
         delay
     }
+}
+
+/// How a child died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// By itself, or by a signal that a defect brings.
+    Own,
+    /// It said that it cannot work ([`NO_RESTART`]).
+    Useless,
+    /// Somebody sent SIGKILL: a person, or the kernel for want of memory.
+    Killed,
 }
 
 impl Warden {
@@ -393,7 +408,7 @@ impl Warden {
                 Err(cause) => {
                     // At least the first delay: a start that fails at once must not spin.
                     slot.early_deaths = slot.early_deaths.max(1);
-                    let again_in = slot.died_after(Duration::ZERO, false);
+                    let again_in = slot.died_after(Duration::ZERO, Death::Own);
                     (self.report)(&Event::NotStarted {
                         child,
                         cause,
@@ -416,7 +431,12 @@ impl Warden {
                 continue;
             };
             let says_useless = status.code() == Some(NO_RESTART);
-            let again_in = slot.died_after(lived, says_useless);
+            let death = match status.signal() {
+                _ if says_useless => Death::Useless,
+                Some(signal) if signal == Kill::KILL.as_raw() => Death::Killed,
+                Some(_) | None => Death::Own,
+            };
+            let again_in = slot.died_after(lived, death);
             let child = slot.child.name.clone();
             (self.report)(&Event::Died {
                 child,
