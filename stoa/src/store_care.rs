@@ -124,7 +124,7 @@ pub(crate) fn repair(data: &Path, json: bool) -> Result<ExitCode, Failure> {
         match lost {
             0 => eprintln!("\nnext: stoa up"),
             _ => eprintln!(
-                "\nnext: what is lost is refused by name; delete it and create it anew after: stoa up"
+                "\nnext: what is lost is gone from the store (the copy has what was left of it); create it anew after: stoa up"
             ),
         }
     }

@@ -130,6 +130,15 @@ impl ControlError {
         }
     }
 
+    /// Whether an object of the store is not what was written: that is the trouble of this object, not of the store.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::Corrupt { .. } | StoreError::Unreadable { .. })
+        )
+    }
+
     /// What to do next.
     #[must_use]
     pub fn next(&self) -> String {

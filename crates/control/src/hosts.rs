@@ -11,6 +11,7 @@ use store::ReadTx;
 
 use crate::ControlError;
 use crate::authorize::EnvPath;
+use crate::transact::unless_corrupt;
 
 /// Where an app answers that names no host: `APP.DOMAIN`, and `APP-ENVIRONMENT.DOMAIN` beside the first environment.
 pub(crate) fn own(app: &Name, environment: &Name, domain: &str) -> String {
@@ -55,14 +56,20 @@ pub(crate) fn refuse_taken(
     if mine.is_empty() {
         return Ok(());
     }
-    for other in tx.list_all::<App>()?.into_iter().map(|found| found.row) {
+    for other in crate::transact::all::<App>(tx)?.0 {
         if other.id == app.id || other.deleting {
             continue;
         }
         let rollout = other.rollout.as_ref().map(|rollout| rollout.to.release);
         let serving = other.serving.map(|serving| serving.release);
         for release in serving.into_iter().chain(rollout) {
-            let release = tx.need::<Release>(&release.to_string())?.row;
+            // Of a release that is corrupt nothing is routed to anybody new either.
+            let release = tx
+                .need::<Release>(&release.to_string())
+                .map_err(ControlError::from);
+            let Some(release) = unless_corrupt(release)?.map(|found| found.row) else {
+                continue;
+            };
             let (its_environment, its_org) = home(tx, &other)?;
             let its_host = own(&other.name, &its_environment.name, domain);
             let taken = of(&release.services, &its_host).find_map(|(host, path, _)| {

@@ -1,11 +1,37 @@
 //! How use cases touch the store: a snapshot to read, one audited transaction to change.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use model::{Actor, Timestamp};
-use store::{AuditEntry, ReadTx, Versioned, WriteTx};
+use store::{AuditEntry, ReadTx, Row, StoreError, Versioned, WriteTx};
 
 use crate::{Control, ControlError};
+
+/// All objects of a kind, and the ids of those that cannot be told. What is corrupt counts as the log has it last, so it
+/// is its own trouble: it cannot be changed until `stoa doctor --repair`, and nothing else is held up by it.
+pub(crate) fn all<R: Row>(tx: &ReadTx) -> Result<(Vec<R>, BTreeSet<String>), ControlError> {
+    let (rows, lost) = match tx.list_all::<R>() {
+        Ok(rows) => (rows, BTreeSet::new()),
+        Err(StoreError::Corrupt { .. } | StoreError::Unreadable { .. }) => {
+            let salvage = tx.salvage::<R>()?;
+            for failure in &salvage.bad {
+                tracing::error!(%failure, "damage in the store; end stoa up, then: stoa doctor --repair");
+            }
+            (salvage.rows, salvage.lost)
+        }
+        Err(cause) => return Err(cause.into()),
+    };
+    Ok((rows.into_iter().map(|found| found.row).collect(), lost))
+}
+
+/// Nothing, when the object is corrupt.
+pub(crate) fn unless_corrupt<T>(found: Result<T, ControlError>) -> Result<Option<T>, ControlError> {
+    match found {
+        Err(cause) if cause.is_corrupt() => Ok(None),
+        other => other.map(Some),
+    }
+}
 
 impl Control {
     /// Reads from one consistent snapshot.

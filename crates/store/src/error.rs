@@ -294,6 +294,11 @@ impl StoreError {
                 doing,
                 detail: cause.to_string(),
             },
+            // A header whose version bytes were overwritten: SQLite has no code of its own for it.
+            Some(_) if cause.to_string().contains("unsupported file format") => Self::Damaged {
+                doing,
+                detail: cause.to_string(),
+            },
             Some(_) => Self::Sql {
                 doing,
                 cause: Arc::new(cause),

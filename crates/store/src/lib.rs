@@ -38,7 +38,7 @@ pub use error::{IoCause, StoreError};
 pub use idempotency::{Begun, KEPT_MS as IDEMPOTENCY_KEPT_MS};
 pub use lease::Fence;
 pub use log::{Change, Op};
-pub use object::{Expect, MAX_BODY_BYTES, Page, Row, Versioned};
+pub use object::{Expect, MAX_BODY_BYTES, Page, Row, Salvage, Versioned};
 pub use secret::{MasterKey, Sealed, Sealer, Secret, SecretError};
 pub use tx::{Now, ReadTx, WriteTx};
 pub use verify::{Health, Repair};

@@ -9,7 +9,7 @@ use rusqlite::{Row as SqlRow, params};
 use std::sync::Arc;
 
 use crate::error::StoreError;
-use crate::object::{Raw, Row};
+use crate::object::{Raw, Row, Versioned};
 use crate::tx::{ReadTx, WriteTx, corrupt, number, tag, to_db};
 
 /// Revisions removed in one compaction step, so that writers wait for milliseconds only.
@@ -187,6 +187,29 @@ impl ReadTx {
             Some((rev, Some(op))) => Ok(Some((rev, op))),
             Some((rev, None)) => Err(corrupt("log", &rev.to_string(), "it cannot be read")),
         }
+    }
+
+    /// An object as its last entry has it, when that entry is what was written and does not bury it.
+    pub(crate) fn logged<R: Row>(&self, id: &str) -> Result<Option<Versioned<R>>, StoreError> {
+        let sql = format!("{LOG_COLUMNS} WHERE kind = ?1 AND id = ?2 ORDER BY rev DESC LIMIT 1");
+        let doing = || format!("reading the last change of {} {id}", R::KIND);
+        let Some(found) = self.first(&sql, [R::KIND, id], read_change, doing)? else {
+            return Ok(None);
+        };
+        let Ok(change) = self.checked_change(found) else {
+            return Ok(None);
+        };
+        let row = match change.op {
+            Op::Delete => None,
+            Op::Insert | Op::Update | Op::Status => change.row::<R>().and_then(Result::ok),
+        };
+        Ok(row.map(|row| Versioned {
+            row,
+            generation: change.generation,
+            rev: change.rev,
+            created_ms: change.created_ms,
+            updated_ms: change.at_ms,
+        }))
     }
 
     /// The ids of a kind that the log says exist.

@@ -6,6 +6,7 @@
 //! its collection is missing.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use rusqlite::{Row as SqlRow, params};
 use serde::Serialize;
@@ -58,6 +59,27 @@ pub struct Page<R> {
     pub rows: Vec<Versioned<R>>,
     /// The name to continue from; none at the end.
     pub next: Option<String>,
+}
+
+/// What can be told of a kind although something of it is corrupt.
+#[derive(Debug, Clone)]
+pub struct Salvage<R> {
+    /// The objects.
+    pub rows: Vec<Versioned<R>>,
+    /// What is wrong, whether or not the log made up for it.
+    pub bad: Vec<StoreError>,
+    /// Those that cannot be told at all.
+    pub lost: BTreeSet<String>,
+}
+
+impl<R> Default for Salvage<R> {
+    fn default() -> Self {
+        Self {
+            rows: Vec::new(),
+            bad: Vec::new(),
+            lost: BTreeSet::new(),
+        }
+    }
 }
 
 /// What a change expects to find.
@@ -186,13 +208,26 @@ impl ReadTx {
                 self.latest_is(R::KIND, &raw)?;
                 raw.decode().map(Some)
             }
-            None => {
-                if self.collection(R::KIND, parent)?.0 <= PROVEN_ABSENCE_MEMBERS {
-                    self.whole(R::KIND, parent)?;
+            None => match self.prove_absence::<R>(parent) {
+                Ok(()) => Ok(None),
+                // Something of the list is corrupt: the log can still tell that it is not what was asked for.
+                Err(failure) => {
+                    let salvage = self.salvage::<R>()?;
+                    let is_it = |row: &R| row.parent() == parent && row.name() == name;
+                    match salvage.lost.is_empty() && !salvage.rows.iter().any(|found| is_it(&found.row)) {
+                        true => Ok(None),
+                        false => Err(failure),
+                    }
                 }
-                Ok(None)
-            }
+            },
         }
+    }
+
+    fn prove_absence<R: Row>(&self, parent: &str) -> Result<(), StoreError> {
+        if self.collection(R::KIND, parent)?.0 <= PROVEN_ABSENCE_MEMBERS {
+            self.whole(R::KIND, parent)?;
+        }
+        Ok(())
     }
 
     /// All objects under a parent, by name. One corrupt object fails the whole list: see `list_intact`.
@@ -219,7 +254,7 @@ impl ReadTx {
             doing,
         )?;
         let (mut rows, mut bad) = (Vec::new(), Vec::new());
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for found in found {
             seen.insert(match &found {
                 Ok(raw) => raw.id.clone(),
@@ -239,6 +274,45 @@ impl ReadTx {
             }
         }
         Ok((rows, bad))
+    }
+
+    /// Everything of a kind that can still be told: what is corrupt in the table as the log has it last, which is sealed
+    /// as well, so that one corrupt object stops neither the work for others nor for itself.
+    pub fn salvage<R: Row>(&self) -> Result<Salvage<R>, StoreError> {
+        let doing = || format!("listing {}", R::KIND);
+        let sql = select!("NOT INDEXED WHERE kind = ?1");
+        let mut salvage = Salvage::default();
+        let mut seen = BTreeSet::new();
+        for found in self.all(sql, [R::KIND], Raw::read, doing)? {
+            let id = match &found {
+                Ok(raw) => raw.id.clone(),
+                Err(id) => id.clone(),
+            };
+            let checked = self.checked(R::KIND, found);
+            match checked.and_then(|raw| self.latest_is(R::KIND, &raw).map(|()| raw.decode())) {
+                Ok(Ok(row)) => salvage.rows.push(row),
+                Ok(Err(failure)) | Err(failure) => {
+                    match self.logged(&id)? {
+                        Some(row) => salvage.rows.push(row),
+                        None => drop(salvage.lost.insert(id.clone())),
+                    }
+                    salvage.bad.push(failure);
+                }
+            }
+            seen.insert(id);
+        }
+        for id in self.live_ids(R::KIND)? {
+            if seen.contains(&id) {
+                continue;
+            }
+            match self.logged(&id)? {
+                Some(row) => salvage.rows.push(row),
+                None => drop(salvage.lost.insert(id.clone())),
+            }
+            let missing = "it is missing, though the log has it";
+            salvage.bad.push(corrupt(R::KIND, &id, missing));
+        }
+        Ok(salvage)
     }
 
     /// Up to `limit` objects under a parent whose names come after `after` (empty: from the first).

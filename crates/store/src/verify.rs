@@ -202,7 +202,7 @@ impl Health {
 
 impl WriteTx {
     /// Restores corrupt or missing objects from their last log entry, log entries from intact objects, and the
-    /// lists from both.
+    /// lists from both. What cannot be restored is named and removed: the caller has kept a copy.
     pub fn repair(&self) -> Result<Repair, StoreError> {
         self.guard(self.repair_inner())
     }
@@ -230,7 +230,13 @@ impl WriteTx {
                         intact.insert(id);
                     }
                     (Ok(_), _) | (Err(_), Some(_)) => {}
-                    (Err(failure), None) => repair.lost.push(failure),
+                    // Nothing can be told of it: while it lies there, every list of its kind is refused, and its name taken.
+                    (Err(failure), None) => {
+                        let doing = || format!("removing what is left of {kind} {id}");
+                        let sql = "DELETE FROM object WHERE kind = ?1 AND id = ?2";
+                        self.run(sql, [&kind, &id], doing)?;
+                        repair.lost.push(failure);
+                    }
                 }
             }
             for ((_, id), change) in last

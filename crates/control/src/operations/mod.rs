@@ -79,11 +79,16 @@ pub fn app_of(work: &Work) -> Option<AppId> {
 
 /// Operations of an environment that are not settled, oldest first.
 pub(crate) fn unsettled(tx: &ReadTx, environment: &str) -> Result<Vec<Operation>, ControlError> {
-    let all = tx
-        .list::<Operation>(environment)?
-        .into_iter()
-        .map(|found| found.row);
-    Ok(all.filter(|op| !op.state.is_settled()).collect())
+    let all = match tx.list::<Operation>(environment).map_err(ControlError::from) {
+        Err(cause) if cause.is_corrupt() => {
+            let (mut all, _) = crate::transact::all::<Operation>(tx)?;
+            all.retain(|op| op.environment.is_some_and(|of| of.to_string() == environment));
+            all.sort_by_key(|op| op.id);
+            all
+        }
+        found => found?.into_iter().map(|found| found.row).collect(),
+    };
+    Ok(all.into_iter().filter(|op| !op.state.is_settled()).collect())
 }
 
 /// Those of an app.

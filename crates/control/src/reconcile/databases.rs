@@ -69,6 +69,8 @@ fn one(
     match (is_wanted(database), live) {
         // Two servers on one data directory destroy it: the former one must be gone from the host.
         (true, None) if mine.iter().any(|instance| lingering.contains(&instance.id)) => Ok(()),
+        // One that nobody can tell of runs: it may be the server of this one.
+        (true, None) if lingering.iter().any(|id| facts.lost.contains(&id.to_string())) => Ok(()),
         (true, None) => {
             let ended: Vec<Timestamp> = mine.iter().filter_map(|instance| ended_at(instance)).collect();
             let attempt = next_attempt(&mine);
@@ -110,6 +112,12 @@ pub(super) fn is_wanted(database: &Database) -> bool {
         DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
         DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
+}
+
+/// Whether its server answers.
+pub(super) fn is_ready(facts: &Facts, id: DatabaseId) -> bool {
+    let mut mine = facts.instances.values().filter(|instance| is_of(instance, id));
+    mine.any(|instance| matches!(instance.condition, Condition::Ready { .. }))
 }
 
 /// A creation that was given up: whoever waits for the database must not wait for ever.

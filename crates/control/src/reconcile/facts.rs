@@ -13,6 +13,7 @@ use model::{
 };
 use store::{Change, Op, ReadTx, Row, StoreError};
 
+use super::start::Tried;
 use super::told::Told;
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
@@ -36,6 +37,10 @@ pub(crate) struct Facts {
     pub(crate) let_go: BTreeMap<InstanceId, Timestamp>,
     /// Those of them without a request under way.
     pub(crate) idle: BTreeSet<InstanceId>,
+    /// Ids of objects that are in the store and cannot be told: what they were about is not touched.
+    pub(crate) lost: BTreeSet<String>,
+    /// Where starts of this process are at.
+    pub(super) tried: Tried,
     /// Who was asked to end already.
     pub(super) told: Told,
 }
@@ -68,10 +73,12 @@ impl Facts {
                 None | Some(Err(StoreError::Compacted { .. })) => {
                     let (idle, told) = (std::mem::take(&mut self.idle), self.told.clone());
                     let let_go = std::mem::take(&mut self.let_go);
+                    let tried = self.tried.clone();
                     *self = Self {
                         let_go,
                         idle,
                         told,
+                        tried,
                         ..Self::whole(tx)?
                     };
                 }
@@ -82,16 +89,18 @@ impl Facts {
     }
 
     fn whole(tx: &ReadTx) -> Result<Self, ControlError> {
+        let mut lost = BTreeSet::new();
         let mut facts = Self {
             rev: tx.rev()?,
-            environments: all::<Environment, _>(tx, |environment| environment.id)?,
-            apps: all::<App, _>(tx, |app| app.id)?,
-            releases: all::<Release, _>(tx, |release| release.id)?,
-            instances: all::<Instance, _>(tx, |instance| instance.id)?,
-            databases: all::<Database, _>(tx, |database| database.id)?,
-            operations: all::<Operation, _>(tx, |operation| operation.id)?,
+            environments: all::<Environment, _>(tx, &mut lost, |environment| environment.id)?,
+            apps: all::<App, _>(tx, &mut lost, |app| app.id)?,
+            releases: all::<Release, _>(tx, &mut lost, |release| release.id)?,
+            instances: all::<Instance, _>(tx, &mut lost, |instance| instance.id)?,
+            databases: all::<Database, _>(tx, &mut lost, |database| database.id)?,
+            operations: all::<Operation, _>(tx, &mut lost, |operation| operation.id)?,
             ..Self::default()
         };
+        facts.lost = lost;
         facts
             .operations
             .retain(|_, operation| !operation.state.is_settled());
@@ -145,9 +154,14 @@ impl Facts {
     }
 }
 
-fn all<R: Row, I: Ord>(tx: &ReadTx, id: impl Fn(&R) -> I) -> Result<BTreeMap<I, R>, ControlError> {
-    let rows = tx.list_all::<R>()?.into_iter().map(|found| found.row);
-    Ok(rows.map(|row| (id(&row), row)).collect())
+fn all<R: Row, I: Ord>(
+    tx: &ReadTx,
+    lost: &mut BTreeSet<String>,
+    id: impl Fn(&R) -> I,
+) -> Result<BTreeMap<I, R>, ControlError> {
+    let (rows, mut unknown) = crate::transact::all::<R>(tx)?;
+    lost.append(&mut unknown);
+    Ok(rows.into_iter().map(|row| (id(&row), row)).collect())
 }
 
 fn put<R: Row, I: Ord>(

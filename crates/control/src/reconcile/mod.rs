@@ -56,6 +56,7 @@ pub struct Reconciler {
     facts: Option<Facts>,
     read_whole: Option<Timestamp>,
     told: told::Told,
+    tried: start::Tried,
     /// When this process began, by the clock of files.
     begun: SystemTime,
     /// When this process looked first.
@@ -75,6 +76,7 @@ impl Reconciler {
             facts: None,
             read_whole: None,
             told: told::Told::default(),
+            tried: start::Tried::default(),
             begun: SystemTime::now(),
             first: None,
             house_kept: None,
@@ -126,6 +128,8 @@ impl Reconciler {
         let control = Arc::clone(&self.control);
         let seen = control.engine.observe()?;
         let mut facts = self.facts(&control, now)?;
+        facts.tried = self.tried.clone();
+        facts.tried.forget(&facts);
         observe::write_down(&control, &facts, &seen, Look::after(self.first, now), now)?;
         self.first.get_or_insert(now);
         facts.refresh(&control)?;

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use engine::{Observed, Phase};
 use model::{Condition, Exit, Instance, InstanceId, Millis, Purpose, Timestamp};
-use store::Expect;
+use store::{Expect, WriteTx};
 
 use super::Facts;
 use crate::{Control, ControlError};
 
 /// How long a row may exist without its workload: the time between intent and effect, generously.
 const NEVER_SEEN: Millis = Millis::seconds(30);
+/// The clock of what waits for its turn to be started begins again that often: below any grace, and rarely enough that
+/// writing it down is no work.
+const QUEUE_NOTED: Millis = Millis::new(500);
 /// After our start the engine has to ask every adopted instance again: until then a failed check proves nothing, and
 /// what was ready counts as ready.
 const ADOPTION: Millis = Millis::seconds(10);
@@ -50,18 +53,40 @@ pub(super) fn write_down(
     let changes: Vec<Instance> = facts
         .instances
         .values()
-        .filter_map(|row| next(row, seen.get(&row.id).copied(), is_probed(facts, row), look, now))
+        .filter_map(|row| {
+            let start = facts.tried.since(row.id);
+            let seen = seen.get(&row.id).copied();
+            next(row, seen, start, is_probed(facts, row), (look, now))
+        })
         .collect();
     if changes.is_empty() {
         return Ok(());
     }
     // Rows of instances are changed by this one thread only.
-    control.write(|tx| {
-        for row in &changes {
-            tx.update_status(row, Expect::Any)?;
-        }
+    each(control, &changes, |tx, row| {
+        tx.update_status(row, Expect::Any)?;
         Ok(())
     })
+}
+
+/// All in one transaction; when an object is corrupt, each in its own, so that only what is about that object stays
+/// undone.
+pub(super) fn each<T>(
+    control: &Control,
+    changes: &[T],
+    change: impl Fn(&WriteTx, &T) -> Result<(), ControlError>,
+) -> Result<(), ControlError> {
+    let together = control.write(|tx| changes.iter().try_for_each(|one| change(tx, one)));
+    match together {
+        Err(cause) if cause.is_corrupt() => {}
+        done => return done,
+    }
+    for one in changes {
+        if let Some(cause) = control.write(|tx| change(tx, one)).err() {
+            tracing::error!(%cause, source = ?std::error::Error::source(&cause), "something about an instance could not be written down");
+        }
+    }
+    Ok(())
 }
 
 /// Whether it is fit only when its port says so.
@@ -81,9 +106,9 @@ fn is_probed(facts: &Facts, row: &Instance) -> bool {
 fn next(
     row: &Instance,
     seen: Option<&Observed>,
+    tried: Option<Timestamp>,
     is_probed: bool,
-    look: Look,
-    now: Timestamp,
+    (look, now): (Look, Timestamp),
 ) -> Option<Instance> {
     let mut next = row.clone();
     if let (Condition::Starting { since }, Look::First) = (&mut next.condition, look) {
@@ -114,6 +139,13 @@ fn next(
         None => {
             let exit = match &next.condition {
                 Condition::Starting { .. } if row.address.is_some() => Some(Exit::Lost),
+                // It waits for its turn among the starts: that is no time it had.
+                Condition::Starting { since } if tried.is_none() => {
+                    if now.since(*since) >= QUEUE_NOTED {
+                        next.condition = Condition::Starting { since: now };
+                    }
+                    None
+                }
                 // Without an address the effect may still be under way.
                 Condition::Starting { since } => {
                     (now.since(*since) > NEVER_SEEN).then(|| Exit::NeverStarted {
@@ -213,7 +245,7 @@ mod tests {
                 exit: exit.clone(),
             },
         };
-        next(&row, Some(&seen), true, Look::Usual, now).map_or(row.condition, |next| next.condition)
+        next(&row, Some(&seen), None, true, (Look::Usual, now)).map_or(row.condition, |next| next.condition)
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Observed;
-use model::{Condition, Instance, InstanceId, Millis, Timestamp};
+use model::{Condition, Instance, InstanceId, Millis, Purpose, Timestamp};
+use store::Expect;
 
 use super::{Facts, Reconciler};
 use crate::Control;
@@ -22,8 +23,16 @@ impl Reconciler {
         now: Timestamp,
     ) -> BTreeSet<InstanceId> {
         let mut lingering = BTreeSet::new();
-        let mut owned: BTreeSet<InstanceId> = facts.instances.keys().copied().collect();
+        // While something of the store is lost, nobody can tell that a row belongs to nobody.
+        let (kept, left): (Vec<&Instance>, Vec<&Instance>) = facts
+            .instances
+            .values()
+            .partition(|row| has_owner(facts, row) || !facts.lost.is_empty());
+        let mut owned: BTreeSet<InstanceId> = kept.into_iter().map(|row| row.id).collect();
         owned.append(&mut self.workers.places());
+        // Somebody owns what they are about; who, nobody can tell.
+        let lost: BTreeSet<InstanceId> = facts.lost.iter().filter_map(|id| id.parse().ok()).collect();
+        owned.extend(&lost);
         let there: BTreeSet<InstanceId> = seen.iter().map(|one| one.id).collect();
         self.orphans
             .retain(|id, _| there.contains(id) && !owned.contains(id));
@@ -36,6 +45,13 @@ impl Reconciler {
                 }
             }
         }
+        for row in left.into_iter().filter(|row| !there.contains(&row.id)) {
+            let id = row.id.to_string();
+            let forgotten = control.write(|tx| Ok(tx.delete::<Instance>(&id, Expect::Any).map(drop)?));
+            if let Err(cause) = forgotten {
+                tracing::warn!(instance = %id, %cause, "could not forget it; it is tried again");
+            }
+        }
         // An ended instance keeps its row as history, but nothing on the host.
         for instance in facts.instances.values() {
             if let Condition::Exited { .. } = instance.condition
@@ -45,7 +61,16 @@ impl Reconciler {
                 lingering.insert(instance.id);
             }
         }
+        lingering.extend(lost.intersection(&there));
         lingering
+    }
+}
+
+/// Whether what an instance is for is still known. It is not when a repair of the store had to give it up.
+fn has_owner(facts: &Facts, row: &Instance) -> bool {
+    match &row.purpose {
+        Purpose::Service { app, .. } | Purpose::Job { app, .. } => facts.apps.contains_key(app),
+        Purpose::Database { database } => facts.databases.contains_key(database),
     }
 }
 

@@ -3,31 +3,42 @@
 //! Invariant: this is the only place that starts an instance of a row, so the first start, its repetition and the
 //! recovery after a crash between intent and effect are one path.
 
-use std::sync::mpsc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use engine::{EngineError, Workload};
-use model::{App, Condition, Database, Exit, Instance, Purpose, Release, Timestamp};
+use model::{App, Condition, Database, Exit, Instance, InstanceId, Millis, Purpose, Release, Timestamp};
 use store::{Expect, ReadTx};
 
 use super::Facts;
 use super::databases::volume_of;
+use super::observe::each;
 use crate::{Control, ControlError};
 
 /// Starts at once: more would only wait for the same kernel locks.
 const AT_ONCE: usize = 4;
 
+/// An app waits so long for a database that does not answer yet; then it shows by itself that it cannot do without.
+const DATABASES_FIRST: Millis = Millis::seconds(30);
+
 /// Starts in one look: what is more waits for the next, so that crashes and drains are noticed meanwhile.
 const IN_ONE_LOOK: usize = 32;
 
 pub(super) fn pending(control: &Control, facts: &Facts, now: Timestamp) -> Result<(), ControlError> {
-    let is_waiting =
-        |row: &&Instance| matches!(row.condition, Condition::Starting { .. }) && row.address.is_none();
+    let is_waiting = |row: &&Instance| {
+        matches!(row.condition, Condition::Starting { .. })
+            && row.address.is_none()
+            && !waits_for_database(facts, row, now)
+    };
     let rows: Vec<&Instance> = facts.instances.values().filter(is_waiting).collect();
     if rows.is_empty() {
         return Ok(());
     }
     if rows.len() > IN_ONE_LOOK {
         control.bell.ring();
+    }
+    for row in rows.iter().take(IN_ONE_LOOK) {
+        facts.tried.note(row.id, now);
     }
     let waiting = control.read(|tx| {
         let first = rows.iter().take(IN_ONE_LOOK);
@@ -47,23 +58,92 @@ pub(super) fn pending(control: &Control, facts: &Facts, now: Timestamp) -> Resul
         });
         ends.extend(results);
     }
-    control.write(|tx| {
-        for (id, end) in ends {
-            let mut found = tx.need::<Instance>(&id.to_string())?;
-            match end {
-                Begun::Runs(address) => found.row.address = Some(address),
-                Begun::Never(why) => {
-                    found.row.condition = Condition::Exited {
-                        at: now,
-                        exit: Exit::NeverStarted { why },
-                    };
+    each(control, &ends, |tx, (id, end)| {
+        let mut found = tx.need::<Instance>(&id.to_string())?;
+        match end {
+            Begun::Runs(address) => {
+                found.row.address = Some(*address);
+                // Its time to get ready begins here, not when somebody wished for it.
+                if let Condition::Starting { since } = &mut found.row.condition {
+                    *since = now;
                 }
-                Begun::NotYet => continue,
             }
-            tx.update_status(&found.row, Expect::Any)?;
+            Begun::Never(why) => {
+                found.row.condition = Condition::Exited {
+                    at: now,
+                    exit: Exit::NeverStarted { why: why.clone() },
+                };
+            }
+            Begun::NotYet => return Ok(()),
         }
+        tx.update_status(&found.row, Expect::Any)?;
         Ok(())
     })
+}
+
+/// Whether it uses a database that is about to answer: after a reboot of the host, databases come before what needs them.
+fn waits_for_database(facts: &Facts, row: &Instance, now: Timestamp) -> bool {
+    let (app, uses) = match &row.purpose {
+        Purpose::Service {
+            app,
+            release,
+            service,
+            ..
+        } => {
+            let release = facts.releases.get(release);
+            (
+                app,
+                release.and_then(|of| of.services.get(service)).map(|of| &of.uses),
+            )
+        }
+        Purpose::Job {
+            app, release, job, ..
+        } => {
+            let release = facts.releases.get(release);
+            (app, release.and_then(|of| of.jobs.get(job)).map(|of| &of.uses))
+        }
+        Purpose::Database { .. } => return false,
+    };
+    let (Some(app), Some(uses)) = (facts.apps.get(app), uses) else {
+        return false;
+    };
+    if uses.is_empty() || now.since(row.created_at) > DATABASES_FIRST {
+        return false;
+    }
+    facts.databases.values().any(|database| {
+        database.environment == app.environment
+            && uses.contains(&database.name)
+            && super::databases::is_wanted(database)
+            && !super::databases::is_ready(facts, database.id)
+    })
+}
+
+/// At which starts this process is, and since when. Shared between looks.
+#[derive(Default, Clone)]
+pub(crate) struct Tried(Arc<Mutex<BTreeMap<InstanceId, Timestamp>>>);
+
+impl Tried {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, id: InstanceId, now: Timestamp) {
+        self.all().entry(id).or_insert(now);
+    }
+
+    /// Since when it is tried; nothing while it waits for its turn.
+    pub(super) fn since(&self, id: InstanceId) -> Option<Timestamp> {
+        self.all().get(&id).copied()
+    }
+
+    /// Forgets those that no longer start.
+    pub(super) fn forget(&self, facts: &Facts) {
+        let is_starting = |id: &InstanceId| {
+            let row = facts.instances.get(id);
+            row.is_some_and(|row| matches!(row.condition, Condition::Starting { .. }))
+        };
+        self.all().retain(|id, _| is_starting(id));
+    }
 }
 
 /// What came of a start.

@@ -111,3 +111,24 @@ fn a_host_that_cannot_be_seen_changes_nothing() {
     assert_eq!(world.edge.table(), table);
     assert_eq!(world.live_of("web").len(), 1);
 }
+
+/// A look starts some dozens; what waits for the next looks has not begun, so its grace has not either.
+#[test]
+fn waiting_for_its_turn_to_start_is_no_time_it_had() {
+    const MANY: usize = 100;
+    let mut world = World::with_shop();
+    let slow = Behaviour {
+        ready_after: Some(TICK),
+        ..Behaviour::default()
+    };
+    world.image("good:2", slow);
+    let text = format!(
+        "schema = 1\napp = 'shop'\n[services.web]\nport = 8080\nscale = {MANY}\nhealth = {{ grace = '1s' }}"
+    );
+    succeeded(&world.deployed("shop", "good:2", Some(&text)));
+    world.quiet();
+    let live = world.live_of("web");
+    assert_eq!(live.len(), MANY);
+    assert!(live.iter().all(|row| row.attempt == 0), "some were started again");
+    assert_eq!(world.engine.starts().len(), MANY + 1);
+}

@@ -152,6 +152,17 @@ impl World {
         self.open();
     }
 
+    /// Control ends, something changes its store behind its back, and it comes back.
+    pub fn tamper(&mut self, sql: &str) {
+        self.wait_workers();
+        self.reconciler = None;
+        self.control = None;
+        let store = rusqlite::Connection::open(self.dir.path().join("stoa.db")).expect("the file opens");
+        store.execute_batch(sql).expect("changed");
+        drop(store);
+        self.open();
+    }
+
     /// Waits until no worker is at work: each holds the installation.
     pub fn wait_workers(&self) {
         let control = self.control.as_ref().expect("open");
@@ -264,7 +275,10 @@ impl World {
     }
 
     pub fn all<R: store::Row>(&self) -> Vec<R> {
-        let rows = self.control().store.read(store::ReadTx::list_all::<R>);
+        let rows = self.control().store.read(|tx| match tx.list_all::<R>() {
+            Err(store::StoreError::Corrupt { .. }) => tx.salvage::<R>().map(|salvage| salvage.rows),
+            rows => rows,
+        });
         rows.expect("rows").into_iter().map(|found| found.row).collect()
     }
 

@@ -201,6 +201,22 @@ fn what_neither_can_prove_stays_refused() {
     assert!(!repair.lost.is_empty() && repair.restored.is_empty());
     assert!(matches!(get(&store, "a1"), Err(StoreError::Corrupt { .. })));
     assert!(get(&store, "a0").unwrap().is_some());
+    // The others are listed again, and its name is free.
+    assert_eq!(store.read(|tx| tx.list::<App>("p")).unwrap().len(), 2);
+    write(&store, 3, |tx| tx.insert(&app("a9", "p", "name-1")));
+}
+
+#[test]
+fn what_the_log_still_has_is_salvaged() {
+    let place = filled();
+    place.tamper(
+        "UPDATE object SET body = '{}' WHERE id IN ('a0', 'a1'); UPDATE log SET body = '{}' WHERE id = 'a1'",
+    );
+    let salvage = place.open().read(ReadTx::salvage::<App>).unwrap();
+    let mut told: Vec<App> = salvage.rows.into_iter().map(|found| found.row).collect();
+    told.sort_by(|one, other| one.id.cmp(&other.id));
+    assert_eq!(told, [app("a0", "p", "name-0"), app("a2", "p", "name-2")]);
+    assert_eq!((salvage.bad.len(), salvage.lost), (2, ["a1".to_owned()].into()));
 }
 
 /// Everything the store would tell, or the first error.
