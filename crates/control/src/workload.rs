@@ -10,6 +10,7 @@ use model::spec::Resources;
 use model::{App, Database, EnvKey, Instance, Name, Purpose, Release, Service};
 use store::ReadTx;
 
+use crate::transact::{all, unless_corrupt};
 use crate::{Control, ControlError};
 
 /// Databases are known as `NAME.db.internal`, so no app may be called that.
@@ -99,6 +100,7 @@ impl Shape {
             port: service.port,
             resources: service.resources,
             probe: service.port.map(|port| Probe {
+                speaks: engine::Speaks::Tcp,
                 port,
                 health: service.health.clone(),
             }),
@@ -203,9 +205,15 @@ fn put(env: &mut BTreeMap<EnvKey, String>, key: &str, value: &str) {
 /// Apps of an environment with the release that serves.
 pub(crate) fn serving(tx: &ReadTx, environment: &str) -> Result<Vec<(App, Release)>, ControlError> {
     let mut pairs = Vec::new();
-    for app in tx.list::<App>(environment)? {
-        if let Some(serving) = app.row.serving {
-            pairs.push((app.row, tx.need::<Release>(&serving.release.to_string())?.row));
+    let (apps, _) = all::<App>(tx)?;
+    for app in apps
+        .into_iter()
+        .filter(|app| app.environment.to_string() == environment)
+    {
+        if let Some(serving) = app.serving {
+            let release = tx.need::<Release>(&serving.release.to_string());
+            let release = unless_corrupt(release.map_err(ControlError::from))?;
+            pairs.extend(release.map(|release| (app, release.row)));
         }
     }
     Ok(pairs)
@@ -218,11 +226,9 @@ pub(crate) fn uid_ranges(tx: &store::WriteTx, wanted: usize) -> Result<Vec<u32>,
     if wanted == 0 {
         return Ok(Vec::new());
     }
-    let mut taken: std::collections::BTreeSet<u32> = tx
-        .list_all::<Instance>()?
-        .into_iter()
-        .map(|found| found.row.uid_range)
-        .collect();
+    let (instances, _) = all::<Instance>(tx)?;
+    let mut taken: std::collections::BTreeSet<u32> =
+        instances.into_iter().map(|instance| instance.uid_range).collect();
     let mut ranges = Vec::new();
     while ranges.len() < wanted {
         if taken.len() as u64 >= RANGES {

@@ -55,6 +55,7 @@ pub fn workload(
         log_key: database.id.to_string(),
         log_label: format!("postgres-{version}"),
         probe: Some(Probe {
+            speaks: engine::Speaks::Postgres,
             port: crate::PORT,
             // Crash recovery may take long, and it is progress, not failure.
             health: Health {

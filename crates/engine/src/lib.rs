@@ -16,7 +16,7 @@ pub use image::{BuildStep, ImageFacts, ImageSummary, LineSink, StepConfig, StepI
 pub use log::{LogQuery, LogRecord, Stream};
 pub use volume::VolumeFacts;
 pub use workload::{
-    Capabilities, Exec, ExecStreams, Observed, Phase, Probe, SecretFile, Usage, VolumeMount, Workload,
+    Capabilities, Exec, ExecStreams, Observed, Phase, Probe, SecretFile, Speaks, Usage, VolumeMount, Workload,
 };
 
 use std::collections::BTreeSet;

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use model::spec::{Health, Resources};
 use model::{EnvKey, Exit, ImageDigest, InstanceId, Millis, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// One instance as it is wanted.
 #[derive(Clone)]
@@ -53,6 +54,18 @@ pub struct Probe {
     pub port: u16,
     /// The check.
     pub health: Health,
+    /// What an answer is.
+    pub speaks: Speaks,
+}
+
+/// What must answer on a port before its workload is fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Speaks {
+    /// An accepted connection; HTTP when the check has a path.
+    Tcp,
+    /// PostgreSQL that takes sessions: it accepts connections while it still recovers, and refuses each.
+    Postgres,
 }
 
 /// A secret as a file. No Debug: its content must not reach a log.

@@ -284,7 +284,8 @@ fn write_probe(host: &Host, name: &str, probe: Option<&engine::Probe>) -> Result
         .join(name)
         .join("probe.json");
     let Some(probe) = probe else { return Ok(()) };
-    let text = serde_json::json!({ "port": probe.port, "health": probe.health }).to_string();
+    let text =
+        serde_json::json!({ "port": probe.port, "health": probe.health, "speaks": probe.speaks }).to_string();
     fs::write(path, text).map_err(error::host("write the probe"))
 }
 
@@ -298,7 +299,12 @@ fn read_probe(host: &Host, name: &str) -> Option<engine::Probe> {
     let value: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let port = u16::try_from(value.get("port")?.as_u64()?).ok()?;
     let health = serde_json::from_value(value.get("health")?.clone()).ok()?;
-    Some(engine::Probe { port, health })
+    // Written by a build before this, it says nothing.
+    let speaks = value.get("speaks").cloned();
+    let speaks = speaks
+        .map_or(Ok(engine::Speaks::Tcp), serde_json::from_value)
+        .ok()?;
+    Some(engine::Probe { port, health, speaks })
 }
 
 fn watch(host: &Host, id: InstanceId, there: &Container, address: Ipv4Addr, probe: Option<&engine::Probe>) {

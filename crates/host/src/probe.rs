@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::Probe;
+use engine::{Probe, Speaks};
 use model::InstanceId;
 
 use crate::watch::Bump;
@@ -172,6 +172,10 @@ fn ask(target: SocketAddr, probe: &Probe) -> Result<(), String> {
     let until = Instant::now() + limit;
     let mut stream = TcpStream::connect_timeout(&target, limit)
         .map_err(|cause| format!("port {} does not answer: {}", probe.port, plain(&cause)))?;
+    match probe.speaks {
+        Speaks::Postgres => return ask_postgres(&mut stream, probe.port, limit),
+        Speaks::Tcp => {}
+    }
     let Some(path) = &probe.health.path else {
         return Ok(());
     };
@@ -204,6 +208,28 @@ fn ask(target: SocketAddr, probe: &Probe) -> Result<(), String> {
                 probe.port
             ));
         }
+    }
+}
+
+/// Begins a session that goes no further: the server either asks who we are, or says that it takes nobody yet.
+fn ask_postgres(stream: &mut TcpStream, port: u16, limit: Duration) -> Result<(), String> {
+    /// Length, version 3.0, then names and values.
+    const START: &[u8] = b"\0\0\0\x2b\0\x03\0\0user\0stoa-probe\0database\0postgres\0\0";
+    /// `cannot_connect_now`: starting up, recovering or shutting down.
+    const NOT_NOW: &[u8] = b"C57P03\0";
+    let failed = |cause: std::io::Error| format!("port {port} failed: {}", plain(&cause));
+    stream.set_write_timeout(Some(limit)).map_err(failed)?;
+    stream.set_read_timeout(Some(limit)).map_err(failed)?;
+    stream.write_all(START).map_err(failed)?;
+    let mut answer = [0_u8; HEAD_BYTES];
+    let read = stream.read(&mut answer).map_err(failed)?;
+    let answer = &answer[..read];
+    let is_not_now = answer.windows(NOT_NOW.len()).any(|part| part == NOT_NOW);
+    match answer.first() {
+        Some(b'E') if is_not_now => Err("it takes no sessions yet".to_owned()),
+        // Any other refusal is about who asks, so it would take others.
+        Some(b'R' | b'E') => Ok(()),
+        Some(_) | None => Err(format!("port {port} does not speak PostgreSQL")),
     }
 }
 
@@ -241,6 +267,7 @@ mod tests {
                 path: path.map(str::to_owned),
                 ..Health::default()
             },
+            speaks: Speaks::Tcp,
         }
     }
 
@@ -272,6 +299,28 @@ mod tests {
                 fit,
                 "{answer:?}"
             );
+            served.join().expect("served");
+        }
+    }
+
+    #[test]
+    fn a_database_is_fit_when_it_takes_sessions() {
+        for (answer, fit) in [
+            ("R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0", true),
+            ("E\0\0\0\x20SFATAL\0C28000\0Mno entry\0\0", true),
+            (
+                "E\0\0\0\x20SFATAL\0C57P03\0Mthe database system is starting up\0\0",
+                false,
+            ),
+            ("HTTP/1.1 400 No\r\n\r\n", false),
+            ("", false),
+        ] {
+            let (address, served) = serve(answer);
+            let probe = Probe {
+                speaks: Speaks::Postgres,
+                ..probe(None, address.port())
+            };
+            assert_eq!(ask(address, &probe).is_ok(), fit, "{answer:?}");
             served.join().expect("served");
         }
     }
