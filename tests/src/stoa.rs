@@ -280,6 +280,16 @@ impl Stoa {
         found
     }
 
+    /// Names of the instances, builds included, that have a directory on the host.
+    #[must_use]
+    pub fn instance_folders(&self) -> std::collections::BTreeSet<String> {
+        let entries = fs::read_dir(self.data_dir().join("instances")).into_iter();
+        let folders = entries.flatten().flatten().filter(|entry| entry.path().is_dir());
+        folders
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
     /// Processes inside its instances whose command line contains a text; not the init that watches over each.
     #[must_use]
     pub fn members(&self, text: &str) -> Vec<Process> {

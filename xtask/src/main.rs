@@ -19,7 +19,9 @@ cargo xtask demo stop            stop it and remove everything it made
 cargo xtask test                 everything CI runs
 cargo xtask check                the rules of the house: crate arrows, forbidden calls, sizes, true documents
 cargo xtask bench NAME [--rounds N] [--write]
-                                 deploy | weight | db | edge | all: measure Stoa beside its peers, print ratios
+                                 deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
+cargo xtask soak control [--kills N] [--seed S] [--load X]
+                                 kill -9 control again and again under traffic
 cargo xtask soak deploys [--deploys N] [--load X]
                                  deploy good and bad releases under traffic
 cargo xtask soak kill [--trials N] [--seed S] [--load X] [--databases yes|no]

@@ -4,6 +4,7 @@
 //! Invariant: everything random comes from a seed that is printed.
 
 mod compare;
+pub mod control;
 pub mod deploys;
 pub mod edge;
 pub mod kill;

@@ -4,6 +4,7 @@
 //! Invariants: ours and the peer's samples alternate within a round; a round in which the hypervisor took time away
 //! is measured again; absolute figures are told only beside their ratio.
 
+mod back;
 mod db;
 mod deploy;
 mod dockerd;
@@ -51,6 +52,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         7,
         edge::run,
     ),
+    (
+        "back",
+        "kill -9 with 200 instances running, until a write is acknowledged and until all are adopted, beside the promise",
+        9,
+        back::run,
+    ),
 ];
 
 /// Runs one bench or all.
@@ -69,13 +76,13 @@ pub fn run(words: &[&str]) -> Result<()> {
             other => bail!("{other} is not understood; see cargo xtask help"),
         }
     }
-    let name = chosen.context("which bench? deploy, weight, db, edge or all")?;
+    let name = chosen.context("which bench? deploy, weight, db, edge, back or all")?;
     let benches: Vec<_> = BENCHES
         .iter()
         .filter(|(known, ..)| *known == name || name == "all")
         .collect();
     if benches.is_empty() {
-        bail!("there is no bench {name}; there are deploy, weight, db, edge and all");
+        bail!("there is no bench {name}; there are deploy, weight, db, edge, back and all");
     }
     packages::install()?;
     match std::env::var_os("STOA_BIN") {

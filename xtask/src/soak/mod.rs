@@ -3,6 +3,7 @@
 //! Lives here: which soaks there are and reading their words. Does not live here: the trials (`journeys::soak`).
 //! Invariant: what is found is printed with what replays it, and makes the command fail.
 
+mod control;
 mod deploys;
 mod edge;
 mod kill;
@@ -19,6 +20,11 @@ type Soak = fn(&Words<'_>) -> Result<()>;
 
 /// One line for each: name, what it does, its function.
 const SOAKS: &[(&str, &str, Soak)] = &[
+    (
+        "control",
+        "kill -9 of control under traffic [--kills N] [--seed S] [--load X]",
+        control::run,
+    ),
     (
         "deploys",
         "deploys good and bad, by all strategies without a gap, under traffic [--deploys N] [--exchanges N] [--load X]",
