@@ -70,7 +70,7 @@ fn a_corrupt_app_serves_on_and_holds_up_nobody() {
     world
         .try_deploy("shop", "good:2", None)
         .expect_err("it cannot be changed");
-    repair(&world);
+    repair(&mut world);
     let done = world.deployed("shop", "good:2", None);
     succeeded(&done);
 }
@@ -95,7 +95,7 @@ fn a_corrupt_instance_release_or_operation_holds_up_nobody_else() {
         }
         assert!(is_routed(&world, "shop"), "{kind}");
         assert!(!world.engine.removed().contains(&before), "{kind}: it was ended");
-        repair(&world);
+        repair(&mut world);
         succeeded(&world.deployed("shop", "good:2", None));
     }
 }
@@ -119,7 +119,7 @@ fn a_lost_app_is_left_alone_until_a_repair_gives_it_up() {
         seen.iter().any(|one| one.id == shop)
     };
     assert!(runs(&world), "what cannot be told was ended");
-    repair(&world);
+    repair(&mut world);
     world.until(Millis::seconds(60), "what belongs to nobody goes", |world| {
         !runs(world)
     });
@@ -132,11 +132,10 @@ fn a_lost_app_is_left_alone_until_a_repair_gives_it_up() {
     world.quiet();
 }
 
-fn repair(world: &World) {
+/// As `stoa doctor --repair` does it: Stoa is down meanwhile.
+fn repair(world: &mut World) {
     let now = store::Now::at(world.now.as_ms());
-    world
-        .control()
-        .store
-        .write(now, WriteTx::repair)
-        .expect("repaired");
+    let store = &world.control().store;
+    store.write(now, WriteTx::repair).expect("repaired");
+    world.crash();
 }
