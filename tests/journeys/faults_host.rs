@@ -39,8 +39,6 @@ fn f09_after_a_reboot_everything_desired_returns_databases_before_apps() -> Resu
         begin.elapsed().as_secs_f64()
     );
 
-    // All of it anew and once, and nothing that nobody asked for.
-    let after = ids(&fleet)?;
     ensure!(fleet.serving("guest")? == serving, "another release serves");
     for (app, answer) in [("plain", "1"), ("guest", "2")] {
         holds("it to answer", || {
