@@ -63,6 +63,15 @@ impl Api {
         }
     }
 
+    /// The same with another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            address: self.address,
+            token: token.to_owned(),
+        }
+    }
+
     /// The access token.
     #[must_use]
     pub fn token(&self) -> &str {

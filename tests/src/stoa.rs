@@ -24,6 +24,7 @@ use crate::{Answer, Api, Application, PATIENCE, census, process, until};
 #[derive(Debug)]
 pub struct Stoa {
     root: PathBuf,
+    data: PathBuf,
     up: Option<Child>,
     listeners: Listeners,
     api: Option<Api>,
@@ -75,12 +76,18 @@ impl Stoa {
             https: nowhere,
         };
         Ok(Self {
+            data: root.join("data"),
             root,
             up: None,
             listeners,
             api: None,
             extra: Vec::new(),
         })
+    }
+
+    /// Another data directory inside its root, to be called before the first start.
+    pub fn place_data(&mut self, inside: &str) {
+        self.data = self.root.join(inside);
     }
 
     /// Further arguments for `stoa up`, from the next start on.
@@ -226,7 +233,7 @@ impl Stoa {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.root.join("data")
+        self.data.clone()
     }
 
     /// A directory for what a journey needs.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::compare::{LEFTOVER_GRACE, Live};
+use super::compare::{self, LEFTOVER_GRACE};
 use super::operation::{Answer, Operation, SERVED};
 use super::outcome::{Found, Outcome, Victim, Wrong};
 use super::state::{self, State};
@@ -140,7 +140,7 @@ impl Bench {
             fixed: BTreeSet::new(),
             outages: Vec::new(),
         };
-        bench.settle()?;
+        state::settle(&bench.api)?;
         bench.fixed = World::look(&bench.stoa).fixed;
         Ok(bench)
     }
@@ -154,9 +154,9 @@ impl Bench {
         outcome: &mut Outcome,
     ) -> Result<(String, Found)> {
         let before = State::read(&self.api)?;
-        let known: BTreeSet<String> = self.operations()?;
+        let known: BTreeSet<String> = state::known(&self.api)?;
         let operation = Operation::choose(&mut chance, trial, &before, databases);
-        let live = self.live(&before)?;
+        let live = compare::live(&self.api, &before)?;
         let workloads = world::workloads(&self.stoa);
         if let Some(version) = operation.may_answer(&before) {
             self.traffic.may(&version);
@@ -182,13 +182,13 @@ impl Bench {
                 format!("requests were served again only after {took} s"),
             ));
         }
-        if let Err(error) = self.settle() {
+        if let Err(error) = state::settle(&self.api) {
             found.push((Wrong::Unsettled, format!("{error:#}")));
         }
         let may_fail = matches!(kill.victim, Victim::Keeper | Victim::Builder);
         let after = State::read(&self.api)?;
-        self.compare_answers(&operation, &answer, may_fail, (&before, &after), &mut found);
-        self.compare_operations(&operation, &answer, may_fail, &known, &mut found)?;
+        compare::answers(&operation, &answer, may_fail, (&before, &after), &mut found);
+        compare::operations(&self.api, &operation, &answer, may_fail, &known, &mut found)?;
         self.compare_world(&mut found)?;
         self.compare_workloads(&operation, &kill, (&live, &workloads), &mut found)?;
         if let Some(version) = after.apps.get(SERVED).and_then(|app| app.version()) {
@@ -299,51 +299,11 @@ impl Bench {
         Ok(Instant::now())
     }
 
-    /// Waits until nothing is under way and every app has what it wants.
-    fn settle(&self) -> Result<()> {
-        until("everything to settle", PATIENCE, || {
-            for operation in state::operations(&self.api)? {
-                if matches!(operation["state"].as_str(), Some("pending" | "running")) {
-                    bail!("under way: {operation}");
-                }
-            }
-            let apps = self.api.get(&format!("{ENVIRONMENT}/apps"))?;
-            for app in apps["items"].as_array().into_iter().flatten() {
-                let is_busy = app["deleting"] == true || !app["rollout"].is_null();
-                let services = app["services"].as_array().into_iter().flatten();
-                let lacks = services
-                    .filter(|service| service["wanted"] != service["ready"])
-                    .count();
-                if is_busy || lacks > 0 {
-                    bail!("not as it is wanted: {app}");
-                }
-            }
-            Ok(Some(()))
-        })
-    }
-
-    fn operations(&self) -> Result<BTreeSet<String>> {
-        let operations = state::operations(&self.api)?;
-        let ids = operations.iter().filter_map(|operation| operation["id"].as_str());
-        Ok(ids.map(str::to_owned).collect())
-    }
-
-    /// Instances of all apps that have not ended, with app and condition.
-    pub(super) fn live(&self, state: &State) -> Result<Live> {
-        let mut live = BTreeMap::new();
-        for app in state.apps.keys() {
-            for (instance, condition) in state::live(&self.api, app)? {
-                live.insert(instance, (app.clone(), condition));
-            }
-        }
-        Ok(live)
-    }
-
     /// Ends the traffic, waits until nothing belongs to nobody, takes the installation down and looks what is left.
     fn end(mut self, outcome: &mut Outcome) -> Result<Found> {
         let mut found = Found::new();
         let clean = until("nothing to belong to nobody", LEFTOVER_GRACE, || {
-            let (surplus, missing) = self.world()?;
+            let (surplus, missing) = compare::world(&self.stoa, &self.api, &self.fixed)?;
             ensure!(
                 surplus.is_empty() && missing.is_empty(),
                 "{surplus:#?} {missing:#?}"

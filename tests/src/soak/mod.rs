@@ -10,6 +10,7 @@ pub mod edge;
 pub mod kill;
 mod operation;
 mod outcome;
+pub mod power;
 mod state;
 mod world;
 

@@ -37,6 +37,8 @@ pub(super) enum Wrong {
     Refused,
     Unsettled,
     Traffic,
+    /// A file that is not whole, or a store that does not check.
+    Torn,
 }
 
 /// What all trials showed.

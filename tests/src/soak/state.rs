@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{Api, ENVIRONMENT};
+use crate::{Api, ENVIRONMENT, PATIENCE, until};
 
 /// How many of the newest releases and operations are looked at.
 const NEWEST: usize = 60;
@@ -156,6 +156,36 @@ fn read_app(api: &Api, name: &str, app: &Value) -> Result<App> {
         scale: app["services"][0]["wanted"].as_u64(),
         releases,
     })
+}
+
+/// Waits until nothing is under way and every app has what it wants.
+pub(super) fn settle(api: &Api) -> Result<()> {
+    until("everything to settle", PATIENCE, || {
+        for operation in operations(api)? {
+            if matches!(operation["state"].as_str(), Some("pending" | "running")) {
+                bail!("under way: {operation}");
+            }
+        }
+        let apps = api.get(&format!("{ENVIRONMENT}/apps"))?;
+        for app in apps["items"].as_array().into_iter().flatten() {
+            let is_busy = app["deleting"] == true || !app["rollout"].is_null();
+            let services = app["services"].as_array().into_iter().flatten();
+            let lacks = services
+                .filter(|service| service["wanted"] != service["ready"])
+                .count();
+            if is_busy || lacks > 0 {
+                bail!("not as it is wanted: {app}");
+            }
+        }
+        Ok(Some(()))
+    })
+}
+
+/// Ids of the newest operations.
+pub(super) fn known(api: &Api) -> Result<BTreeSet<String>> {
+    let operations = operations(api)?;
+    let ids = operations.iter().filter_map(|operation| operation["id"].as_str());
+    Ok(ids.map(str::to_owned).collect())
 }
 
 /// Operations, newest first.

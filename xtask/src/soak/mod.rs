@@ -7,6 +7,7 @@ mod control;
 mod deploys;
 mod edge;
 mod kill;
+mod power;
 mod sim;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,11 @@ const SOAKS: &[(&str, &str, Soak)] = &[
         "kill",
         "kill -9 at random moments of random operations [--trials N] [--seed S] [--load X] [--databases yes|no]",
         kill::run,
+    ),
+    (
+        "power",
+        "power cuts of the whole data directory [--trials N] [--fs ext4|xfs] [--seed S]",
+        power::run,
     ),
     (
         "sim",
