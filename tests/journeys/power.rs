@@ -37,6 +37,9 @@ fn power_cuts_without_syncs_lose_acknowledged_writes() -> Result<()> {
         syncs: Syncs::Skipped,
     })?;
     println!("{outcome}");
-    ensure!(outcome.lost() > 0, "writes that were never synced survived: {outcome}");
+    ensure!(
+        outcome.lost() > 0,
+        "writes that were never synced survived: {outcome}"
+    );
     Ok(())
 }

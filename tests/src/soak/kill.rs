@@ -76,7 +76,7 @@ pub(super) struct Kill {
 /// When the installation cannot be set up or taken down cleanly; what trials find is in the outcome.
 pub fn run(options: Options) -> Result<Outcome> {
     let begin = Instant::now();
-    let mut bench = Bench::new(options)?;
+    let mut bench = Bench::new("soak-kill", options.load)?;
     let mut outcome = Outcome {
         seed: options.seed,
         ..Outcome::default()
@@ -99,8 +99,8 @@ pub fn run(options: Options) -> Result<Outcome> {
 }
 
 impl Bench {
-    fn new(options: Options) -> Result<Self> {
-        let stoa = Stoa::start("soak-kill")?;
+    pub(super) fn new(name: &str, load: Load) -> Result<Self> {
+        let stoa = Stoa::start(name)?;
         let api = stoa.api()?;
         let upload = upload(&stoa)?;
         let first = Operation::Deploy {
@@ -129,7 +129,7 @@ impl Bench {
             stoa.listeners().http,
             &format!("{SERVED}.localhost"),
             &format!("{SERVED}-0"),
-            options.load,
+            load,
         )?;
         let mut bench = Self {
             stoa,
@@ -154,18 +154,32 @@ impl Bench {
         outcome: &mut Outcome,
     ) -> Result<(String, Found)> {
         let before = State::read(&self.api)?;
-        let known: BTreeSet<String> = state::known(&self.api)?;
         let operation = Operation::choose(&mut chance, trial, &before, databases);
+        self.around(&format!("trial {trial}"), &operation, outcome, |bench| {
+            bench.ask_and_kill(&mut chance, &operation)
+        })
+    }
+
+    /// Compares what there is before and after something that asks for an operation and kills.
+    pub(super) fn around(
+        &mut self,
+        name: &str,
+        operation: &Operation,
+        outcome: &mut Outcome,
+        act: impl FnOnce(&Self) -> Result<(Answer, Kill)>,
+    ) -> Result<(String, Found)> {
+        let before = State::read(&self.api)?;
+        let known = state::known(&self.api)?;
         let live = compare::live(&self.api, &before)?;
         let workloads = world::workloads(&self.stoa);
         if let Some(version) = operation.may_answer(&before) {
             self.traffic.may(&version);
         }
         let begin = Instant::now();
-        let (answer, kill) = self.ask_and_kill(&mut chance, &operation)?;
+        let (answer, kill) = act(self)?;
         *outcome.counts.entry((operation.name(), kill.victim)).or_default() += 1;
         let head = format!(
-            "trial {trial}: {operation}; {:?} killed after {} ms{}; {answer:?}",
+            "{name}: {operation}; {:?} killed after {} ms{}; {answer:?}",
             kill.victim,
             kill.at.duration_since(begin).as_millis(),
             kill.instance
@@ -185,12 +199,12 @@ impl Bench {
         if let Err(error) = state::settle(&self.api) {
             found.push((Wrong::Unsettled, format!("{error:#}")));
         }
-        let may_fail = matches!(kill.victim, Victim::Keeper | Victim::Builder);
+        let may_fail = matches!(kill.victim, Victim::Keeper | Victim::Builder | Victim::Disk);
         let after = State::read(&self.api)?;
-        compare::answers(&operation, &answer, may_fail, (&before, &after), &mut found);
-        compare::operations(&self.api, &operation, &answer, may_fail, &known, &mut found)?;
+        compare::answers(operation, &answer, may_fail, (&before, &after), &mut found);
+        compare::operations(&self.api, operation, &answer, may_fail, &known, &mut found)?;
         self.compare_world(&mut found)?;
-        self.compare_workloads(&operation, &kill, (&live, &workloads), &mut found)?;
+        self.compare_workloads(operation, &kill, (&live, &workloads), &mut found)?;
         if let Some(version) = after.apps.get(SERVED).and_then(|app| app.version()) {
             self.traffic.only(version);
         }
@@ -201,7 +215,7 @@ impl Bench {
         let until = match kill.victim {
             Victim::Warden | Victim::Edge => Some(back),
             Victim::Keeper => Some(Instant::now()),
-            Victim::Control | Victim::Builder | Victim::Nobody => None,
+            Victim::Control | Victim::Builder | Victim::Disk | Victim::Nobody => None,
         };
         self.outages.extend(until.map(|until| Outage {
             victim: kill.victim,
@@ -267,7 +281,7 @@ impl Bench {
             Victim::Builder => self
                 .builder()
                 .map_or((None, None), |(name, process)| (Some(name), Some(process))),
-            Victim::Nobody => (None, None),
+            Victim::Disk | Victim::Nobody => (None, None),
         };
         let at = Instant::now();
         let gone = process.is_some_and(|process| process.signal(libc::SIGKILL).is_ok());
@@ -290,7 +304,7 @@ impl Bench {
                     Ok((self.stoa.part("edge").is_ok() && self.stoa.part("control").is_ok()).then_some(()))
                 })?;
             }
-            Victim::Keeper | Victim::Builder | Victim::Nobody => {}
+            Victim::Keeper | Victim::Builder | Victim::Disk | Victim::Nobody => {}
         }
         let host = format!("{SERVED}.localhost");
         until("the edge to serve", PATIENCE, || {
@@ -300,7 +314,7 @@ impl Bench {
     }
 
     /// Ends the traffic, waits until nothing belongs to nobody, takes the installation down and looks what is left.
-    fn end(mut self, outcome: &mut Outcome) -> Result<Found> {
+    pub(super) fn end(mut self, outcome: &mut Outcome) -> Result<Found> {
         let mut found = Found::new();
         let clean = until("nothing to belong to nobody", LEFTOVER_GRACE, || {
             let (surplus, missing) = compare::world(&self.stoa, &self.api, &self.fixed)?;

@@ -12,6 +12,7 @@ mod operation;
 mod outcome;
 pub mod power;
 mod state;
+pub mod syscall;
 mod world;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Application, Stoa};
+use crate::{Api, Application, Stoa};
 
 /// Random numbers from a seed (SplitMix64).
 #[derive(Debug, Clone)]
@@ -78,7 +79,15 @@ const BAD: [&str; 2] = ["BROKEN = \"1\"", "HEALTH = \"500\""];
 
 /// The probe's sources as an archive in the installation; the id to deploy from.
 fn upload(stoa: &Stoa) -> Result<String> {
+    send(&stoa.api()?, &archive(stoa, None)?)
+}
+
+/// The probe's sources, with something in them that makes them differ from all others if that is wanted.
+fn archive(stoa: &Stoa, differing: Option<&str>) -> Result<Vec<u8>> {
     let app = Application::copy("probe", stoa.root())?;
+    if let Some(text) = differing {
+        app.write("differing", text)?;
+    }
     let archive: PathBuf = stoa.root().join("probe.tar");
     let status = Command::new("tar")
         .args(["--create", "--file"])
@@ -86,9 +95,15 @@ fn upload(stoa: &Stoa) -> Result<String> {
         .arg("--directory")
         .arg(app.folder())
         .arg("server.py")
+        .args(differing.map(|_| "differing"))
         .status()?;
     ensure!(status.success(), "tar: {status}");
-    let reply = stoa.api()?.upload(&std::fs::read(&archive)?)?;
+    Ok(std::fs::read(&archive)?)
+}
+
+/// Sends an archive; the id to deploy from.
+fn send(api: &Api, archive: &[u8]) -> Result<String> {
+    let reply = api.upload(archive)?;
     let id = reply.body["id"].as_str();
     Ok(id
         .with_context(|| format!("the upload was answered {}: {}", reply.status, reply.body))?

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::traffic::Report;
 
 /// After so many wrong trials the rest would only repeat them.
-const WRONG_MAX: usize = 10;
+pub(super) const WRONG_MAX: usize = 10;
 
 /// What is wrong, in words.
 pub(super) type Found = Vec<(Wrong, String)>;
@@ -22,6 +22,8 @@ pub(super) enum Victim {
     Control,
     Keeper,
     Builder,
+    /// Nobody died: a call on the disk failed.
+    Disk,
     /// There was no such process at that moment.
     Nobody,
 }

@@ -9,6 +9,7 @@ mod edge;
 mod kill;
 mod power;
 mod sim;
+mod syscall;
 
 use std::collections::BTreeMap;
 
@@ -50,6 +51,12 @@ const SOAKS: &[(&str, &str, Soak)] = &[
         "sim",
         "seeded fleets over the real reconcilers, in virtual time [--seeds N] [--hours H] [--first S]",
         sim::run,
+    ),
+    (
+        "syscall",
+        "a fault at each system call of one operation [--operation deploy|rollback] [--fault kill|eio|eintr|short] \
+         [--from N] [--to N] [--stride K] [--seed S] [--load X]",
+        syscall::run,
     ),
 ];
 

@@ -179,9 +179,7 @@ fn has_stopped(pid: i32) -> bool {
     let tasks = PathBuf::from(format!("/proc/{pid}/task"));
     names(&tasks).iter().all(|task| {
         let stat = fs::read_to_string(tasks.join(task).join("stat")).unwrap_or_default();
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
     })
 }

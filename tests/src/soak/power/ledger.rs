@@ -135,7 +135,10 @@ impl Ledger {
             .filter(|secret| secret["key"] == key.as_str())
             .find_map(|secret| secret["version"].as_u64())
             .unwrap_or(0);
-        let expected = format!("secret {key}: {:?} expected, version {version} there", self.secret);
+        let expected = format!(
+            "secret {key}: {:?} expected, version {version} there",
+            self.secret
+        );
         if !self.secret.take(version) {
             found.push((Wrong::Lost, expected));
         }
@@ -150,7 +153,10 @@ impl Ledger {
         };
         for (text, id) in &self.tokens {
             if !works(text)? {
-                found.push((Wrong::Lost, format!("token {id} of {key} was given and is not known")));
+                found.push((
+                    Wrong::Lost,
+                    format!("token {id} of {key} was given and is not known"),
+                ));
             }
         }
         for text in &self.revoked {

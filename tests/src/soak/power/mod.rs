@@ -27,7 +27,7 @@ use self::files::Files;
 use self::ledger::{Counts, LEDGER, Ledger};
 use super::compare::{self, LEFTOVER_GRACE};
 use super::operation::{Answer, Operation, SERVED};
-use super::outcome::{Found, Wrong};
+use super::outcome::{Found, WRONG_MAX, Wrong};
 use super::state::{self, State};
 use super::world::World;
 use super::{Chance, upload};
@@ -37,8 +37,9 @@ use crate::{Api, ENVIRONMENT, PATIENCE, Stoa, until};
 const CUT_WITHIN_MS: u64 = 2000;
 /// Clients that write at once, so that commits are shared.
 const WRITERS: usize = 3;
-/// After so many wrong trials the rest would only repeat them.
-const WRONG_MAX: usize = 10;
+/// So many cuts one installation sees; then a new one on a new disk. A machine that loses its power every few seconds
+/// looks to the platform like applications that crash in a row, and each of their starts waits longer than the last.
+const IN_A_ROW: u64 = 12;
 /// With syncs skipped, so many writes are acknowledged before the cut.
 const UNSYNCED_WRITES: u64 = 40;
 
@@ -98,7 +99,6 @@ struct Bench {
 /// When the installation cannot be set up or taken down cleanly; what trials find is in the outcome.
 pub fn run(options: Options) -> Result<Outcome> {
     let begin = Instant::now();
-    let mut bench = Bench::new(options)?;
     let mut outcome = Outcome {
         options,
         trials: 0,
@@ -110,22 +110,27 @@ pub fn run(options: Options) -> Result<Outcome> {
         wrong: BTreeMap::new(),
         findings: Vec::new(),
     };
-    for trial in 1..=options.trials {
-        let chance = Chance::of(options.seed, trial);
-        let (head, found) = bench
-            .trial(chance, trial, options.syncs, &mut outcome)
-            .with_context(|| format!("seed {}, trial {trial}", options.seed))?;
-        outcome.trials = trial;
-        println!("{head}");
-        outcome.note(&head, found);
-        // What was lost unsynced is lost; going on from there shows nothing more.
-        if outcome.findings.len() >= WRONG_MAX || options.syncs == Syncs::Skipped {
-            break;
+    let mut trial = 0;
+
+    while trial < options.trials && outcome.findings.len() < WRONG_MAX {
+        let mut bench = Bench::new(options)?;
+        let last = (trial + IN_A_ROW).min(options.trials);
+        while trial < last && outcome.findings.len() < WRONG_MAX {
+            trial += 1;
+            let chance = Chance::of(options.seed, trial);
+            let (head, found) = bench
+                .trial(chance, trial, options.syncs, &mut outcome)
+                .with_context(|| format!("seed {}, trial {trial}", options.seed))?;
+            outcome.trials = trial;
+            println!("{head}");
+            outcome.note(&head, found);
         }
+        for (kind, count) in &bench.files.read {
+            *outcome.read.entry(kind).or_default() += count;
+        }
+        let found = bench.end()?;
+        outcome.note(&format!("after trial {trial}"), found);
     }
-    outcome.read.clone_from(&bench.files.read);
-    let found = bench.end()?;
-    outcome.note("after the last trial", found);
     outcome.took = begin.elapsed();
     Ok(outcome)
 }
