@@ -179,8 +179,11 @@ impl Bench {
         let (answer, kill) = act(self)?;
         *outcome.counts.entry((operation.name(), kill.victim)).or_default() += 1;
         let head = format!(
-            "{name}: {operation}; {:?} killed after {} ms{}; {answer:?}",
-            kill.victim,
+            "{name}: {operation}; {} after {} ms{}; {answer:?}",
+            match kill.victim {
+                Victim::Disk => "a call was spoilt".to_owned(),
+                victim => format!("{victim:?} killed"),
+            },
             kill.at.duration_since(begin).as_millis(),
             kill.instance
                 .as_ref()
@@ -198,6 +201,9 @@ impl Bench {
         }
         if let Err(error) = state::settle(&self.api) {
             found.push((Wrong::Unsettled, format!("{error:#}")));
+        }
+        if kill.victim != Victim::Nobody {
+            outcome.settled.push(kill.at.elapsed());
         }
         let may_fail = matches!(kill.victim, Victim::Keeper | Victim::Builder | Victim::Disk);
         let after = State::read(&self.api)?;
@@ -311,6 +317,20 @@ impl Bench {
             Ok(self.stoa.get(&host, "/")?.status == 200).map(|served| served.then_some(()))
         })?;
         Ok(Instant::now())
+    }
+
+    /// Ends `stoa up` politely and starts it again, so that the warden forgets how often its children died and does not
+    /// make them wait. The traffic feels it, which is not what these trials are about.
+    pub(super) fn renew(&mut self) -> Result<()> {
+        let from = Instant::now();
+        self.stoa.warden()?.signal(libc::SIGINT)?;
+        let until = self.recover(Victim::Warden)?;
+        self.outages.push(Outage {
+            victim: Victim::Warden,
+            from,
+            until,
+        });
+        state::settle(&self.api)
     }
 
     /// Ends the traffic, waits until nothing belongs to nobody, takes the installation down and looks what is left.

@@ -43,6 +43,14 @@ pub(super) enum Wrong {
     Torn,
 }
 
+/// The middle and the longest of some times, in seconds.
+pub(super) fn spread(times: &[Duration]) -> (f64, f64) {
+    let mut times = times.to_vec();
+    times.sort();
+    let of = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
+    (of(times.get(times.len() / 2)), of(times.last()))
+}
+
 /// What all trials showed.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -50,6 +58,8 @@ pub struct Outcome {
     pub(super) trials: u64,
     pub(super) took: Duration,
     pub(super) unknown: u64,
+    /// From each death until everything had settled.
+    pub(super) settled: Vec<Duration>,
     pub(super) counts: BTreeMap<(&'static str, Victim), u64>,
     pub(super) wrong: BTreeMap<Wrong, u64>,
     /// Each wrong trial in words.

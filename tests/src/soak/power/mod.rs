@@ -27,7 +27,7 @@ use self::files::Files;
 use self::ledger::{Counts, LEDGER, Ledger};
 use super::compare::{self, LEFTOVER_GRACE};
 use super::operation::{Answer, Operation, SERVED};
-use super::outcome::{Found, WRONG_MAX, Wrong};
+use super::outcome::{Found, WRONG_MAX, Wrong, spread};
 use super::state::{self, State};
 use super::world::World;
 use super::{Chance, upload};
@@ -204,7 +204,7 @@ impl Bench {
         let what = operation
             .as_ref()
             .map_or("writes whose syncs do nothing".to_owned(), ToString::to_string);
-        let head = format!(
+        let mut head = format!(
             "trial {trial}: {what}; power cut after {} ms; {answer:?}",
             pause.as_millis()
         );
@@ -233,7 +233,8 @@ impl Bench {
         if let Some(operation) = operation {
             compare::answers(&operation, &answer, true, (&before, &after), &mut found);
             compare::operations(&self.api, &operation, &answer, true, &known, &mut found)?;
-            let end = self.end_of(&answer)?;
+            let (end, why) = self.end_of(&answer)?;
+            head += &why;
             *outcome.ends.entry((operation.name(), end)).or_default() += 1;
         }
         let whole = until("what the API lists to be there", LEFTOVER_GRACE, || {
@@ -307,20 +308,21 @@ impl Bench {
         Ok(())
     }
 
-    /// How the acknowledged operation ended.
-    fn end_of(&self, answer: &Answer) -> Result<&'static str> {
-        Ok(match answer {
+    /// How the acknowledged operation ended, and why when it failed.
+    fn end_of(&self, answer: &Answer) -> Result<(&'static str, String)> {
+        let end = match answer {
             Answer::Acknowledged { operation: Some(id) } => {
                 let now = self.api.get(&format!("/v1/operations/{id}"))?;
-                match now["state"].as_str() {
-                    Some("succeeded") => "succeeded",
-                    _ => "failed",
+                if now["state"] != "succeeded" {
+                    return Ok(("failed", format!("; failed: {}", now["error"])));
                 }
+                "succeeded"
             }
             Answer::Acknowledged { operation: None } => "acknowledged",
             Answer::Unknown => "unanswered",
             Answer::Refused { .. } => "refused",
-        })
+        };
+        Ok((end, String::new()))
     }
 
     /// Waits until nothing belongs to nobody, takes the installation down and looks what is left.
@@ -426,16 +428,11 @@ impl fmt::Display for Outcome {
         for (kind, count) in &self.read {
             writeln!(f, "{count} {kind} read after cuts")?;
         }
-        let mut back = self.back.clone();
-        back.sort();
-        if let (Some(middle), Some(longest)) = (back.get(back.len() / 2), back.last()) {
-            writeln!(
-                f,
-                "all served and settled again {:.1} s after the start in the middle, {:.1} s at most",
-                middle.as_secs_f64(),
-                longest.as_secs_f64()
-            )?;
-        }
+        let (middle, longest) = spread(&self.back);
+        writeln!(
+            f,
+            "all served and settled again {middle:.1} s after the start in the middle, {longest:.1} s at most"
+        )?;
         let of = |wrong| self.wrong.get(&wrong).copied().unwrap_or(0);
         write!(
             f,

@@ -15,6 +15,8 @@ enum Counts {
     Always,
     /// When its first argument is a file or socket: writes into an event counter only wake a thread of ours.
     Onto,
+    /// When it is more than a setting of the descriptor itself: the request is the second argument.
+    Asking,
     /// When it may make a file or cut one short: flags are the third argument.
     Opening,
 }
@@ -57,7 +59,7 @@ const CALLS: &[(libc::c_long, &str, Counts)] = &[
     (libc::SYS_setxattr, "setxattr", Counts::Always),
     (libc::SYS_lsetxattr, "lsetxattr", Counts::Always),
     (libc::SYS_fsetxattr, "fsetxattr", Counts::Always),
-    (libc::SYS_ioctl, "ioctl", Counts::Onto),
+    (libc::SYS_ioctl, "ioctl", Counts::Asking),
     (libc::SYS_mount, "mount", Counts::Always),
     (libc::SYS_umount2, "umount2", Counts::Always),
     (libc::SYS_move_mount, "move_mount", Counts::Always),
@@ -131,6 +133,7 @@ impl Call {
         let does = match counts {
             Counts::Always => true,
             Counts::Onto => onto.as_ref().is_some_and(|onto| !onto.starts_with("anon_inode:")),
+            Counts::Asking => argument(1) != libc::FIONBIO,
             Counts::Opening => {
                 let making = (libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
                 argument(2) & u64::from(making) != 0

@@ -27,6 +27,8 @@ use super::{archive, send, world};
 use crate::traffic::Load;
 use crate::{PATIENCE, until};
 
+/// After so many deaths of control the warden is renewed: it makes a child that keeps dying wait, up to 10 s.
+const DEATHS_IN_A_ROW: u64 = 4;
 /// So many runs are only counted, before the trials.
 const COUNTING: usize = 3;
 /// So many points in a row that are not reached, beyond the last one listed, end a run over all of them.
@@ -126,6 +128,9 @@ pub fn run(options: Options) -> Result<Outcome> {
         if outcome.trials.findings.len() >= outcome::WRONG_MAX {
             break;
         }
+        if reached && options.fault == Fault::Kill && outcome.reached.is_multiple_of(DEATHS_IN_A_ROW) {
+            bench.renew()?;
+        }
         if reached {
             beyond = 0;
         } else if point > last {
@@ -182,13 +187,13 @@ fn trial(
     let (head, found) = bench.around(&name, &operation, &mut outcome.trials, |bench| {
         let control = bench.stoa.part("control")?;
         let tracer = Tracer::start(control.pid, act)?;
-        let begin = Instant::now();
         let answer = match (options.what, send_if(options.what, bench, &archive)) {
             (What::Deploy, Ok(Some(upload))) => operation.ask(&bench.api, &upload),
             (What::Deploy, _) => Answer::Unknown,
             (What::Rollback, _) => operation.ask(&bench.api, ""),
         };
         follow(bench, &tracer, &answer)?;
+        let at = Instant::now();
         kind = match &answer {
             Answer::Acknowledged { .. } => "acknowledged",
             Answer::Unknown => "unanswered",
@@ -203,7 +208,7 @@ fn trial(
         let kill = Kill {
             victim,
             instance: None,
-            at: begin,
+            at,
         };
         Ok((answer, kill))
     })?;
@@ -343,6 +348,11 @@ impl fmt::Display for Outcome {
                 .collect();
             each.join(", ")
         };
+        let (middle, longest) = outcome::spread(&self.trials.settled);
+        writeln!(
+            f,
+            "all settled {middle:.1} s after the fault in the middle, {longest:.1} s at most"
+        )?;
         writeln!(f, "hit: {}", pairs(&self.hit))?;
         for (kind, count) in &self.answers {
             writeln!(f, "{count} questions {kind}")?;
