@@ -323,7 +323,7 @@ impl Bench {
     /// make them wait. The traffic feels it, which is not what these trials are about.
     pub(super) fn renew(&mut self) -> Result<()> {
         let from = Instant::now();
-        self.stoa.warden()?.signal(libc::SIGINT)?;
+        self.stoa.warden()?.signal(libc::SIGTERM)?;
         let until = self.recover(Victim::Warden)?;
         self.outages.push(Outage {
             victim: Victim::Warden,
