@@ -29,15 +29,15 @@ fn some(what: What, fault: Fault, stride: u64, least: u64) -> Result<()> {
 
 #[test]
 fn a_deploy_survives_a_kill_at_its_system_calls() -> Result<()> {
-    some(What::Deploy, Fault::Kill, 150, 3)
+    some(What::Deploy, Fault::Kill, 130, 3)
 }
 
 #[test]
 fn a_rollback_survives_a_kill_at_its_system_calls() -> Result<()> {
-    some(What::Rollback, Fault::Kill, 150, 3)
+    some(What::Rollback, Fault::Kill, 130, 3)
 }
 
 #[test]
 fn a_deploy_survives_calls_that_fail() -> Result<()> {
-    some(What::Deploy, Fault::Error, 80, 3)
+    some(What::Deploy, Fault::Error, 60, 3)
 }

@@ -120,7 +120,9 @@ pub fn run(options: Options) -> Result<Outcome> {
     let last = outcome.listed.iter().max().copied().unwrap_or_default();
     let mut point = options.from + options.seed % options.stride.max(1);
     let mut beyond = 0;
-    while options.to.is_none_or(|to| point <= to) && beyond < BEYOND {
+    // Only a run over all points looks beyond the last one listed: runs differ in length.
+    let beyond_most = if options.stride == 1 { BEYOND } else { 0 };
+    while options.to.is_none_or(|to| point <= to) && (point <= last || beyond < beyond_most) {
         number += 1;
         let (head, reached) = trial(&mut bench, &mut outcome, number, Some(point))
             .with_context(|| format!("{:?} at point {point}", options.what))?;
