@@ -359,6 +359,8 @@ impl fmt::Display for Outcome {
         for (kind, count) in &self.answers {
             writeln!(f, "{count} questions {kind}")?;
         }
+        let renewals: u64 = self.trials.excused.values().sum();
+        writeln!(f, "{renewals} exchanges cut while the warden was renewed between trials, not counted as found")?;
         write!(f, "{}", self.trials.report)
     }
 }
