@@ -101,6 +101,7 @@ fn a_check_flaps_as_told_and_says_when() {
     let probe = crate::Probe {
         port: 80,
         health: model::Health::default(),
+        speaks: crate::Speaks::Tcp,
     };
     let wanted = Workload {
         probe: Some(probe),

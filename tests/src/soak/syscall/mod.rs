@@ -360,7 +360,10 @@ impl fmt::Display for Outcome {
             writeln!(f, "{count} questions {kind}")?;
         }
         let renewals: u64 = self.trials.excused.values().sum();
-        writeln!(f, "{renewals} exchanges cut while the warden was renewed between trials, not counted as found")?;
+        writeln!(
+            f,
+            "{renewals} exchanges cut while the warden was renewed between trials, not counted as found"
+        )?;
         write!(f, "{}", self.trials.report)
     }
 }
