@@ -35,10 +35,16 @@ pub enum Defect {
     ForgetsTurns,
     /// An operation that was under way when control died is not taken up again.
     ForgetsAfterCrash,
+    /// What gets requests is told to end without being let go of by the edge.
+    NeverDrains,
+    /// A rollout takes the epoch of what serves, so that nobody can tell its instances from the old ones.
+    ReusesEpoch,
+    /// A change is made whatever generation its author has read.
+    IgnoresGeneration,
 }
 
 /// All of them.
-pub const ALL: [Defect; 14] = [
+pub const ALL: [Defect; 17] = [
     Defect::ActsBeforeIntent,
     Defect::PublishesBeforeReady,
     Defect::PromotesWithoutPublishing,
@@ -53,6 +59,9 @@ pub const ALL: [Defect; 14] = [
     Defect::IgnoresFailedJobs,
     Defect::ForgetsTurns,
     Defect::ForgetsAfterCrash,
+    Defect::NeverDrains,
+    Defect::ReusesEpoch,
+    Defect::IgnoresGeneration,
 ];
 
 #[cfg(debug_assertions)]

@@ -322,7 +322,12 @@ fn write_rows(tx: &WriteTx, facts: &Facts, steps: &[&Step], now: Timestamp) -> R
             }
             Step::Run { .. } => {}
             Step::Drain { instance, cause } => {
-                mark(tx, *instance, *cause, &Condition::Draining { since: now })?;
+                let next = if planted::is(Defect::NeverDrains) {
+                    Condition::Stopping { since: now }
+                } else {
+                    Condition::Draining { since: now }
+                };
+                mark(tx, *instance, *cause, &next)?;
             }
             Step::Stop { instance, cause } => {
                 mark(tx, *instance, *cause, &Condition::Stopping { since: now })?;

@@ -197,7 +197,10 @@ fn begin(
             None
         };
         let deadline = hold.map_or(mine.deadline, |hold| mine.deadline.plus(hold));
-        let epoch = tx.next_number(&format!("epoch:{}", app.id))?;
+        let epoch = match found.row.serving {
+            Some(serving) if planted::is(Defect::ReusesEpoch) => serving.epoch,
+            Some(_) | None => tx.next_number(&format!("epoch:{}", app.id))?,
+        };
         found.row.rollout = Some(Rollout {
             operation: operation.id,
             to: Serving { release, epoch },

@@ -22,6 +22,7 @@ use crate::dice::Dice;
 use crate::nerves::{Counts, Killed, Nerves};
 use crate::people::{self, APPS, Deed};
 use crate::rules;
+use crate::without::Without;
 
 /// When the virtual world begins.
 const BEGIN: u64 = 1_800_000_000_000;
@@ -29,11 +30,13 @@ const BEGIN: u64 = 1_800_000_000_000;
 const DEPLOY_DEADLINE: Millis = Millis::seconds(180);
 const OPERATION_DEADLINE: Millis = Millis::seconds(120);
 const DRAIN_BOUND: Millis = Millis::seconds(20);
+/// Control looks every second, told or not.
+const UNTOLD: u64 = 1000;
 /// After that much quiet time every fleet has come to rest: deadlines, drains, graces and backoffs are shorter.
 const REST: u64 = 1_800_000;
 
 /// What became of a fleet that broke no rule.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Lived {
     pub hash: u64,
     pub virtual_ms: u64,
@@ -50,34 +53,39 @@ pub struct Broken {
 struct Fleet {
     dir: tempfile::TempDir,
     nerves: Arc<Nerves>,
+    without: Without,
     control: Option<Arc<Control>>,
     reconciler: Option<Reconciler>,
     dice: Dice,
     /// Whether this control has seen the host.
     has_looked: bool,
+    /// When a look succeeded last.
+    looked_at: u64,
 }
 
 /// Lives through a fleet.
-pub fn live(seed: u64) -> Result<Lived, Broken> {
-    let mut fleet = Fleet::new(seed);
+pub fn live(seed: u64, without: &Without) -> Result<Lived, Broken> {
+    let mut fleet = Fleet::new(seed, without);
     let result = fleet.live();
     let nerves = Arc::clone(&fleet.nerves);
     fleet.close();
     let inner = &mut *nerves.inner();
     inner.trace.close(inner.now);
     match result {
-        Ok(()) => Ok(Lived {
-            hash: inner.trace.hash(),
-            virtual_ms: inner.now - BEGIN,
-            counts: Counts {
-                checks: inner.mirror.checks,
-                ..inner.counts
-            },
-        }),
-        Err(why) => Err(Broken {
-            why,
-            tail: inner.trace.tail(),
-        }),
+        Ok(()) => {
+            let mut counts = std::mem::take(&mut inner.counts);
+            counts.checks = inner.mirror.checks;
+            counts.reach.add(&inner.mirror.reach);
+            Ok(Lived {
+                hash: inner.trace.hash(),
+                virtual_ms: inner.now - BEGIN,
+                counts,
+            })
+        }
+        Err(why) => {
+            let tail = inner.trace.tail(|line| inner.mirror.is_about(&why, line));
+            Err(Broken { why, tail })
+        }
     }
 }
 
@@ -90,18 +98,20 @@ fn dir() -> tempfile::TempDir {
 }
 
 impl Fleet {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, without: &Without) -> Self {
         let engine = Arc::new(Simulated::new());
         people::images(&engine);
-        let nerves = Nerves::new(seed, engine, BEGIN);
+        let nerves = Nerves::new(seed, without, engine, BEGIN);
         let dice = Dice::new(seed, 3);
         let mut fleet = Self {
             dir: dir(),
             nerves,
+            without: without.clone(),
             control: None,
             reconciler: None,
             dice,
             has_looked: false,
+            looked_at: BEGIN,
         };
         fleet.open();
         accounts::found(fleet.control()).expect("founded");
@@ -145,6 +155,10 @@ impl Fleet {
         self.nerves.workers_die.store(true, Ordering::SeqCst);
         self.nerves.engine.cut_off(true);
         self.nerves.wait_workers();
+        // What it did it did now, not when it is back.
+        if let Some(control) = &self.control {
+            self.nerves.catch_up(control);
+        }
         self.reconciler = None;
         self.control = None;
     }
@@ -153,6 +167,13 @@ impl Fleet {
     fn crash(&mut self, away: u64) -> Result<(), String> {
         self.close();
         self.nerves.inner().counts.crashes += 1;
+        if away >= 60_000 {
+            self.nerves
+                .inner()
+                .counts
+                .reach
+                .note("control is away for a minute");
+        }
         self.pass_time(away);
         self.open();
         self.judge()
@@ -196,18 +217,20 @@ impl Fleet {
             if !self.has_looked {
                 inner.moment.opened = now;
             }
-            let is_blind = inner.is_rough && self.dice.one_in(50);
+            let is_blind = inner.is_rough && self.dice.one_in(50) && self.without.has("blindness");
             self.has_looked |= !is_blind;
             if is_blind {
+                inner.counts.reach.note("a host that cannot be seen");
                 inner.trace.note("the host cannot be seen".to_owned());
                 self.nerves.engine.blind(1);
             }
-            if inner.is_rough && self.dice.one_in(100) {
+            if inner.is_rough && self.dice.one_in(100) && self.without.has("deaths") {
                 inner.trace.note("workers die".to_owned());
                 self.nerves.workers_die.store(true, Ordering::SeqCst);
                 inner.doom();
             }
         }
+        let before = self.control().store.rev();
         let reconciler = self.reconciler.as_mut().expect("open");
         let result = catch_unwind(AssertUnwindSafe(|| reconciler.pass(Timestamp::from_ms(now))));
         self.nerves.inner().is_looking = false;
@@ -236,7 +259,15 @@ impl Fleet {
             return Err(format!("a look failed though nothing does: {cause}"));
         }
         if let Ok(Ok(())) = result {
+            let is_unchanged = self.control().store.rev() == before;
             let inner = &mut *self.nerves.inner();
+            if is_unchanged {
+                inner.counts.reach.note("a look at what did not change");
+            } else if now > self.looked_at + UNTOLD {
+                // No event woke control: it looked because it was time to.
+                inner.counts.reach.note("a change that nobody told control");
+            }
+            self.looked_at = now;
             let engine = &self.nerves.engine;
             rules::look(&mut inner.mirror, engine, &inner.planted, now, &mut inner.judged)?;
             if !inner.has_refused {
@@ -249,16 +280,25 @@ impl Fleet {
     /// Something that nobody decided.
     fn accident(&mut self) {
         let victim = people::victim(&self.nerves.inner().mirror, &mut self.dice);
-        match (self.dice.roll(8), victim) {
+        let which = self.dice.roll(8);
+        if !self.without.has("accidents") {
+            return;
+        }
+        match (which, victim) {
             (0, _) => self.nerves.inner().edge_dies(),
             (1, Some((uid, id))) => {
                 let orphan = people::orphan(&self.nerves.engine, id);
                 let inner = &mut *self.nerves.inner();
+                inner.counts.reach.note("an orphan");
                 inner.trace.note(format!("an orphan like i{uid}"));
                 inner.planted.extend(orphan.map(|id| (id, inner.now)));
             }
             (_, Some((uid, id))) => {
-                self.nerves.inner().trace.note(format!("i{uid} crashes"));
+                {
+                    let inner = &mut *self.nerves.inner();
+                    inner.counts.reach.note("an instance crashes");
+                    inner.trace.note(format!("i{uid} crashes"));
+                }
                 self.nerves.engine.crash(id, Exit::Signal { signal: 11 });
             }
             (_, None) => {}
@@ -289,6 +329,15 @@ impl Fleet {
                 _ => 100 + self.dice.roll(2500),
             };
             self.pass_time(span);
+            if self.dice.one_in(40) && self.without.has("deaths") {
+                {
+                    let inner = &mut *self.nerves.inner();
+                    inner.counts.reach.note("control dies between two looks");
+                    inner.trace.note("control dies between two looks".to_owned());
+                }
+                let away = self.dice.roll(5000);
+                self.crash(away)?;
+            }
         }
         // What settles does so among faults, or undisturbed.
         self.nerves.inner().is_rough = self.dice.one_in(3);

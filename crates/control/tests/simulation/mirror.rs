@@ -12,6 +12,8 @@ use model::{
 };
 use store::{Change, Op, Row};
 
+use crate::reach::Reach;
+
 /// Changes read at once.
 const AT_ONCE: usize = 2000;
 
@@ -29,10 +31,18 @@ pub struct Mirror {
     /// The operations in the order in which they were accepted.
     numbers: BTreeMap<OperationId, usize>,
     names: BTreeMap<AppId, String>,
+    /// Whose each instance and each operation of the trace is, by its name there.
+    owners: BTreeMap<String, String>,
     passed: BTreeSet<(ReleaseId, Name)>,
     job_runs: BTreeSet<(OperationId, Name)>,
     begun: BTreeSet<OperationId>,
     last_begun: BTreeMap<AppId, OperationId>,
+    last_epoch: BTreeMap<AppId, u64>,
+    /// The generation of each app.
+    pub generations: BTreeMap<AppId, u64>,
+    /// Since which look operations are open that should not be.
+    pub late: BTreeMap<OperationId, u64>,
+    pub reach: Reach,
     /// What was wanted of each app in this look, in order.
     versions: BTreeMap<AppId, Vec<App>>,
     pub checks: u64,
@@ -82,6 +92,7 @@ impl Mirror {
         match change.kind.as_str() {
             App::KIND => {
                 let row: App = row(change);
+                self.generations.insert(row.id, change.generation);
                 let before = self.apps.remove(&row.id);
                 self.app(before.as_ref(), &row, change.op, events);
                 if change.op != Op::Delete {
@@ -146,6 +157,10 @@ impl Mirror {
                 self.rule(events, last.is_none_or(|last| last < new.operation), || {
                     format!("{name}: o{number} began after a later operation had")
                 });
+                let last = self.last_epoch.insert(row.id, new.to.epoch);
+                self.rule(events, last.is_none_or(|last| last < new.to.epoch), || {
+                    format!("{name}: o{number} took an epoch that was")
+                });
                 let is_open = self
                     .operations
                     .get(&new.operation)
@@ -193,6 +208,11 @@ impl Mirror {
             (ReleaseState::Rejected { .. }, _) => "rejected",
         };
         events.push(Event::Note(format!("{label} {text}")));
+        match text {
+            "proven" => self.reach.note("a release proven"),
+            "rejected" => self.reach.note("a release rejected"),
+            _ => {}
+        }
         let stays = before.is_none_or(|before| match (&before.state, &row.state) {
             (ReleaseState::Pending, _) | (ReleaseState::Proven, ReleaseState::Proven) => true,
             (ReleaseState::Rejected { .. }, ReleaseState::Rejected { .. }) => true,
@@ -240,6 +260,9 @@ impl Mirror {
             return;
         }
         self.known.insert(row.id, uid);
+        if let Some(app) = row.purpose.app() {
+            self.owners.insert(format!("i{uid}"), self.name(app));
+        }
         match &row.purpose {
             Purpose::Service {
                 release, epoch, app, ..
@@ -291,10 +314,21 @@ impl Mirror {
         }
         if before.is_none() {
             let app = control::operations::app_of(&row.work).map(|app| self.name(app));
+            if let Some(app) = &app {
+                self.owners.insert(format!("o{number}"), app.clone());
+            }
             events.push(Event::Note(format!(
                 "o{number} {} {}",
                 work(&row.work),
                 app.unwrap_or_default()
+            )));
+        }
+        if before.is_some_and(|before| before.deadline != row.deadline) {
+            let until = row.deadline.as_ms();
+            events.push(Event::Note(format!(
+                "o{number} has until {}.{:03}",
+                until / 1000,
+                until % 1000
             )));
         }
         let was_settled = before.is_some_and(|before| before.state.is_settled());
@@ -313,6 +347,11 @@ impl Mirror {
                 OperationState::Canceled { .. } => "canceled".to_owned(),
             };
             events.push(Event::Note(format!("o{number} {how}")));
+            if how == "canceled" {
+                self.reach.note("an operation canceled");
+            } else if how.starts_with("failed: deadline") {
+                self.reach.note("an operation out of time");
+            }
         }
     }
 
@@ -333,6 +372,20 @@ impl Mirror {
         open.filter(|one| matches!(one.work, Work::Run { .. }))
             .map(|one| one.id)
             .collect()
+    }
+
+    /// Whether a line of the trace may be about what another one says: it is not about other apps only.
+    pub fn is_about(&self, what: &str, line: &str) -> bool {
+        let words = |text: &str| -> BTreeSet<String> {
+            let words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
+            let known = |word: &str| match self.owners.get(word) {
+                Some(app) => Some(app.clone()),
+                None => self.names.values().find(|name| *name == word).cloned(),
+            };
+            words.filter_map(known).collect()
+        };
+        let (wanted, mine) = (words(what), words(line));
+        wanted.is_empty() || mine.is_empty() || !wanted.is_disjoint(&mine)
     }
 
     /// What is not settled, for people.

@@ -20,8 +20,10 @@ use store::Now;
 use crate::dice::Dice;
 use crate::mirror::{Event, Mirror};
 use crate::people::{self, Deed, People};
+use crate::reach::Reach;
 use crate::rules;
 use crate::trace::Trace;
+use crate::without::Without;
 
 /// How long a worker may take in real time on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -38,8 +40,9 @@ fn die() -> ! {
 }
 
 /// Counts for people.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct Counts {
+    pub reach: Reach,
     pub looks: u64,
     pub steps: u64,
     pub crashes: u64,
@@ -55,8 +58,8 @@ pub struct Inner {
     /// A look is under way.
     pub is_looking: bool,
     is_acting: bool,
-    /// An effect was done whose knowledge dies with control.
-    is_doomed: bool,
+    /// Control dies at its next step, and of what kind that is: an effect's knowledge, say, dies with it.
+    doom: Option<&'static str>,
     chance: Dice,
     pub people: People,
     pub mirror: Mirror,
@@ -76,6 +79,7 @@ pub struct Inner {
 pub struct Nerves {
     home: ThreadId,
     seed: u64,
+    without: Without,
     pub engine: Arc<Simulated>,
     inner: Mutex<Inner>,
     control: Mutex<Weak<Control>>,
@@ -84,14 +88,14 @@ pub struct Nerves {
 }
 
 impl Nerves {
-    pub fn new(seed: u64, engine: Arc<Simulated>, now: u64) -> Arc<Self> {
+    pub fn new(seed: u64, without: &Without, engine: Arc<Simulated>, now: u64) -> Arc<Self> {
         let inner = Inner {
             now,
             moment: rules::Moment { now, opened: now },
             is_rough: false,
             is_looking: false,
             is_acting: false,
-            is_doomed: false,
+            doom: None,
             chance: Dice::new(seed, 1),
             people: People::new(seed),
             mirror: Mirror::default(),
@@ -108,6 +112,7 @@ impl Nerves {
         let nerves = Arc::new(Self {
             home: std::thread::current().id(),
             seed,
+            without: without.clone(),
             engine,
             inner: Mutex::new(inner),
             control: Mutex::new(Weak::new()),
@@ -155,11 +160,16 @@ impl Nerves {
             if inner.is_acting || !inner.is_rough || !inner.is_looking {
                 return;
             }
-            if inner.is_doomed || inner.chance.one_in(DIES) {
-                inner.is_doomed = false;
+            if let Some(kind) = inner.doom.take() {
+                inner.counts.reach.note(kind);
                 inner.trace.note(format!("control dies before {next}"));
                 None
-            } else if inner.chance.one_in(WANTS) {
+            } else if inner.chance.one_in(DIES) && self.without.has("deaths") {
+                let kind = format!("control dies before {next}");
+                inner.counts.reach.note(&kind);
+                inner.trace.note(kind);
+                None
+            } else if inner.chance.one_in(WANTS) && self.without.has("interruptions") {
                 Some(())
             } else {
                 return;
@@ -182,9 +192,34 @@ impl Nerves {
             inner.is_acting = true;
             inner.people.choose(&inner.mirror, &self.engine)
         };
+        if !deed.app().is_none_or(|app| self.without.has(app)) {
+            self.inner().is_acting = false;
+            return;
+        }
         let said = people::act(&control, &deed);
         let inner = &mut *self.inner();
         inner.is_acting = false;
+        if said.is_ok() {
+            for kind in people::kinds(&inner.mirror, &deed) {
+                inner.counts.reach.note(kind);
+            }
+        }
+        if let Some((app, read)) = deed.read() {
+            let is_current = people::generation(&inner.mirror, app) == Some(read);
+            let is_stale = matches!(said, Err(control::ControlError::Stale { .. }));
+            if is_current {
+                inner.counts.reach.note("a change of what was read in time");
+            } else if is_stale {
+                inner.counts.reach.note("a change of what was read too long ago");
+            }
+            inner.mirror.checks += 1;
+            if is_stale == is_current && (is_stale || said.is_ok()) {
+                let broken = format!(
+                    "generation {read} of {app} was read, and the change of it was answered so: {said:?}"
+                );
+                inner.broken.get_or_insert(broken);
+            }
+        }
         let told = match &deed {
             Deed::Cancel { operation } => format!("cancel o{}", inner.mirror.number(*operation)),
             other => format!("{other:?}"),
@@ -265,12 +300,30 @@ impl Nerves {
             (Verb::Start | Verb::Stop, 13..=18) => Fate::IsLate(Millis::new(dice.roll(9000))),
             _ => Fate::Happens,
         };
-        let dies = dice.one_in(40);
+        let (dies, dies_before) = (dice.one_in(40), dice.one_in(40));
         if is_home {
             inner.chance = dice;
         }
-        if dies {
-            inner.is_doomed = true;
+        if call.before > 0 {
+            inner.counts.reach.note("the same call again");
+        }
+        if !self.without.has("engine") {
+            return Fate::Happens;
+        }
+        // Starts run on threads of their own: control dies with the first write after them.
+        if dies_before && !is_home && self.without.has("deaths") {
+            inner.doom = Some("control dies before a start");
+            return Fate::Fails;
+        }
+        match fate {
+            Fate::Happens => {}
+            Fate::Fails => inner.counts.reach.note("an engine that refuses"),
+            Fate::FailsAfterwards => inner.counts.reach.note("an engine whose answer is lost"),
+            Fate::IsForgotten => inner.counts.reach.note("an engine that forgets"),
+            Fate::IsLate(_) => inner.counts.reach.note("an engine that is late"),
+        }
+        if dies && self.without.has("deaths") {
+            inner.doom = Some("control dies after an effect");
         }
         if fate != Fate::Happens {
             inner.counts.faults += 1;
@@ -317,18 +370,23 @@ impl Inner {
     /// The edge dies and comes back with the table on its disk.
     pub fn edge_dies(&mut self) {
         self.edge += 1;
+        self.counts.reach.note("another edge");
         self.busy.clear();
         self.trace.note("the edge is another one".to_owned());
     }
 
-    /// Control dies with this look.
+    /// Control dies with this look, its workers before it.
     pub fn doom(&mut self) {
-        self.is_doomed = true;
+        self.doom = Some("workers die first");
     }
 
     /// Whether control was to die, and lived on.
     pub fn was_doomed(&mut self) -> bool {
-        std::mem::take(&mut self.is_doomed)
+        let doom = self.doom.take();
+        if let Some(kind) = doom {
+            self.counts.reach.note(kind);
+        }
+        doom.is_some()
     }
 }
 
@@ -341,8 +399,9 @@ impl EdgeLink for Nerves {
         self.catch_up(&control);
         drop(control);
         let inner = &mut *self.inner();
-        if inner.is_rough && inner.chance.one_in(12) {
+        if inner.is_rough && inner.chance.one_in(12) && self.without.has("edge") {
             inner.counts.faults += 1;
+            inner.counts.reach.note("an edge that refuses a table");
             inner.has_refused = true;
             inner.trace.note("the edge refuses a table".to_owned());
             return Err("refused as the simulation wants".to_owned());
@@ -378,15 +437,16 @@ impl EdgeLink for Nerves {
         }
         inner.trace.note(line);
         inner.table = table.clone();
-        if inner.is_rough && inner.is_looking && inner.chance.one_in(40) {
-            inner.is_doomed = true;
+        if inner.is_rough && inner.is_looking && inner.chance.one_in(40) && self.without.has("deaths") {
+            inner.doom = Some("control dies after an effect");
         }
         Ok(())
     }
 
     fn busy(&self, instances: &[InstanceId]) -> Result<BTreeSet<InstanceId>, String> {
         let inner = &mut *self.inner();
-        if inner.is_rough && inner.chance.one_in(15) {
+        if inner.is_rough && inner.chance.one_in(15) && self.without.has("edge") {
+            inner.counts.reach.note("an edge that does not answer");
             return Err("not asked as the simulation wants".to_owned());
         }
         let now = inner.now;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use control::{Control, ControlError, EnvPath, apps, operations, releases};
 use engine::simulated::{Behaviour, Simulated};
 use engine::{Engine, Workload};
-use model::operation::Source;
+use model::operation::{Source, Work};
 use model::{Actor, Condition, Exit, ImageDigest, InstanceId, Millis, Name, OperationId};
 
 use crate::dice::Dice;
@@ -132,6 +132,7 @@ pub enum Deed {
     Scale {
         app: &'static str,
         web: u16,
+        read: Option<u64>,
     },
     Run {
         app: &'static str,
@@ -145,12 +146,44 @@ pub enum Deed {
     Configure {
         app: &'static str,
         value: u64,
+        read: Option<u64>,
     },
+}
+
+impl Deed {
+    /// Whose it is.
+    pub fn app(&self) -> Option<&'static str> {
+        match self {
+            Self::Deploy { app, .. }
+            | Self::Rollback { app }
+            | Self::Restart { app }
+            | Self::Scale { app, .. }
+            | Self::Run { app }
+            | Self::Delete { app }
+            | Self::Configure { app, .. } => Some(app),
+            Self::Cancel { .. } => None,
+        }
+    }
+
+    /// The app, and the generation of it that somebody has read.
+    pub fn read(&self) -> Option<(&'static str, u64)> {
+        match self {
+            Self::Scale { app, read, .. } | Self::Configure { app, read, .. } => Some((app, (*read)?)),
+            Self::Deploy { .. }
+            | Self::Rollback { .. }
+            | Self::Restart { .. }
+            | Self::Run { .. }
+            | Self::Cancel { .. }
+            | Self::Delete { .. } => None,
+        }
+    }
 }
 
 pub struct People {
     dice: Dice,
     pulls: u64,
+    /// What somebody read of each app, perhaps long ago.
+    read: BTreeMap<&'static str, u64>,
 }
 
 impl People {
@@ -158,12 +191,18 @@ impl People {
         Self {
             dice: Dice::new(seed, 2),
             pulls: 0,
+            read: BTreeMap::new(),
         }
     }
 
     /// What somebody wants next.
     pub fn choose(&mut self, mirror: &Mirror, engine: &Simulated) -> Deed {
         let app = self.dice.of(&APPS).copied().expect("some");
+        let generation = generation(mirror, app);
+        if !self.dice.one_in(3) {
+            self.read.extend(generation.map(|generation| (app, generation)));
+        }
+        let read = self.read.get(app).copied().filter(|_| self.dice.one_in(2));
         match self.dice.roll(24) {
             0..=9 => self.deploy(engine, app),
             10 | 11 => Deed::Rollback { app },
@@ -171,6 +210,7 @@ impl People {
             13..=15 => Deed::Scale {
                 app,
                 web: u16::try_from(self.dice.roll(5)).expect("small"),
+                read,
             },
             16 | 17 => Deed::Run { app },
             18..=20 => {
@@ -191,6 +231,7 @@ impl People {
             _ => Deed::Configure {
                 app,
                 value: self.dice.roll(1000),
+                read,
             },
         }
     }
@@ -260,9 +301,9 @@ pub fn act(control: &Control, deed: &Deed) -> Result<Option<OperationId>, Contro
         }
         Deed::Rollback { app } => releases::rollback(control, &ROOT, &path, app, None)?,
         Deed::Restart { app } => releases::restart(control, &ROOT, &path, app)?,
-        Deed::Scale { app, web } => {
+        Deed::Scale { app, web, read } => {
             let counts = BTreeMap::from([(name("web"), *web)]);
-            apps::scale(control, &ROOT, &path, app, &counts, None)?
+            apps::scale(control, &ROOT, &path, app, &counts, *read)?
         }
         Deed::Run { app } => releases::run(control, &ROOT, &path, app, &["task".to_owned()])?,
         Deed::Cancel { operation } => {
@@ -270,14 +311,110 @@ pub fn act(control: &Control, deed: &Deed) -> Result<Option<OperationId>, Contro
             return Ok(None);
         }
         Deed::Delete { app } => apps::delete(control, &ROOT, &path, app, None)?,
-        Deed::Configure { app, value } => {
+        Deed::Configure { app, value, read } => {
             let key = "SETTING".parse().expect("a key");
             let changes = BTreeMap::from([(key, Some(value.to_string()))]);
-            let (_, accepted) = apps::configure(control, &ROOT, &path, app, &changes, None)?;
+            let (_, accepted) = apps::configure(control, &ROOT, &path, app, &changes, *read)?;
             return Ok(accepted.map(|accepted| accepted.operation.id));
         }
     };
     Ok(Some(accepted.operation.id))
+}
+
+/// The generation of an app of that name, if there is one.
+pub fn generation(mirror: &Mirror, app: &str) -> Option<u64> {
+    let found = mirror.apps.values().find(|one| one.name.as_str() == app)?;
+    mirror.generations.get(&found.id).copied()
+}
+
+/// What kinds of event an accepted deed is.
+pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
+    let is_moving = |app: &str| {
+        let mut apps = mirror.apps.values();
+        apps.any(|one| one.name.as_str() == app && one.rollout.is_some())
+    };
+    let deploys = || {
+        let open = mirror.operations.values().filter(|one| !one.state.is_settled());
+        let apps = open.filter_map(|one| match &one.work {
+            Work::Deploy { app, .. } => Some(mirror.name(*app)),
+            Work::Rollback { .. }
+            | Work::Restart { .. }
+            | Work::Scale { .. }
+            | Work::Run { .. }
+            | Work::DeleteApp { .. }
+            | Work::CreateDatabase { .. }
+            | Work::RotateDatabase { .. }
+            | Work::DestroyDatabase { .. }
+            | Work::Image { .. } => None,
+        });
+        apps.collect::<Vec<String>>()
+    };
+    let during = |app: &str, kind, moving| {
+        if is_moving(app) {
+            vec![kind, moving]
+        } else {
+            vec![kind]
+        }
+    };
+    match deed {
+        Deed::Deploy {
+            app,
+            source,
+            manifest,
+        } => {
+            let image = |name: &str| manifest.contains(&format!("image = \"{name}\"\nport"));
+            let open = deploys();
+            let all = [
+                (
+                    "a good release",
+                    image("good") && (source == "ok" || source.starts_with("far")),
+                ),
+                ("a slow start", image("slow") || image("late")),
+                ("a hang", image("never") || source == "hangs"),
+                (
+                    "a bad release",
+                    image("dies") || image("later") || image("refuses") || source == "fails",
+                ),
+                ("flapping health", image("flaps")),
+                ("a program that ignores its stop signal", image("stubborn")),
+                ("a release job", manifest.contains("[jobs.")),
+                ("an image that cannot be got", source == "missing"),
+                (
+                    "a deploy beside another of its app",
+                    open.iter().any(|other| other == app),
+                ),
+                (
+                    "deploys of several apps at once",
+                    open.iter().any(|other| other != app),
+                ),
+                ("a deploy during a rollout", is_moving(app)),
+            ];
+            let met = all.into_iter().filter(|(_, is_met)| *is_met);
+            met.map(|(kind, _)| kind).collect()
+        }
+        Deed::Rollback { app } => during(app, "a rollback", "a rollback during a rollout"),
+        Deed::Restart { app } if is_moving(app) => vec!["a restart during a rollout"],
+        Deed::Restart { .. } => Vec::new(),
+        Deed::Scale { app, .. } => during(app, "a scale", "a scale during a rollout"),
+        Deed::Run { .. } => vec!["a command"],
+        Deed::Cancel { operation } => {
+            let mut apps = mirror.apps.values();
+            let moves = apps.any(|app| {
+                let rollout = app.rollout.as_ref();
+                rollout.is_some_and(|rollout| rollout.operation == *operation)
+            });
+            if moves {
+                vec!["a cancel", "a cancel during a rollout"]
+            } else {
+                vec!["a cancel"]
+            }
+        }
+        Deed::Delete { app } if deploys().iter().any(|other| other == app) => {
+            vec!["a deletion", "a deletion during a deploy"]
+        }
+        Deed::Delete { .. } => vec!["a deletion"],
+        Deed::Configure { .. } => vec!["a configuration changed"],
+    }
 }
 
 /// A living instance, for an accident.

@@ -16,7 +16,8 @@ use model::{
 
 use crate::mirror::Mirror;
 
-/// Operations settle in the first look after their deadline; a look may fail, and the next is up to that much later.
+/// Operations settle in the first look after their deadline, or soon after it: an engine may refuse to end a job, and
+/// people may delete the app in the middle of that look.
 const LATE: Millis = Millis::seconds(30);
 /// So long after control came back a failed check proves nothing.
 const ADOPTION: u64 = 10_000;
@@ -451,8 +452,13 @@ pub fn look(
         }
     }
     for operation in mirror.operations.values() {
-        let is_open = !operation.state.is_settled();
-        if is_open && now > operation.deadline.plus(LATE).as_ms() {
+        let is_late = !operation.state.is_settled() && now > operation.deadline.as_ms();
+        if !is_late {
+            mirror.late.remove(&operation.id);
+            continue;
+        }
+        let since = *mirror.late.entry(operation.id).or_insert(now);
+        if now > since + LATE.as_ms() {
             let number = mirror.number(operation.id);
             return Err(format!(
                 "o{number} is open {} ms after its deadline",

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-/// Lines that a failing seed shows.
-const KEPT: usize = 120;
+/// Lines that are remembered, and those that a failing seed shows.
+const KEPT: usize = 600;
+const SHOWN: usize = 80;
 
 #[derive(Default)]
 pub struct Trace {
@@ -37,9 +38,10 @@ impl Trace {
         self.hash
     }
 
-    /// The last lines.
-    pub fn tail(&self) -> String {
-        let lines: Vec<&str> = self.last.iter().map(String::as_str).collect();
-        lines.join("\n")
+    /// The last lines that are not about something else.
+    pub fn tail(&self, is_about: impl Fn(&str) -> bool) -> String {
+        let mut lines: Vec<&str> = self.last.iter().map(String::as_str).collect();
+        lines.retain(|line| is_about(line));
+        lines.split_off(lines.len().saturating_sub(SHOWN)).join("\n")
     }
 }
