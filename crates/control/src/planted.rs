@@ -41,10 +41,12 @@ pub enum Defect {
     ReusesEpoch,
     /// A change is made whatever generation its author has read.
     IgnoresGeneration,
+    /// That a canary's step began is not remembered.
+    ForgetsSteps,
 }
 
 /// All of them.
-pub const ALL: [Defect; 17] = [
+pub const ALL: [Defect; 18] = [
     Defect::ActsBeforeIntent,
     Defect::PublishesBeforeReady,
     Defect::PromotesWithoutPublishing,
@@ -62,6 +64,7 @@ pub const ALL: [Defect; 17] = [
     Defect::NeverDrains,
     Defect::ReusesEpoch,
     Defect::IgnoresGeneration,
+    Defect::ForgetsSteps,
 ];
 
 #[cfg(debug_assertions)]

@@ -234,6 +234,11 @@ pub fn decide(facts: &Facts<'_>, now: Timestamp) -> Decision {
 
 impl View<'_> {
     fn decide(mut self) -> Decision {
+        // Progress is kept whatever comes of it: what was stored once is never taken back.
+        if let Some(rollout) = &self.facts.app.rollout {
+            self.failed.clone_from(&rollout.failed);
+            self.begun.clone_from(&rollout.begun);
+        }
         if self.facts.app.deleting {
             return self.end_everything();
         }
@@ -241,8 +246,6 @@ impl View<'_> {
             self.keep(self.facts.app.serving);
             return self.finish(None);
         };
-        self.failed.clone_from(&rollout.failed);
-        self.begun.clone_from(&rollout.begun);
         let verdict = self.judge(rollout);
         match &verdict {
             None => match self.way(rollout.to) {

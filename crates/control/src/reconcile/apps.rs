@@ -176,7 +176,9 @@ fn note_progress(tx: &WriteTx, app: &App, known: &Rollout, decision: &Decision) 
         return Ok(());
     };
     rollout.failed.clone_from(&decision.failed);
-    rollout.begun.clone_from(&decision.begun);
+    if !planted::is(Defect::ForgetsSteps) {
+        rollout.begun.clone_from(&decision.begun);
+    }
     tx.update_status(&found.row, Expect::Rev(found.rev))?;
     Ok(())
 }

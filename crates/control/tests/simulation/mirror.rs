@@ -8,7 +8,7 @@ use control::Control;
 use model::operation::Work;
 use model::{
     App, AppId, Condition, Exit, Instance, InstanceId, Name, Operation, OperationId, OperationState, Purpose,
-    Release, ReleaseId, ReleaseState,
+    Release, ReleaseId, ReleaseState, Strategy,
 };
 use store::{Change, Op, Row};
 
@@ -176,6 +176,15 @@ impl Mirror {
                 self.rule(events, old.failed.is_subset(&new.failed), || {
                     format!("{name}: a failed instance was forgotten")
                 });
+                let stays = |(step, since)| new.begun.get(step) == Some(since);
+                self.rule(events, old.begun.iter().all(stays), || {
+                    format!("{name}: a canary's step began twice")
+                });
+                if new.begun.len() > old.begun.len() {
+                    self.reach.note("a step of a canary begins");
+                    let text = format!("{name}: step {} of a canary", new.begun.len());
+                    events.push(Event::Note(text));
+                }
             }
             (Some(_) | None, None) => {}
         }
@@ -279,6 +288,21 @@ impl Mirror {
                 self.rule(events, is_gated, || {
                     format!("i{uid}: {label} was started before its gate was passed")
                 });
+                let beside = self
+                    .instances
+                    .values()
+                    .find(|other| match &other.purpose {
+                        Purpose::Service {
+                            app: of, epoch: then, ..
+                        } => of == app && then != epoch && other.condition.is_live(),
+                        Purpose::Job { .. } | Purpose::Database { .. } => false,
+                    })
+                    .map(|other| other.uid_range);
+                self.rule(
+                    events,
+                    beside.is_none() || release.strategy != Strategy::Recreate,
+                    || format!("i{uid}: {label} runs alone, but there is i{beside:?}"),
+                );
                 let is_fit = !matches!(release.state, ReleaseState::Rejected { .. });
                 self.rule(events, is_fit, || {
                     format!("i{uid}: {label} is rejected, and yet it was started")

@@ -115,6 +115,17 @@ pub fn images(engine: &Simulated) {
     }
 }
 
+/// Ways from one release to the next.
+const WAYS: [&str; 7] = [
+    "",
+    "",
+    "",
+    "",
+    "[rollout]\nstrategy = \"blue-green\"\n",
+    "[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:6s\", \"60%:9s\", \"100%\"]\n",
+    "[rollout]\nstrategy = \"recreate\"\n",
+];
+
 /// Something people do.
 #[derive(Debug, Clone)]
 pub enum Deed {
@@ -248,10 +259,11 @@ impl People {
         if source == "far" {
             source = self.far(engine, Millis::new(500 + self.dice.clone().roll(70_000)));
         }
+        let way = self.dice.of(&WAYS).copied().expect("some");
         Deed::Deploy {
             app,
             source,
-            manifest: manifest(app, nature, count, has_worker, has_job),
+            manifest: manifest(app, nature, count, has_worker, has_job) + way,
         }
     }
 
@@ -378,6 +390,9 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
                 ("flapping health", image("flaps")),
                 ("a program that ignores its stop signal", image("stubborn")),
                 ("a release job", manifest.contains("[jobs.")),
+                ("a blue-green release", manifest.contains("blue-green")),
+                ("a canary", manifest.contains("canary")),
+                ("a release that runs alone", manifest.contains("recreate")),
                 ("an image that cannot be got", source == "missing"),
                 (
                     "a deploy beside another of its app",

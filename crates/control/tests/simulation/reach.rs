@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Every kind that the short run must meet.
-const KINDS: [&str; 50] = [
+const KINDS: [&str; 54] = [
     "a good release",
     "a slow start",
     "a hang",
@@ -13,6 +13,10 @@ const KINDS: [&str; 50] = [
     "flapping health",
     "a program that ignores its stop signal",
     "a release job",
+    "a blue-green release",
+    "a canary",
+    "a step of a canary begins",
+    "a release that runs alone",
     "a configuration changed",
     "a release proven",
     "a release rejected",

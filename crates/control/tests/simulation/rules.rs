@@ -12,6 +12,7 @@ use model::app::Serving;
 use model::operation::Work;
 use model::{
     App, Condition, Instance, InstanceId, Millis, Name, OperationState, Purpose, Release, ReleaseState,
+    Strategy,
 };
 
 use crate::mirror::Mirror;
@@ -162,6 +163,7 @@ pub fn table(
         .cloned()
         .collect();
     for app in apps {
+        share(mirror, &app, new)?;
         floor(mirror, &app, &seen, (old, new), moment)?;
     }
     Ok(())
@@ -272,10 +274,48 @@ fn may_serve_already(mirror: &Mirror, app: &App, release: &Release) -> Result<()
             others < before.min(wanted(app, release, name))
         })
     });
-    if is_complete || is_short {
+    let is_on_trial = match &release.strategy {
+        Strategy::Canary { .. } => rollout.is_some_and(|rollout| !rollout.begun.is_empty()),
+        Strategy::Rolling { .. } | Strategy::BlueGreen | Strategy::Recreate => false,
+    };
+    if is_complete || is_short || is_on_trial {
         return Ok(());
     }
     Err("it is not complete, and what served before can carry everything".to_owned())
+}
+
+/// A canary gets no more than the part of the last step that began, while anything else answers.
+fn share(mirror: &mut Mirror, app: &App, table: &RouteTable) -> Result<(), String> {
+    let Some((rollout, _)) = app.rollout.as_ref().zip(app.serving) else {
+        return Ok(());
+    };
+    let release = &mirror.releases[&rollout.to.release];
+    let (Strategy::Canary { steps }, ReleaseState::Pending) = (&release.strategy, &release.state) else {
+        return Ok(());
+    };
+    let last = rollout.begun.keys().next_back();
+    let Some(step) = last.and_then(|last| steps.each().get(*last)) else {
+        return Ok(());
+    };
+    let label = mirror.label(release);
+    for service in &table.services {
+        let (mut tried, mut all) = (0, 0);
+        for target in &service.targets {
+            let row = mirror.instances.get(&target.id);
+            all += target.weight;
+            if row.is_some_and(|row| is_of(row, rollout.to)) {
+                tried += target.weight;
+            }
+        }
+        let most = u32::from(step.share.percent());
+        if tried < all && tried * 100 > all * most {
+            return Err(format!(
+                "{label} is on trial with {most} %, and gets {tried} of {all}"
+            ));
+        }
+    }
+    mirror.checks += 1;
+    Ok(())
 }
 
 /// Nothing healthy loses its requests while fewer than wanted would be left.
@@ -337,6 +377,15 @@ fn floor(
             })
         };
         if had.difference(&has).filter(|id| !may_go(id)).count() == 0 {
+            continue;
+        }
+        // Programs of which no two may run at once have a gap between them.
+        let releases = mirror.instances.values().filter_map(|row| match &row.purpose {
+            Purpose::Service { app: of, release, .. } if *of == app.id => mirror.releases.get(release),
+            Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+        });
+        let mut all = releases.chain([serving]).chain(to);
+        if all.any(|release| release.strategy == Strategy::Recreate) {
             continue;
         }
         broken = Err(format!(

@@ -534,6 +534,26 @@ fn a_deleted_app_ends() {
 }
 
 #[test]
+fn a_deletion_takes_no_progress_back() {
+    let mut deleted = scene(1, Some(1), Some(2), "1.0 ready 9, 2.0 ready 9");
+    deleted.app.deleting = true;
+    let rollout = deleted.app.rollout.as_mut().expect("a rollout");
+    rollout.failed = BTreeSet::from([InstanceId::from_uuid(Uuid::from_u128(7))]);
+    rollout.begun = BTreeMap::from([(0, Timestamp::from_ms(NOW))]);
+    let known = rollout.clone();
+    let facts = Facts {
+        app: &deleted.app,
+        releases: &deleted.releases,
+        instances: &deleted.instances,
+        idle: &deleted.idle,
+        excused: &deleted.excused,
+        policy: &Policy::default(),
+    };
+    let decision = decide(&facts, Timestamp::from_ms(NOW));
+    assert_eq!((decision.failed, decision.begun), (known.failed, known.begun));
+}
+
+#[test]
 fn pruning_keeps_what_may_be_wanted() {
     let mut scene = scene(1, Some(1), None, "");
     for n in 1..=30 {
