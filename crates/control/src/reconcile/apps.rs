@@ -7,6 +7,7 @@ use model::{App, Condition, Failure, Instance, InstanceId, Purpose, Release, Rel
 use plan::app::{Cause, Decision, Policy, Step, Verdict, Why};
 use store::{Expect, WriteTx};
 
+use super::publish::Answer;
 use super::{Facts, jobs, operations as flow};
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
@@ -24,7 +25,8 @@ pub(crate) struct Routed {
     pub(crate) serves: bool,
 }
 
-/// Decides and acts. Returns what may get requests, or nothing when that is to stay as it was. `announce` publishes that, and says whether the edge obeys it.
+/// Decides and acts. Returns what may get requests, or nothing when that is to stay as it was. `announce` publishes that, and says
+/// what the edge makes of it.
 ///
 /// # Errors
 /// When the decision could not be stored: nothing of it may be acted on then, routes included. A step that fails is
@@ -34,7 +36,7 @@ pub(super) fn advance(
     facts: &Facts,
     app: &App,
     now: Timestamp,
-    announce: &mut dyn FnMut(&Routed) -> bool,
+    announce: &mut dyn FnMut(&Routed) -> Answer,
 ) -> Result<Option<Routed>, ControlError> {
     let mine = facts.of_app(app.id);
     let excused = mine
@@ -81,10 +83,10 @@ pub(super) fn advance(
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
     if let Some(Verdict::Promote) = &decision.verdict
         && !planted::is(Defect::PromotesWithoutPublishing)
-        && !announce(&routed)
+        && let answer @ (Answer::Refused | Answer::NotAsked) = announce(&routed)
     {
         tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
-        return Ok(wait_for_edge(control, app, now)?.then_some(routed));
+        return Ok(wait_for_edge(control, app, answer, now)?.then_some(routed));
     }
     store_progress(control, facts, app, mine, &decision)?;
     if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
@@ -105,13 +107,14 @@ fn since_let_go(mine: &[Instance], facts: &Facts, now: Timestamp) -> Vec<Instanc
     judged
 }
 
-/// A release that is fit serves when the edge takes the routes. That is waited for until the rollout's end, no longer.
+/// A release that is fit serves when the edge takes the routes. That is waited for until the rollout's end, no longer; but
+/// if that passed while control was away, the edge is asked once.
 /// Says whether it still is: a release that was given up must not be offered to the edge again.
-fn wait_for_edge(control: &Control, app: &App, now: Timestamp) -> Result<bool, ControlError> {
+fn wait_for_edge(control: &Control, app: &App, answer: Answer, now: Timestamp) -> Result<bool, ControlError> {
     let Some(rollout) = &app.rollout else {
         return Ok(true);
     };
-    if now < rollout.deadline {
+    if now < rollout.deadline || answer == Answer::NotAsked {
         let step = "waiting for the edge to take the routes";
         crate::operations::step(control, rollout.operation, step)?;
         return Ok(true);

@@ -162,6 +162,7 @@ impl Reconciler {
         facts.refresh(&control)?;
         // What was not taken is offered again at the next look.
         let _obeyed = self.published.publish(&control, &facts, routed);
+        self.published.end_look();
         self.facts = Some(facts);
         self.keep_house(&control, now);
         self.seal_audit(&control, now);

@@ -14,10 +14,23 @@ use crate::Control;
 use crate::planted::{self, Defect};
 use crate::routes::{self, RouteTable};
 
+/// What the edge made of the routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It obeys them, or did already.
+    Obeyed,
+    /// It goes on with those it had.
+    Refused,
+    /// It was not asked: in the first look of this process the routes of the other apps are not known yet.
+    NotAsked,
+}
+
 /// What was last published.
 #[derive(Default)]
 pub(crate) struct Published {
     table: Option<RouteTable>,
+    /// A look has come to its end.
+    has_looked: bool,
     edge: u64,
     names: Option<Vec<engine::NetworkNames>>,
     /// What the edge took of each app.
@@ -32,21 +45,27 @@ impl Published {
         services.any(|service| service.targets.iter().any(|target| target.id == id))
     }
 
-    /// Publishes what is true now. Apps without an answer of this look keep what they had. Says whether the edge obeys it,
-    /// as far as it had to be told.
+    /// Publishes what is true now. Apps without an answer of this look keep what they had. Says what the edge
+    /// made of it, as far as it had to be told.
     pub(super) fn publish(
         &mut self,
         control: &Control,
         facts: &Facts,
         mut routed: BTreeMap<AppId, Routed>,
-    ) -> bool {
+    ) -> Answer {
         // Not only those that served when the look began: one that does since is announced with the next that does.
         for app in facts.apps.values() {
             if let Entry::Vacant(place) = routed.entry(app.id) {
                 match self.routed.get(&app.id) {
                     Some(last) => drop(place.insert(last.clone())),
                     // The edge and the names serve what they had before our start; of anything newer they do not know.
-                    None if app.serving.is_some() && self.table.is_none() => return false,
+                    None if app.serving.is_some() && self.table.is_none() => {
+                        return if self.has_looked {
+                            Answer::Refused
+                        } else {
+                            Answer::NotAsked
+                        };
+                    }
                     None => {}
                 }
             }
@@ -70,12 +89,17 @@ impl Published {
                 Err(why) => {
                     // The edge serves its last good table; this one is offered again at the next look.
                     tracing::warn!(why, "the edge did not take the routes");
-                    return false;
+                    return Answer::Refused;
                 }
             }
         }
         self.routed = routed;
-        true
+        Answer::Obeyed
+    }
+
+    /// A look ends: from now on what could not be published was refused.
+    pub(super) fn end_look(&mut self) {
+        self.has_looked = true;
     }
 
     /// Draining instances that get no new requests any more, and since when: as far as this process told the edge.

@@ -115,3 +115,24 @@ fn what_fails_again_soon_after_a_start_of_control_is_not_promoted() {
     world.image("good:2", Behaviour::default());
     succeeded(&world.settle(deploy.id));
 }
+
+/// The first look after an absence cannot ask the edge before it has looked at every app. That is not the release's fault.
+#[test]
+fn what_is_ready_serves_although_its_time_passed_while_control_was_away() {
+    let mut world = World::with_shop();
+    world.create("api");
+    succeeded(&world.deployed("api", "good:2", None));
+    world.edge.refuse(u64::MAX);
+    let deploy = world.deploy("shop", "good:2", None);
+    for _ in 0..20 {
+        world.tick();
+    }
+    world.crash();
+    world.edge.refuse(0);
+    world.now = world.operation(deploy.id).deadline;
+    for _ in 0..3 {
+        world.tick();
+    }
+    succeeded(&world.operation(deploy.id));
+    assert_eq!(world.serving("shop"), Some(2));
+}
