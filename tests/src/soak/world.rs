@@ -41,8 +41,10 @@ impl World {
             ("network namespace", "networks/netns"),
             ("writable layer", "writable"),
         ] {
-            let found = names(&data.join(folder));
-            world.facets.insert(facet.to_owned(), found.into_iter().collect());
+            // Beside the directories of instances lies a record of who may give them orders.
+            let found = names(&data.join(folder)).into_iter();
+            let found = found.filter(|name| name != "epoch").collect();
+            world.facets.insert(facet.to_owned(), found);
         }
         world.attachments(&data);
         world.mounts(&data);
