@@ -39,5 +39,5 @@ fn a_rollback_survives_a_kill_at_its_system_calls() -> Result<()> {
 
 #[test]
 fn a_deploy_survives_calls_that_fail() -> Result<()> {
-    some(What::Deploy, Fault::Error, 60, 3)
+    some(What::Deploy, Fault::Error, 90, 3)
 }
