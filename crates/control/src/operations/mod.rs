@@ -305,6 +305,20 @@ pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Res
     })
 }
 
+/// Settles an operation whose worker failed. When its release was made after all (an answer of the disk that was lost on its
+/// way, a second worker that began on older facts), the release is the reconcilers' to move, and the operation goes on.
+pub(crate) fn fail_unless_made(
+    control: &Control,
+    id: OperationId,
+    failure: &Failure,
+) -> Result<(), ControlError> {
+    let is_made = control.read(|tx| Ok(tx.need::<Operation>(&id.to_string())?.row.release.is_some()))?;
+    if is_made {
+        return Ok(());
+    }
+    fail(control, id, failure)
+}
+
 /// Settles an operation as done.
 pub(crate) fn succeed(control: &Control, id: OperationId, outcome: &str) -> Result<(), ControlError> {
     set_state(control, id, |operation, now| {

@@ -121,7 +121,9 @@ fn of_app(
     now: Timestamp,
 ) -> Result<(), ControlError> {
     match &operation.work {
-        Work::Deploy { .. } => match operation.release.and_then(|id| facts.releases.get(&id)) {
+        Work::Deploy { .. } => match operation.release.map(|id| facts.releases.get(&id)) {
+            // Made, and not read yet.
+            Some(None) => Ok(()),
             None if operation.state == OperationState::Running && planted::is(Defect::ForgetsAfterCrash) => {
                 Ok(())
             }
@@ -129,7 +131,7 @@ fn of_app(
                 workers.start(control, operation.id, None, deploy::prepare);
                 Ok(())
             }
-            Some(release) => gate(control, facts, operation, app, release, now),
+            Some(Some(release)) => gate(control, facts, operation, app, release, now),
         },
         // Whoever asked while a release was on trial wanted its end, and no more.
         Work::Rollback { to, .. } if app.serving.is_some_and(|serving| serving.release == *to) => {

@@ -159,7 +159,7 @@ impl Workers {
             };
             if let Some(failure) = failed {
                 tracing::warn!(%operation, code = failure.code, message = failure.message, "an operation failed");
-                if let Err(cause) = operations::fail(&job.control, operation, &failure) {
+                if let Err(cause) = operations::fail_unless_made(&job.control, operation, &failure) {
                     tracing::error!(%operation, %cause, "could not settle an operation; it is tried again");
                     // The store does not take anything: trying at once would only heat the processor.
                     std::thread::sleep(LOOK_EVERY);
