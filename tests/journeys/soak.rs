@@ -5,7 +5,7 @@ use journeys::soak::kill::{self, Options};
 use journeys::traffic::Load;
 
 /// `cargo xtask soak kill` runs more of them, with databases too.
-const TRIALS: u64 = 40;
+const TRIALS: u64 = 200;
 const SEED: u64 = 3;
 
 #[test]
