@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::app::{Rollout, Serving};
-use model::{Condition, InstanceId, Name, Release, Service, Timestamp};
+use model::{Condition, Exit, InstanceId, Name, Release, Service, Timestamp};
 
 use super::census::Life;
 use super::view::{Place, View, mutant};
@@ -37,6 +37,10 @@ struct Standing<'a> {
     others: Vec<Other<'a>>,
     old_empty: Vec<(Start, Timestamp)>,
 }
+
+/// So many lives in a row may end without a record and not weigh on their release: the machine lost its power, or somebody
+/// killed a keeper. One that loses them again and again has its part in it.
+pub(super) const LOST_EXCUSED: u32 = 3;
 
 struct Other<'a> {
     life: Life<'a>,
@@ -83,6 +87,11 @@ impl<'a> View<'a> {
         };
         let has_failed = |life: &Life<'a>| match life.instance.condition {
             Condition::Starting { .. } | Condition::Unready { .. } => self.is_overdue(life),
+            Condition::Exited { exit: Exit::Lost, .. }
+                if mutant!(BlameLost, false, life.instance.attempt < LOST_EXCUSED) =>
+            {
+                false
+            }
             Condition::Exited { .. } => {
                 let place = self.census.place(to, life.service, life.index);
                 mutant!(ForgetFailures, false, !place.iter().any(Life::is_active))

@@ -12,6 +12,7 @@ use model::{
 };
 use uuid::Uuid;
 
+use super::rollout::LOST_EXCUSED;
 use super::view::{MUTANT, Mutant};
 use super::{Cause, Decision, Facts, Policy, Routes, Start, Step, Verdict, decide};
 
@@ -311,6 +312,7 @@ impl World {
             }
             let has_port = self.has_port(&self.rows[&id]);
             let flaps_now = self.dice.one_in(6);
+            let is_lost = self.dice.one_in(8);
             let row = self.rows.get_mut(&id).expect("listed");
             let Some(process) = self.processes.get(&id) else {
                 if let Condition::Stopping { .. } = row.condition {
@@ -327,6 +329,8 @@ impl World {
             {
                 let exit = if is_stopped {
                     Exit::Signal { signal: 15 }
+                } else if is_lost {
+                    Exit::Lost
                 } else {
                     Exit::Code { code: 1 }
                 };
@@ -714,6 +718,7 @@ impl World {
             return Ok(());
         };
         self.judge_verdict(rollout, decision, &seen)?;
+        self.judge_blame(rollout, decision)?;
         match self.way(rollout) {
             Expected::Rolling => self.judge_bounds(rollout, decision, &seen),
             Expected::BlueGreen => {
@@ -950,6 +955,7 @@ impl World {
         let is_failed = |life: &Seen| match &life.condition {
             Condition::Starting { since } => is_late(*since, GRACE),
             Condition::Unready { since, .. } => is_late(*since, self.policy.unready_limit),
+            Condition::Exited { exit: Exit::Lost, .. } if self.is_excused_loss(life.id) => false,
             Condition::Exited { .. } => !seen.iter().any(|other| {
                 other.owner == to
                     && (&other.service, other.index) == (&life.service, life.index)
@@ -977,6 +983,27 @@ impl World {
                     return Err(format!("promoted although {name} is not ready"));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A life that ended without a record, as the first ones of its place may.
+    fn is_excused_loss(&self, id: InstanceId) -> bool {
+        self.rows.get(&id).is_some_and(|row| row.attempt < LOST_EXCUSED)
+    }
+
+    /// Nobody returns from a release because of what the machine lost.
+    fn judge_blame(&self, rollout: &Rollout, decision: &Decision) -> Result<(), String> {
+        let excused = |id: &InstanceId| {
+            let is_lost = matches!(
+                self.rows.get(id).map(|row| &row.condition),
+                Some(Condition::Exited { exit: Exit::Lost, .. })
+            );
+            is_lost && self.is_excused_loss(*id)
+        };
+        let fresh: Vec<_> = decision.failed.difference(&rollout.failed).collect();
+        if fresh.iter().any(|id| excused(id)) {
+            return Err("a life that the machine lost weighs on its release".to_owned());
         }
         Ok(())
     }
@@ -1190,7 +1217,7 @@ fn live(world: &mut World) -> Result<(), String> {
 fn fleets_come_to_rest_and_nobody_notices() {
     let mut ends: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut virtual_ms = 0;
-    for seed in 1..=1200 {
+    for seed in 1..=1400 {
         let mut world = World::new(seed);
         let begin = world.now;
         if let Err(why) = live(&mut world) {
@@ -1201,7 +1228,7 @@ fn fleets_come_to_rest_and_nobody_notices() {
             *ends.entry(end).or_default() += count;
         }
     }
-    println!("1200 seeds, {} virtual hours\n{ends:#?}", virtual_ms / 3_600_000);
+    println!("1400 seeds, {} virtual hours\n{ends:#?}", virtual_ms / 3_600_000);
     for way in ["rolling", "blue-green", "canary", "recreate"] {
         for end in ["promoted", "returned"] {
             assert!(
@@ -1246,6 +1273,7 @@ fn every_mutant_is_found() {
         Mutant::ForgetShare,
         Mutant::NoLastResort,
         Mutant::UnreadyBesideReady,
+        Mutant::BlameLost,
     ] {
         MUTANT.set(Some(mutant));
         let found = (1..=1000).find_map(|seed| live_through(seed).err().map(|why| (seed, why)));

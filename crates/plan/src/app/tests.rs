@@ -461,6 +461,22 @@ fn an_excused_end_is_no_failure() {
     assert_eq!(answer(&scene), "[1], start 2.0 #0, look in 1m");
 }
 
+/// A power cut or a killed keeper takes a life away without a word: the place gets another one, a few times.
+#[test]
+fn a_life_that_the_machine_lost_does_not_weigh_on_its_release() {
+    let mut scene = scene(1, Some(1), Some(2), "1.0 ready 9, 2.0 exited 1");
+    let Condition::Exited { exit, .. } = &mut scene.instances[1].condition else {
+        panic!("it has ended");
+    };
+    *exit = Exit::Lost;
+    assert_eq!(answer(&scene), "[1], start 2.0 #1, look in 1m");
+    scene.instances[1].attempt = 3;
+    assert_eq!(
+        answer(&scene),
+        "RETURN (web vanished without an exit record), [1]"
+    );
+}
+
 #[test]
 fn a_failure_stored_before_a_crash_of_ours_weighs_once() {
     let mut scene = scene(1, Some(1), Some(2), "1.0 ready 9, 2.0 exited 1");

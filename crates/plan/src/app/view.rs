@@ -52,6 +52,7 @@ pub(super) enum Mutant {
     ForgetShare,
     NoLastResort,
     UnreadyBesideReady,
+    BlameLost,
 }
 
 #[cfg(test)]
