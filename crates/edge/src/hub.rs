@@ -441,6 +441,9 @@ impl Hub {
         let Some(mut state) = *lock(&self.draining) else {
             return false;
         };
+        if planted::is_off(Safeguard::Draining) {
+            return true;
+        }
         let Ok(open) = self.open() else { return true };
         let elapsed_ms = state.elapsed_ms();
         if elapsed_ms >= state.limits.requests_ms && !state.idle_ended {

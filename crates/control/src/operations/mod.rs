@@ -298,11 +298,19 @@ pub(crate) fn step(control: &Control, id: OperationId, text: &str) -> Result<(),
 pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Result<(), ControlError> {
     log_line(control, id, &format!("==> failed: {}", failure.message));
     set_state(control, id, |operation, now| {
-        operation.state = OperationState::Failed {
-            at: now,
-            failure: failure.clone(),
-        };
+        operation.state = ended(operation, now, failure);
     })
+}
+
+/// How an operation ends that did not get where it should: canceled when somebody asked for that, whatever noticed it first.
+pub(crate) fn ended(operation: &Operation, at: Timestamp, failure: &Failure) -> OperationState {
+    match operation.cancel {
+        true => OperationState::Canceled { at },
+        false => OperationState::Failed {
+            at,
+            failure: failure.clone(),
+        },
+    }
 }
 
 /// Settles an operation whose worker failed. When its release was made after all (an answer of the disk that was lost on its

@@ -302,13 +302,7 @@ pub(super) fn come_back(control: &Control, app: &App, failure: &Failure) -> Resu
                 tx.update_status(&release.row, Expect::Any)?;
             }
         }
-        operation.state = match operation.cancel {
-            true => OperationState::Canceled { at: now },
-            false => OperationState::Failed {
-                at: now,
-                failure: failure.clone(),
-            },
-        };
+        operation.state = operations::ended(operation, now, failure);
         Ok(())
     })
 }
@@ -375,15 +369,7 @@ pub(super) fn reject(
         if let Work::CreateDatabase { database } = &operation.work {
             databases::unmake(tx, *database, &failure.message)?;
         }
-        found.row.state = match found.row.cancel {
-            true => OperationState::Canceled {
-                at: control.now_of(tx),
-            },
-            false => OperationState::Failed {
-                at: control.now_of(tx),
-                failure: failure.clone(),
-            },
-        };
+        found.row.state = operations::ended(&found.row, control.now_of(tx), &failure);
         tx.update_status(&found.row, Expect::Any)?;
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! Deploying, rolling back, restarting, scaling, configuring: the usual life of an app.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use control::{EnvPath, apps, operations, releases, secrets};
 use engine::simulated::Behaviour;
@@ -403,6 +404,34 @@ fn cancelled_at_each_stage_it_is_as_if_never_started() {
         // The next one is not in its way.
         succeeded(&world.deployed("shop", "good:2", None));
     }
+}
+
+/// Whatever its worker ends with: somebody asked for this.
+#[test]
+fn cancelled_it_is_canceled_although_its_worker_fails() {
+    let mut world = World::with_shop();
+    let digest = format!("sha256:{:064x}", 0xfa2).parse().expect("a digest");
+    world
+        .engine
+        .add_remote_image("far:1", &digest, Millis::seconds(60), slow());
+    let deploy = world.deploy("shop", "far:1", None);
+    world
+        .take_reconciler()
+        .pass(world.now)
+        .expect("a look at the world");
+    while world.engine.fetching() == 0 {
+        std::thread::yield_now();
+    }
+    operations::cancel(world.control(), &ROOT, &deploy.id.to_string()).expect("asked");
+    world.engine.cut_off(true);
+    let done = operations::view(
+        world.control(),
+        &ROOT,
+        &deploy.id.to_string(),
+        Duration::from_secs(60),
+    );
+    let done = done.expect("the operation").row;
+    assert!(matches!(done.state, OperationState::Canceled { .. }), "{done:#?}");
 }
 
 #[test]
