@@ -182,9 +182,14 @@ fn is_last_resort(mirror: &Mirror, app: &App, routed: &RoutedService, row: &Inst
 }
 
 /// What came back from the middle of a rollout holds ready instances back while its own are missing: the floor is worth
-/// more than the verdict (`plan`, `keep`).
+/// more than the verdict (`plan`, `keep`). A canary has its own share of the requests and replaces none of those.
 fn is_held(mirror: &Mirror, app: &App, routed: &RoutedService, name: &Name) -> bool {
-    let owners_now = owners(mirror, app, name);
+    let on_trial = app.rollout.as_ref().map(|rollout| rollout.to).filter(|to| {
+        let release = mirror.releases.get(&to.release);
+        app.serving.is_some() && release.is_some_and(|one| matches!(one.strategy, Strategy::Canary { .. }))
+    });
+    let mut owners_now = owners(mirror, app, name);
+    owners_now.retain(|(owner, _)| Some(*owner) != on_trial);
     let own = routed.targets.iter().filter(|target| {
         let row = mirror.instances.get(&target.id);
         row.is_some_and(|row| owners_now.iter().any(|(owner, _)| is_of(row, *owner)))
