@@ -7,7 +7,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Words;
 use crate::repository;
@@ -18,14 +18,19 @@ const SEEDS: u64 = 10_000;
 const HOURS: u64 = 1_000_000_000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["seeds", "hours", "first"])?;
+    words.only(&["seeds", "hours", "first", "failpoints"])?;
+    let which = match words.get("failpoints", "no".to_owned())?.as_str() {
+        "no" => "soak",
+        "yes" => "failpoints::soak_failpoints",
+        other => bail!("--failpoints {other} is neither yes nor no"),
+    };
     let hours = words.get("hours", HOURS)?;
     let seeds = words.get("seeds", if hours == HOURS { SEEDS } else { u64::MAX })?;
     let first: u64 = words.get("first", 1)?;
     let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(repository::root())
         .args(["test", "--quiet", "--workspace", "--test", "simulation"])
-        .args(["--", "soak", "--exact", "--ignored", "--nocapture"])
+        .args(["--", which, "--exact", "--ignored", "--nocapture"])
         .env("STOA_SIM_SEEDS", seeds.to_string())
         .env("STOA_SIM_HOURS", hours.to_string())
         .env("STOA_SIM_FIRST", first.to_string())

@@ -19,7 +19,7 @@ use model::{Exit, Millis, OperationId, Timestamp};
 use store::{MasterKey, Now, Sealer, Store};
 
 use crate::dice::Dice;
-use crate::nerves::{Counts, Killed, Nerves};
+use crate::nerves::{Counts, Killed, Nerves, Script};
 use crate::people::{self, APPS, Deed};
 use crate::rules;
 use crate::without::Without;
@@ -87,6 +87,32 @@ pub fn live(seed: u64, without: &Without) -> Result<Lived, Broken> {
             Err(Broken { why, tail })
         }
     }
+}
+
+/// Something that is done once, with what was there before it.
+#[derive(Debug, Clone, Copy)]
+pub enum Work {
+    Deploy(&'static str),
+    BadDeploy,
+    Rollback,
+    Delete,
+}
+
+/// Does a work while control dies at the chosen steps of it: of the first, so many steps after its begin, of each other,
+/// so many after the one before. Answers how many steps the last life of control took until nothing was left to do, or
+/// none when a death was not reached.
+pub fn scripted(work: Work, deaths: &[u64]) -> Result<Option<u64>, String> {
+    let without = Without::parse("interruptions,engine,edge,accidents,blindness,deaths");
+    let mut fleet = Fleet::new(1, &without);
+    let result = fleet.scripted(work, deaths);
+    let nerves = Arc::clone(&fleet.nerves);
+    fleet.close();
+    let tail = |why: String| {
+        let inner = &mut *nerves.inner();
+        inner.trace.close(inner.now);
+        format!("{why}\n{}", inner.trace.tail(|_| true))
+    };
+    result.map_err(tail)
 }
 
 /// In memory where there is such a place: a simulated crash is one of control, not of the machine.
@@ -461,6 +487,65 @@ impl Fleet {
             return Err("routes of deleted apps are left".to_owned());
         }
         Ok(())
+    }
+
+    /// As [`scripted`].
+    fn scripted(&mut self, work: Work, deaths: &[u64]) -> Result<Option<u64>, String> {
+        let app = APPS[0];
+        let deploy = |nature, count, way: &str| Deed::Deploy {
+            app,
+            source: "ok".to_owned(),
+            manifest: people::manifest(app, nature, count, true, true) + way,
+        };
+        let before = if matches!(work, Work::Rollback) { 2 } else { 1 };
+        for _ in 0..before {
+            let first = self.ask(&deploy("good", 2, ""))?;
+            self.until_still()?;
+            rules::succeeded(&self.nerves.inner().mirror, first)?;
+        }
+        let deed = match work {
+            Work::Deploy(way) => deploy("good", 2, way),
+            Work::BadDeploy => deploy("dies", 2, ""),
+            Work::Rollback => Deed::Rollback { app },
+            Work::Delete => Deed::Delete { app },
+        };
+        let asked = self.ask(&deed)?;
+        {
+            let inner = &mut *self.nerves.inner();
+            inner.is_rough = true;
+            inner.script = Some(Script {
+                deaths: deaths.iter().copied().collect(),
+                steps: 0,
+            });
+        }
+        self.until_still()?;
+        let script = self.nerves.inner().script.take().unwrap_or_default();
+        self.nerves.inner().is_rough = false;
+        self.until_still()?;
+        let end = self.now() + 60_000;
+        self.until("a minute, in which orphans go", |nerves| nerves.inner().now > end)?;
+        let inner = &mut *self.nerves.inner();
+        match work {
+            Work::Deploy(_) | Work::Rollback => rules::succeeded(&inner.mirror, asked)?,
+            Work::BadDeploy if rules::succeeded(&inner.mirror, asked).is_ok() => {
+                return Err("a bad release was let through".to_owned());
+            }
+            Work::Delete if !inner.mirror.apps.is_empty() => return Err("the app is still there".to_owned()),
+            Work::BadDeploy | Work::Delete => {}
+        }
+        rules::rest(&mut inner.mirror, &self.nerves.engine, &inner.table)?;
+        Ok(script.deaths.is_empty().then_some(script.steps))
+    }
+
+    fn until_still(&mut self) -> Result<(), String> {
+        self.until("everything is still", |nerves| {
+            let inner = nerves.inner();
+            let mut operations = inner.mirror.operations.values();
+            let is_gone = inner.mirror.apps.values().all(|app| !app.deleting);
+            is_gone
+                && operations.all(|operation| operation.state.is_settled())
+                && rules::is_still(&inner.mirror)
+        })
     }
 
     /// Somebody wants something that must be accepted.

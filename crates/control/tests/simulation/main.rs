@@ -5,6 +5,7 @@
 //! Invariant: a seed decides everything, so a failure is replayed by its number.
 
 mod dice;
+mod failpoints;
 mod fleet;
 mod mirror;
 mod nerves;

@@ -5,7 +5,7 @@
 //! Invariants: chance is thrown on the fleet's own thread only, in an order that the seed alone decides; no lock is held
 //! while control works.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread::ThreadId;
@@ -51,7 +51,29 @@ pub struct Counts {
     pub checks: u64,
 }
 
+/// Deaths at chosen steps instead of by chance.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// Of which step control dies, counted from the script's begin or from the death before.
+    pub deaths: VecDeque<u64>,
+    /// Steps since then.
+    pub steps: u64,
+}
+
+impl Script {
+    fn is_due(&mut self) -> bool {
+        self.steps += 1;
+        let is_due = self.deaths.front() == Some(&self.steps);
+        if is_due {
+            self.deaths.pop_front();
+            self.steps = 0;
+        }
+        is_due
+    }
+}
+
 pub struct Inner {
+    pub script: Option<Script>,
     pub now: u64,
     pub moment: rules::Moment,
     pub is_rough: bool,
@@ -90,6 +112,7 @@ pub struct Nerves {
 impl Nerves {
     pub fn new(seed: u64, without: &Without, engine: Arc<Simulated>, now: u64) -> Arc<Self> {
         let inner = Inner {
+            script: None,
             now,
             moment: rules::Moment { now, opened: now },
             is_rough: false,
@@ -162,6 +185,12 @@ impl Nerves {
             }
             if let Some(kind) = inner.doom.take() {
                 inner.counts.reach.note(kind);
+                inner.trace.note(format!("control dies before {next}"));
+                None
+            } else if let Some(script) = &mut inner.script {
+                if !script.is_due() {
+                    return;
+                }
                 inner.trace.note(format!("control dies before {next}"));
                 None
             } else if inner.chance.one_in(DIES) && self.without.has("deaths") {
@@ -284,6 +313,14 @@ impl Nerves {
         }
         let inner = &mut *self.inner();
         if !inner.is_rough || inner.is_acting || !inner.is_looking {
+            return Fate::Happens;
+        }
+        if let Some(script) = &mut inner.script {
+            // Starts run on threads of their own: control dies with the first step after this one that is not made.
+            if !is_home && script.is_due() {
+                inner.doom = Some("control dies before a start");
+                return Fate::Fails;
+            }
             return Fate::Happens;
         }
         let mut dice = match call.uid_range {
