@@ -58,6 +58,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         settings,
         bell: Bell::default(),
         clock: control::Clock::default(),
+        open: control::operations::Open::default(),
     });
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
     control::people::found(&control).map_err(refused)?;

@@ -66,4 +66,6 @@ pub struct Control {
     pub bell: Bell,
     /// What time it is.
     pub clock: Clock,
+    /// The operations that have not settled.
+    pub open: operations::Open,
 }

@@ -1,10 +1,10 @@
 //! How use cases touch the store: a snapshot to read, one audited transaction to change.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{Actor, Timestamp};
-use store::{AuditEntry, ReadTx, Row, StoreError, Versioned, WriteTx};
+use store::{AuditEntry, Change, Op, ReadTx, Row, StoreError, Versioned, WriteTx};
 
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError};
@@ -24,6 +24,22 @@ pub(crate) fn all<R: Row>(tx: &ReadTx) -> Result<(Vec<R>, BTreeSet<String>), Con
         Err(cause) => return Err(cause.into()),
     };
     Ok((rows.into_iter().map(|found| found.row).collect(), lost))
+}
+
+/// Brings rows up to a change of the log.
+pub(crate) fn put<R: Row, I: Ord>(
+    rows: &mut BTreeMap<I, R>,
+    change: &Change,
+    id: impl Fn(&R) -> I,
+) -> Result<(), ControlError> {
+    let Some(row) = change.row::<R>().transpose()? else {
+        return Ok(());
+    };
+    match change.op {
+        Op::Insert | Op::Update | Op::Status => drop(rows.insert(id(&row), row)),
+        Op::Delete => drop(rows.remove(&id(&row))),
+    }
+    Ok(())
 }
 
 /// Nothing, when the object is corrupt.

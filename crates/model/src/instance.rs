@@ -73,6 +73,15 @@ impl Purpose {
             Self::Database { .. } => None,
         }
     }
+
+    /// The release it runs, unless it is a database's.
+    #[must_use]
+    pub fn release(&self) -> Option<ReleaseId> {
+        match self {
+            Self::Service { release, .. } | Self::Job { release, .. } => Some(*release),
+            Self::Database { .. } => None,
+        }
+    }
 }
 
 /// Where an instance stands.

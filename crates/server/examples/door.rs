@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         settings: Settings::new(dir.path().to_owned()),
         bell: Bell::default(),
         clock: control::Clock::default(),
+        open: control::operations::Open::default(),
     });
     control::people::found(&control)?;
     let (_, token) =

@@ -9,7 +9,7 @@ use api::{
 use control::apps::AppView;
 use control::logs::Wanted;
 use control::operations::Accepted;
-use control::{apps, logs as control_logs, releases, secrets};
+use control::{apps, logs as control_logs, secrets};
 use model::{Condition, EnvKey, Instance, InstanceId, Name, Purpose, ReleaseId, Timestamp};
 
 use crate::answer::Reply;
@@ -171,9 +171,7 @@ pub(crate) fn scale(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn instance_list(call: &Call) -> Result<Reply, Refusal> {
     let (place, app) = (call.place()?, call.parameter("app")?);
-    let (_, all_releases) = releases::list(call.control(), call.actor()?, &place, app)?;
-    let numbers: BTreeMap<ReleaseId, u64> = all_releases.iter().map(|r| (r.row.id, r.row.number)).collect();
-    let all = apps::instances(call.control(), call.actor()?, &place, app)?;
+    let (all, numbers) = apps::instances(call.control(), call.actor()?, &place, app)?;
     let (page, next_page) = pages::cut(call, all, |instance| instance.row.id.to_string())?;
     let items = page
         .iter()

@@ -16,10 +16,17 @@ use crate::stream::{Events, Seen};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
-    let all = operations::list(call.control(), call.actor()?, &call.place()?)?;
-    let (page, next_page) = pages::cut(call, all, |operation| operation.row.id.to_string())?;
+    let walk = pages::Walk::of(call)?;
+    let page = operations::list(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        &walk.from,
+        walk.limit,
+    )?;
+    let next_page = walk.next(page.rows.len(), page.next);
     Reply::ok(&OperationPage {
-        items: page.iter().map(|operation| wire(&operation.row)).collect(),
+        items: page.rows.iter().map(|operation| wire(&operation.row)).collect(),
         next_page,
     })
 }

@@ -13,15 +13,22 @@ use crate::pages;
 use crate::refusal::Refusal;
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
-    let (app, all) = releases::list(
+    let walk = pages::Walk::of(call)?;
+    let (app, page) = releases::list(
         call.control(),
         call.actor()?,
         &call.place()?,
         call.parameter("app")?,
+        &walk.from,
+        walk.limit,
     )?;
-    let (page, next_page) = pages::cut(call, all, |release| release.row.id.to_string())?;
+    let next_page = walk.next(page.rows.len(), page.next);
     Reply::ok(&ReleasePage {
-        items: page.iter().map(|release| wire(&app.row, &release.row)).collect(),
+        items: page
+            .rows
+            .iter()
+            .map(|release| wire(&app.row, &release.row))
+            .collect(),
         next_page,
     })
 }

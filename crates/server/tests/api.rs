@@ -61,6 +61,7 @@ impl World {
             settings: Settings::new(dir.path().to_owned()),
             bell: Bell::default(),
             clock: control::Clock::default(),
+            open: control::operations::Open::default(),
         });
         control::people::found(&control).expect("founded");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -67,6 +67,9 @@ fn open(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
         .map_err(fail)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
         .map_err(fail)?;
+    // Otherwise a statement that compares a name is planned again for each name.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map_err(fail)?;
     conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA mmap_size = 0;")
         .map_err(fail)?;
     Ok(conn)

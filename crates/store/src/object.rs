@@ -23,7 +23,7 @@ pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// `find` proves an absence by the collection's sum up to this size; beyond, each unknown name would cost a scan.
 const PROVEN_ABSENCE_MEMBERS: u64 = 512;
 /// The first page of a walk proves its collection whole up to this size; beyond, `verify` does it in the background.
-const PROVEN_PAGE_MEMBERS: u64 = 5000;
+const PROVEN_PAGE_MEMBERS: u64 = 512;
 
 /// A kind of document.
 pub trait Row: Serialize + DeserializeOwned {

@@ -49,7 +49,7 @@ const SOAKS: &[(&str, &str, Soak)] = &[
     ),
     (
         "sim",
-        "seeded fleets over the real reconcilers, in virtual time [--seeds N] [--hours H] [--first S], \
+        "seeded fleets over the real reconcilers, in virtual time [--seeds N] [--hours H] [--first S] [--bursts N], \
          or deaths at each step of one work and of its recovery [--failpoints yes]",
         sim::run,
     ),

@@ -18,7 +18,7 @@ const SEEDS: u64 = 10_000;
 const HOURS: u64 = 1_000_000_000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["seeds", "hours", "first", "failpoints"])?;
+    words.only(&["seeds", "hours", "first", "bursts", "failpoints"])?;
     let which = match words.get("failpoints", "no".to_owned())?.as_str() {
         "no" => "soak",
         "yes" => "failpoints::soak_failpoints",
@@ -34,6 +34,7 @@ pub fn run(words: &Words<'_>) -> Result<()> {
         .env("STOA_SIM_SEEDS", seeds.to_string())
         .env("STOA_SIM_HOURS", hours.to_string())
         .env("STOA_SIM_FIRST", first.to_string())
+        .env("STOA_SIM_BURSTS", words.get("bursts", u64::MAX)?.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

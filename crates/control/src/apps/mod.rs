@@ -1,10 +1,11 @@
 //! Apps: create, see, configure, scale, delete.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use model::{
-    Action, Actor, App, AppId, EnvKey, Instance, Name, Operation, OperationState, Release, ReleaseState,
-    Timestamp, operation::Source, operation::Work,
+    Action, Actor, App, AppId, EnvKey, Instance, Name, Operation, OperationState, Release, ReleaseId,
+    ReleaseState, Timestamp, operation::Source, operation::Work,
 };
 use store::{ReadTx, Versioned};
 
@@ -40,7 +41,7 @@ pub const SCALE_MAX: u16 = 500;
 pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<AppView>, ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
-        let open = operations::unsettled(tx, &scope.parent())?;
+        let open = operations::unsettled(control, tx, &scope.parent())?;
         tx.list::<App>(&scope.parent())?
             .into_iter()
             .map(|app| view_of(control, tx, app, &open))
@@ -56,7 +57,7 @@ pub fn view(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Res
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let app = scope.app(tx, name)?;
-        let open = operations::unsettled_of(tx, &app.row)?;
+        let open = operations::unsettled_of(control, tx, &app.row)?;
         view_of(control, tx, app, &open)
     })
 }
@@ -167,7 +168,7 @@ pub fn delete(
     control.mutate(actor, "app.delete", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let mut app = scope.app(tx, name)?.current(expected)?;
-        let open = operations::unsettled_of(tx, &app.row)?;
+        let open = operations::unsettled_of(control, tx, &app.row)?;
         if let Some(operation) = open
             .into_iter()
             .find(|op| matches!(op.work, Work::DeleteApp { .. }))
@@ -286,7 +287,7 @@ pub fn scale(
     })
 }
 
-/// Living and recently ended instances of an app, oldest first.
+/// Living and recently ended instances of an app, oldest first, and the numbers of their releases.
 ///
 /// # Errors
 /// As the gate's.
@@ -295,11 +296,20 @@ pub fn instances(
     actor: &Actor,
     path: &EnvPath,
     name: &str,
-) -> Result<Vec<Versioned<Instance>>, ControlError> {
+) -> Result<(Vec<Versioned<Instance>>, BTreeMap<ReleaseId, u64>), ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let app = scope.app(tx, name)?;
-        Ok(tx.list::<Instance>(&app.row.id.to_string())?)
+        let all = tx.list::<Instance>(&app.row.id.to_string())?;
+        let mut numbers = BTreeMap::new();
+        for release in all.iter().filter_map(|found| found.row.purpose.release()) {
+            if let Entry::Vacant(place) = numbers.entry(release)
+                && let Some(found) = tx.get::<Release>(&release.to_string())?
+            {
+                place.insert(found.row.number);
+            }
+        }
+        Ok((all, numbers))
     })
 }
 

@@ -1,5 +1,7 @@
 //! Operations: accept, see, wait, cancel; their log.
 
+mod open;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use store::{ReadTx, Versioned, WriteTx};
 
 use crate::authorize::{self, EnvPath, Scope};
 use crate::{Control, ControlError};
+
+pub use open::Open;
 
 /// What an acknowledged request for long work returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,27 +82,28 @@ pub fn app_of(work: &Work) -> Option<AppId> {
 }
 
 /// Operations of an environment that are not settled, oldest first.
-pub(crate) fn unsettled(tx: &ReadTx, environment: &str) -> Result<Vec<Operation>, ControlError> {
-    let all = match tx.list::<Operation>(environment).map_err(ControlError::from) {
-        Err(cause) if cause.is_corrupt() => {
-            let (mut all, _) = crate::transact::all::<Operation>(tx)?;
-            all.retain(|op| op.environment.is_some_and(|of| of.to_string() == environment));
-            all.sort_by_key(|op| op.id);
-            all
-        }
-        found => found?.into_iter().map(|found| found.row).collect(),
-    };
-    Ok(all.into_iter().filter(|op| !op.state.is_settled()).collect())
+pub(crate) fn unsettled(
+    control: &Control,
+    tx: &ReadTx,
+    environment: &str,
+) -> Result<Vec<Operation>, ControlError> {
+    let mut all = control.open.at(tx)?;
+    all.retain(|op| op.environment.is_some_and(|of| of.to_string() == environment));
+    Ok(all)
 }
 
 /// Those of an app.
-pub(crate) fn unsettled_of(tx: &ReadTx, app: &App) -> Result<Vec<Operation>, ControlError> {
-    let mut all = unsettled(tx, &app.environment.to_string())?;
+pub(crate) fn unsettled_of(
+    control: &Control,
+    tx: &ReadTx,
+    app: &App,
+) -> Result<Vec<Operation>, ControlError> {
+    let mut all = control.open.at(tx)?;
     all.retain(|op| app_of(&op.work) == Some(app.id));
     Ok(all)
 }
 
-/// Operations of an environment, newest first.
+/// A page of the operations of an environment, newest first: so many before the one that is named (none: from the newest).
 ///
 /// # Errors
 /// As the gate's.
@@ -106,12 +111,12 @@ pub fn list(
     control: &Control,
     actor: &Actor,
     path: &EnvPath,
-) -> Result<Vec<Versioned<Operation>>, ControlError> {
+    before: &str,
+    limit: usize,
+) -> Result<store::Page<Operation>, ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
-        let mut operations = tx.list::<Operation>(&scope.parent())?;
-        operations.reverse();
-        Ok(operations)
+        Ok(tx.page_back::<Operation>(&scope.parent(), before, limit)?)
     })
 }
 

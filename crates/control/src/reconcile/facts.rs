@@ -11,11 +11,12 @@ use model::{
     App, AppId, Database, DatabaseId, Environment, EnvironmentId, Instance, InstanceId, Operation,
     OperationId, Release, ReleaseId, Timestamp,
 };
-use store::{Change, Op, ReadTx, Row, StoreError};
+use store::{Change, ReadTx, Row, StoreError};
 
 use super::start::Tried;
 use super::told::Told;
 use crate::planted::{self, Defect};
+use crate::transact::put;
 use crate::{Control, ControlError, operations};
 
 /// More changes than this are read as the whole.
@@ -48,7 +49,9 @@ pub(crate) struct Facts {
 impl Facts {
     /// Everything, from one snapshot.
     pub(super) fn read(control: &Control) -> Result<Self, ControlError> {
-        control.read(Self::whole)
+        let facts = control.read(Self::whole)?;
+        control.open.learn(facts.rev, &facts.operations);
+        Ok(facts)
     }
 
     /// The same as of now. Costs nothing when nothing changed.
@@ -85,7 +88,9 @@ impl Facts {
                 Some(Err(cause)) => return Err(cause.into()),
             }
             Ok(())
-        })
+        })?;
+        control.open.learn(self.rev, &self.operations);
+        Ok(())
     }
 
     fn whole(tx: &ReadTx) -> Result<Self, ControlError> {
@@ -162,19 +167,4 @@ fn all<R: Row, I: Ord>(
     let (rows, mut unknown) = crate::transact::all::<R>(tx)?;
     lost.append(&mut unknown);
     Ok(rows.into_iter().map(|row| (id(&row), row)).collect())
-}
-
-fn put<R: Row, I: Ord>(
-    rows: &mut BTreeMap<I, R>,
-    change: &Change,
-    id: impl Fn(&R) -> I,
-) -> Result<(), ControlError> {
-    let Some(row) = change.row::<R>().transpose()? else {
-        return Ok(());
-    };
-    match change.op {
-        Op::Insert | Op::Update | Op::Status => drop(rows.insert(id(&row), row)),
-        Op::Delete => drop(rows.remove(&id(&row))),
-    }
-    Ok(())
 }

@@ -467,7 +467,7 @@ pub(super) fn bury(control: &Control, app: &App) -> Result<(), ControlError> {
             return Ok(());
         }
         let now = control.now_of(tx);
-        for mut operation in operations::unsettled_of(tx, &found.row)? {
+        for mut operation in operations::unsettled_of(control, tx, &found.row)? {
             if let Work::DeleteApp { .. } = operation.work {
                 operation.state = OperationState::Succeeded { at: now };
                 "done".clone_into(&mut operation.step);

@@ -233,7 +233,7 @@ fn need_serving(app: &App) -> Result<(), ControlError> {
     })
 }
 
-/// Releases of an app, newest first.
+/// A page of the releases of an app, newest first: so many before the one that is named (none: from the newest).
 ///
 /// # Errors
 /// As the gate's.
@@ -242,12 +242,13 @@ pub fn list(
     actor: &Actor,
     path: &EnvPath,
     name: &str,
-) -> Result<(Versioned<App>, Vec<Versioned<Release>>), ControlError> {
+    before: &str,
+    limit: usize,
+) -> Result<(Versioned<App>, store::Page<Release>), ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let app = scope.app(tx, name)?;
-        let mut releases = tx.list::<Release>(&app.row.id.to_string())?;
-        releases.reverse();
+        let releases = tx.page_back::<Release>(&app.row.id.to_string(), before, limit)?;
         Ok((app, releases))
     })
 }

@@ -109,7 +109,7 @@ pub fn preview(
             Err(ControlError::State { message, .. }) => draft.obstacles.push(message),
             Err(cause) => return Err(cause),
         }
-        for operation in operations::unsettled_of(tx, &app)? {
+        for operation in operations::unsettled_of(control, tx, &app)? {
             draft.unknown.push(format!(
                 "{} is under way and comes first; what is told here is about now",
                 operation.id

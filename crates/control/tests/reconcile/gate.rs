@@ -141,7 +141,7 @@ fn cases() -> Vec<Case> {
             apps::scale(c, a, &p(), "shop", &BTreeMap::new(), None).map(drop)
         }),
         ("releases::list", Action::Read, false, |c, a| {
-            releases::list(c, a, &p(), "shop").map(drop)
+            releases::list(c, a, &p(), "shop", "", 10).map(drop)
         }),
         ("releases::view", Action::Read, false, |c, a| {
             releases::view(c, a, &p(), "shop", "v1").map(drop)
@@ -181,7 +181,7 @@ fn cases() -> Vec<Case> {
             logs::of_database(c, a, &p(), "main", &logs::Wanted::default()).map(drop)
         }),
         ("operations::list", Action::Read, false, |c, a| {
-            operations::list(c, a, &p()).map(drop)
+            operations::list(c, a, &p(), "", 10).map(drop)
         }),
         ("databases::list", Action::Read, false, |c, a| {
             databases::list(c, a, &p()).map(drop)

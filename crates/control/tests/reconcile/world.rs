@@ -130,6 +130,7 @@ impl World {
             settings: Settings::new(self.dir.path().to_owned()),
             bell: Bell::default(),
             clock: control::Clock::default(),
+            open: control::operations::Open::default(),
         });
         self.reconciler = Some(Reconciler::new(Arc::clone(&control)));
         self.control = Some(control);

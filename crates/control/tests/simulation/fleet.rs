@@ -168,6 +168,7 @@ impl Fleet {
             settings,
             bell: Bell::default(),
             clock: self.nerves.clock(),
+            open: control::operations::Open::default(),
         });
         self.nerves.belongs_to(&control);
         self.has_looked = false;
@@ -332,7 +333,8 @@ impl Fleet {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        for _ in 0..3 + self.dice.roll(4) {
+        let bursts = 3 + self.dice.roll(4);
+        for _ in 0..bursts.min(crate::number("STOA_SIM_BURSTS").unwrap_or(u64::MAX)) {
             self.burst()?;
             self.settle_down()?;
             self.idle()?;
