@@ -44,15 +44,22 @@
 //!
 //! [databases]
 //! main = { engine = "postgres", version = "15", size = "1Gi", memory = "512Mi" }   # only engine is required
+//!
+//! [environments.staging]          # what differs there: tables are merged key by key, all else is replaced
+//! env.LOG_LEVEL  = "debug"
+//! services.web   = { scale = 1, routes = [{ host = "staging.example.org" }] }
 //! ```
 
 mod check;
 pub mod command;
+mod keys;
+mod overlay;
 mod part;
 mod problem;
 mod reader;
 mod resolve;
 mod rollout;
+mod schema;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -64,6 +71,7 @@ use toml::de::DeTable;
 
 pub use problem::Problem;
 pub use resolve::{Found, Resolved};
+pub use schema::schema;
 
 use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Job, Resources, Route};
@@ -163,11 +171,23 @@ pub struct DatabaseWish {
 }
 
 impl Manifest {
-    /// Reads a manifest.
+    /// Reads a manifest as it is where no overlay applies. Every overlay is checked, too.
     ///
     /// # Errors
     /// Everything that is wrong with it, in the order of the text.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        Self::read(text, None)
+    }
+
+    /// Reads a manifest as it is in that environment. The overlays of the others are checked, too.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the text.
+    pub fn parse_for(text: &str, environment: &Name) -> Result<Self, Vec<Problem>> {
+        Self::read(text, Some(environment))
+    }
+
+    fn read(text: &str, environment: Option<&Name>) -> Result<Self, Vec<Problem>> {
         let report = Report::new(text);
         if text.len() > TEXT_MAX {
             report.add(
@@ -186,15 +206,17 @@ impl Manifest {
             }
             return Err(report.into_problems());
         }
-        let root = Section {
-            report: &report,
-            path: String::new(),
-            at: 0..0,
-            table: table.get_ref(),
-        };
-        let manifest = read(&root);
-        if let Some(manifest) = &manifest {
-            check::all(manifest, &root);
+        let whole = root(&report, table.get_ref());
+        whole.allow(&keys::ROOT);
+        let base = overlay::base(table.get_ref());
+        let mut manifest = checked(&root(&report, &base));
+        for (name, merged) in overlay::all(&whole) {
+            let mark = report.mark();
+            let there = checked(&root(&report, &merged));
+            report.place_new(mark, &format!("environments.{name}"));
+            if Some(&name) == environment {
+                manifest = there;
+            }
         }
         match manifest {
             Some(manifest) if report.is_clean() => Ok(manifest),
@@ -217,21 +239,25 @@ impl Manifest {
     }
 }
 
-const KEYS: [&str; 8] = [
-    "schema",
-    "app",
-    "build",
-    "env",
-    "services",
-    "jobs",
-    "databases",
-    "rollout",
-];
-const LATER: [&str; 5] = ["environments", "volumes", "domains", "networks", "alerts"];
+fn root<'a>(report: &'a Report<'a>, table: &'a DeTable<'a>) -> Section<'a> {
+    Section {
+        report,
+        path: String::new(),
+        at: 0..0,
+        table,
+    }
+}
+
+fn checked(root: &Section<'_>) -> Option<Manifest> {
+    let manifest = read(root);
+    if let Some(manifest) = &manifest {
+        check::all(manifest, root);
+    }
+    manifest
+}
 
 fn read(root: &Section<'_>) -> Option<Manifest> {
-    root.allow(&KEYS, &LATER);
-    schema(root);
+    version(root);
     let app: Option<Name> = root
         .need("app", "name the app: app = \"shop\"")
         .and_then(|field| field.parsed());
@@ -259,7 +285,7 @@ fn read(root: &Section<'_>) -> Option<Manifest> {
     Some(manifest)
 }
 
-fn schema(root: &Section<'_>) {
+fn version(root: &Section<'_>) {
     let Some(field) = root.need("schema", "begin the file with: schema = 1") else {
         return;
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::reader::{Field, Section, nearest};
 use super::service::image;
-use super::{Build, DatabaseWish};
+use super::{Build, DatabaseWish, keys};
 use crate::name::{EnvKey, Name};
 use crate::spec::{Job, JobTrigger, Resources};
 use crate::units::{Bytes, CpuMillis, Millis};
@@ -24,16 +24,13 @@ const DATABASE_SIZE_MIN: Bytes = Bytes::mi(128);
 /// 64 TiB.
 const DATABASE_SIZE_MAX: Bytes = Bytes::mi(64 << 20);
 /// Migrations are done in minutes; a longer one says so.
-const JOB_TIMEOUT: Millis = Millis::seconds(600);
+pub(super) const JOB_TIMEOUT: Millis = Millis::seconds(600);
 const JOB_TIMEOUT_MAX: Millis = Millis::seconds(24 * 3600);
 /// Environment and arguments share 2 MB in the kernel, one string has 128 KB.
 const ENV_VALUE_MAX: usize = 64 << 10;
 
 pub(super) fn build(section: &Section<'_>) -> Build {
-    section.allow(
-        &["base", "packages", "command", "start", "output"],
-        &["dockerfile", "args", "target", "secrets", "cache"],
-    );
+    section.allow(&keys::BUILD);
     let get = |key| section.get(key);
     Build {
         base: get("base").and_then(|field| image(&field)),
@@ -103,7 +100,7 @@ pub(super) fn resources(field: &Field<'_>) -> Resources {
     let Some(section) = field.section() else {
         return usual;
     };
-    section.allow(&["cpu", "memory", "pids"], &["disk", "gpu", "swap", "io"]);
+    section.allow(&keys::RESOURCES);
     Resources {
         cpu: section
             .get("cpu")
@@ -132,10 +129,7 @@ pub(super) fn jobs(section: &Section<'_>) -> BTreeMap<Name, Job> {
 }
 
 fn job(section: &Section<'_>) -> Option<Job> {
-    section.allow(
-        &["command", "on", "resources", "uses", "secrets", "timeout"],
-        &["schedule", "overlap", "image", "retries", "env", "volumes"],
-    );
+    section.allow(&keys::JOB);
     let get = |key| section.get(key);
     let command = section.need("command", "say what it runs: command = \"bin/migrate\"");
     if get("schedule").is_none()
@@ -172,10 +166,7 @@ pub(super) fn databases(section: &Section<'_>) -> BTreeMap<Name, DatabaseWish> {
 }
 
 fn database(section: &Section<'_>) -> DatabaseWish {
-    section.allow(
-        &["engine", "version", "size", "memory"],
-        &["backup", "branch_from", "ttl", "extensions", "replicas", "pooler"],
-    );
+    section.allow(&keys::DATABASE);
     if let Some(field) = section.need("engine", "write engine = \"postgres\"")
         && let Some(text) = field.text()
     {

@@ -67,6 +67,28 @@ impl<'t> Report<'t> {
         });
     }
 
+    /// How many there are, for [`Report::place_new`].
+    pub(super) fn mark(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
+    /// Says of the problems since `mark` that they are those of `place`; what was known before is told once.
+    pub(super) fn place_new(&self, mark: usize, place: &str) {
+        let mut problems = self.problems.borrow_mut();
+        let fresh = problems.split_off(mark);
+        for mut problem in fresh {
+            if problems.contains(&problem) {
+                continue;
+            }
+            problem.path = if problem.path.is_empty() {
+                place.to_owned()
+            } else {
+                format!("{place}.{}", problem.path)
+            };
+            problems.push(problem);
+        }
+    }
+
     pub(super) fn is_clean(&self) -> bool {
         self.problems.borrow().is_empty()
     }

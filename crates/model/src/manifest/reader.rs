@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::command;
+use super::keys::Table;
 use super::problem::Report;
 use crate::name::{EnvKey, Name};
 
@@ -31,19 +32,20 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Complains about every key that is in neither list. Keys of `later` get an answer of their own.
-    pub(super) fn allow(&self, known: &[&str], later: &[&str]) {
+    /// Complains about every key that is in neither list of its table. Keys of `later` get an answer of their own.
+    pub(super) fn allow(&self, known: &Table) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
             let path = join(&self.path, name);
-            if later.contains(&name) {
+            if known.later.contains(&name) {
                 let message = "is not supported by this version yet".to_owned();
                 let hint = Some("remove it".to_owned());
                 self.report.add(&path, &key.span(), message, hint);
-            } else if !known.contains(&name) {
-                let hint = nearest(name, known.iter().copied())
+            } else if !known.names().any(|known| known == name) {
+                let all = || known.names().collect::<Vec<_>>().join(", ");
+                let hint = nearest(name, known.names())
                     .map(|near| format!("did you mean {near}?"))
-                    .or_else(|| Some(format!("known here: {}", known.join(", "))));
+                    .or_else(|| Some(format!("known here: {}", all())));
                 self.report
                     .add(&path, &key.span(), "is not a known key".to_owned(), hint);
             }

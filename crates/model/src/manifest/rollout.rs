@@ -1,5 +1,6 @@
 //! Reading `[rollout]`.
 
+use super::keys;
 use super::reader::{Field, Section, nearest};
 use crate::strategy::{Share, Step, Steps, Strategy, Surge, Unsteady};
 use crate::units::Millis;
@@ -14,10 +15,7 @@ const HOLD: (Millis, Millis) = (Millis::seconds(1), Millis::seconds(24 * 3600));
 const AN_EXAMPLE: &str = "for example steps = [\"5%:2m\", \"50%:5m\", \"100%\"]";
 
 pub(super) fn strategy(section: &Section<'_>) -> Option<Strategy> {
-    section.allow(
-        &["strategy", "surge", "steps"],
-        &["rollback", "keep", "deadline", "pause"],
-    );
+    section.allow(&keys::ROLLOUT);
     let usual = NAMES[0];
     let name = match section.get("strategy") {
         Some(field) => named(&field)?,
@@ -70,7 +68,7 @@ fn named<'t>(field: &Field<'t>) -> Option<&'t str> {
 
 fn surge(field: &Field<'_>) -> Option<Surge> {
     let section = field.section()?;
-    section.allow(&["over", "under"], &[]);
+    section.allow(&keys::SURGE);
     let bound = |key| match section.get(key) {
         Some(field) => field.number(0..=SURGE_MAX),
         None => Some(0),

@@ -4,26 +4,10 @@ use std::collections::BTreeMap;
 
 use super::part::resources;
 use super::reader::{Field, Section};
-use super::{Declared, Expose};
+use super::{Declared, Expose, keys};
 use crate::name::{Name, is_host_name};
 use crate::spec::{Health, Route, STOP_GRACE};
 use crate::units::Millis;
-
-const KEYS: [&str; 11] = [
-    "command",
-    "image",
-    "port",
-    "scale",
-    "resources",
-    "health",
-    "routes",
-    "expose",
-    "uses",
-    "secrets",
-    "stop_grace",
-];
-const LATER: [&str; 7] = ["volumes", "env", "schedule", "rollout", "tier", "ports", "sticky"];
-const HEALTH_KEYS: [&str; 5] = ["path", "grace", "interval", "timeout", "failures"];
 
 /// One machine holds no more; a number beyond it is a slip of the finger.
 const COUNT_MAX: u16 = 100;
@@ -40,7 +24,7 @@ pub(super) fn all(section: &Section<'_>) -> BTreeMap<Name, Declared> {
 }
 
 fn service(section: &Section<'_>) -> Declared {
-    section.allow(&KEYS, &LATER);
+    section.allow(&keys::SERVICE);
     let get = |key| section.get(key);
     Declared {
         command: get("command").and_then(|field| field.command()),
@@ -97,7 +81,7 @@ fn scale(field: &Field<'_>) -> Option<u16> {
         return field.number(1..=COUNT_MAX);
     }
     let section = field.section()?;
-    section.allow(&["min", "max"], &["target", "idle"]);
+    section.allow(&keys::SCALE);
     let hint = "write scale = 2, or both { min = 2, max = 2 }";
     let min: u16 = section.need("min", hint)?.number(0..=COUNT_MAX)?;
     let max: u16 = section.need("max", hint)?.number(1..=COUNT_MAX)?;
@@ -111,7 +95,7 @@ fn scale(field: &Field<'_>) -> Option<u16> {
 }
 
 fn health(section: &Section<'_>) -> Health {
-    section.allow(&HEALTH_KEYS, &["command", "method", "status", "start_period"]);
+    section.allow(&keys::HEALTH);
     let usual = Health::default();
     let span = |key, (least, most): (Millis, Millis), usual| {
         section
@@ -134,7 +118,7 @@ fn health(section: &Section<'_>) -> Health {
 fn routes(field: &Field<'_>) -> Option<Vec<Route>> {
     let route = |field: &Field<'_>| {
         let section = field.section()?;
-        section.allow(&["host", "path"], &["strip", "redirect", "port", "tls"]);
+        section.allow(&keys::ROUTE);
         let given = section.get("host").map(|field| host(&field));
         let path = section
             .get("path")

@@ -250,3 +250,86 @@ fn hostile_texts_are_refused_and_never_panic() {
     }
     assert!(refused > 500, "{refused}");
 }
+
+#[test]
+fn every_part_of_a_manifest_is_written_and_read_back() {
+    for text in [
+        FULL.to_owned(),
+        "schema = 1\napp = 'a'\n[rollout]\nstrategy = 'canary'\nsteps = ['5%:2m', '50%:90s', '100%']".to_owned(),
+        "schema = 1\napp = 'a'\n[rollout]\nsurge = { over = 2, under = 1 }".to_owned(),
+        "schema = 1\napp = 'a'\n[rollout]\nstrategy = 'blue-green'\n[services.web]\nscale = 3\nroutes = []\n\
+         health = { timeout = '3s' }\n[services.b]\nexpose = 'private'\nport = 1\nresources = { cpu = 0.255 }\n\
+         [jobs.j]\ncommand = 'j'\non = 'release'\ntimeout = '1h'\nsecrets = ['K']\nresources = { memory = '1Gi' }"
+            .to_owned(),
+    ] {
+        let manifest = Manifest::parse(&text).expect("good");
+        let written = manifest.to_toml();
+        assert_eq!(Manifest::parse(&written), Ok(manifest), "{written}");
+    }
+}
+
+const OVERLAYS: &str = r#"
+schema = 1
+app = "shop"
+[env]
+LEVEL = "info"
+KEPT = "1"
+[services.web]
+port = 80
+scale = 3
+routes = [{ host = "shop.example.org" }]
+secrets = ["A", "B"]
+health = { path = "/up", failures = 5 }
+[rollout]
+strategy = "canary"
+steps = ["5%:1m"]
+[environments.staging]
+env.LEVEL = "debug"
+services.web = { scale = 1, routes = [], secrets = ["A"], health.failures = 9 }
+services.extra = { command = "x" }
+rollout.strategy = "recreate"
+[environments.preview.databases]
+main = { engine = "postgres" }
+"#;
+
+#[test]
+fn an_environment_differs_key_by_key() {
+    let of = |environment: &str| Manifest::parse_for(OVERLAYS, &name(environment)).expect("good");
+    let base = Manifest::parse(OVERLAYS).expect("good");
+    assert_eq!(of("production"), base, "without an overlay it is the file itself");
+    assert_eq!(base.services[&name("web")].count, 3);
+    assert!(base.databases.is_empty() && !base.services.contains_key(&name("extra")));
+    let staging = of("staging");
+    assert_eq!(staging.env["LEVEL"], "debug");
+    assert_eq!(staging.env["KEPT"], "1");
+    let web = &staging.services[&name("web")];
+    assert_eq!(
+        (web.count, web.port, web.routes.as_deref()),
+        (1, Some(80), Some(&[][..]))
+    );
+    assert_eq!(
+        (web.secrets.len(), web.health.failures),
+        (1, 9),
+        "lists are replaced"
+    );
+    assert_eq!(web.health.path.as_deref(), Some("/up"), "tables are merged");
+    assert!(staging.services.contains_key(&name("extra")));
+    assert_eq!(
+        staging.rollout,
+        Strategy::Recreate,
+        "the steps of the canary are gone"
+    );
+    assert!(of("preview").databases.contains_key(&name("main")));
+    assert_eq!(of("preview").rollout, base.rollout);
+}
+
+#[test]
+fn many_environments_are_refused_not_worked_through() {
+    let environments: String = (0..51).map(|at| format!("[environments.e{at}]\n")).collect();
+    let text = format!("schema = 1\napp = 'a'\n{environments}");
+    assert!(
+        problems(&text).contains("more than 50 environments"),
+        "{}",
+        problems(&text)
+    );
+}
