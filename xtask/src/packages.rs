@@ -33,6 +33,10 @@ const PACKAGES: &[(&str, &str)] = &[
         "managed PostgreSQL, and the peer of the db bench",
     ),
     ("procps", "journeys look at processes from outside"),
+    (
+        "python3-jsonschema",
+        "the JSON Schema of stoa.toml, judged by a validator that is not ours",
+    ),
     ("python3-venv", "Python applications on the host image"),
     ("skopeo", "pushing test images into the registry"),
     ("strace", "proof that a seccomp filter is in force"),

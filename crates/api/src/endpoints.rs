@@ -240,4 +240,7 @@ endpoints! {
         "Read metrics" "In the text form of Prometheus.", gives(&[Text]);
     DOCUMENT = "document_view" Get "/openapi.json", "installation", Nothing;
         "Get this document" "", gives(&[AnyJson]);
+    MANIFEST_SCHEMA = "manifest_schema_view" Get "/schema/stoa-1.json", "installation", Nothing;
+        "Get the JSON Schema of stoa.toml" "Draft-07, for editors: name its address in a first line `#:schema ADDRESS`.",
+        gives(&[AnyJson]);
 }

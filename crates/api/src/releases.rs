@@ -82,7 +82,7 @@ pub struct ReleasePlanChange {
     pub what: String,
     /// Its name.
     pub name: String,
-    /// `added`, `removed` or `changed`.
+    /// `added`, `removed`, `changed`, or `orphaned`: no longer used, while its data stays.
     pub change: String,
     /// Which of its settings, as the manifest calls them.
     pub settings: Vec<String>,

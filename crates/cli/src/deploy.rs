@@ -108,7 +108,18 @@ pub(crate) fn told(plan: &ReleasePlan) -> String {
             [] => String::new(),
             settings => format!(": {}", settings.join(", ")),
         };
-        format!("{} {} {}{settings}", change.what, change.name, change.change)
+        let kept = if change.change == "orphaned" {
+            format!(
+                ": its data stays until you end it: stoa db destroy {}",
+                change.name
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "{} {} {}{settings}{kept}",
+            change.what, change.name, change.change
+        )
     });
     let mut changes: Vec<String> = changes.collect();
     if changes.is_empty() {

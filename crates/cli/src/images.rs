@@ -106,6 +106,9 @@ pub(crate) fn images(session: &Session, command: &ImageCommand) -> Result<u8, Fa
         ImageCommand::Rm { image } => {
             session.client.image_delete(image)?;
             say(&format!("removed {image}"));
+            if session.json {
+                output::json(&serde_json::json!({"image": image, "removed": true}))?;
+            }
             Ok(0)
         }
     }

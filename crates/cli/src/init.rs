@@ -6,7 +6,7 @@ use model::manifest::{FILE, Manifest};
 
 use crate::args::InitArgs;
 use crate::failure::{Code, Failure};
-use crate::output::say;
+use crate::output::{self, say};
 use crate::project;
 
 /// What we recognise by a file, and what the server makes of it.
@@ -21,7 +21,11 @@ const KINDS: [(&str, &str); 8] = [
     ("index.html", "a static site"),
 ];
 
-pub(crate) fn init(args: &InitArgs) -> Result<u8, Failure> {
+pub(crate) fn init(as_json: bool, args: &InitArgs) -> Result<u8, Failure> {
+    if args.schema {
+        output::json(&model::manifest::schema())?;
+        return Ok(0);
+    }
     let path = args.dir.join(FILE);
     let app = args
         .app
@@ -57,6 +61,9 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8, Failure> {
         )),
     }
     say("next: stoa deploy");
+    if as_json {
+        output::json(&serde_json::json!({"app": app, "file": path}))?;
+    }
     Ok(0)
 }
 
@@ -70,10 +77,11 @@ mod tests {
         let args = InitArgs {
             dir: dir.path().to_owned(),
             app: "shop".parse().ok(),
+            schema: false,
         };
-        init(&args).expect("written");
+        init(false, &args).expect("written");
         let (_, manifest) = project::manifest(dir.path()).expect("valid").expect("there");
         assert_eq!(manifest.app.as_str(), "shop");
-        assert_eq!(init(&args).expect_err("again").code, Code::Conflict);
+        assert_eq!(init(false, &args).expect_err("again").code, Code::Conflict);
     }
 }

@@ -78,7 +78,7 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Tokens { command } => people::tokens(&open()?, command),
         Remote::Audit { command } => audit::audit(&open()?, command),
         Remote::Status => status::status(&open()?),
-        Remote::Init(args) => init::init(args),
+        Remote::Init(args) => init::init(globals.json, args),
         Remote::Deploy(args) => deploy::deploy(&open()?, args),
         Remote::Releases(args) => releases::list(&open()?, args),
         Remote::Rollback(args) => releases::rollback(&open()?, args),

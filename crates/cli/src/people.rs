@@ -109,6 +109,9 @@ pub(crate) fn logout(globals: &Globals) -> Result<u8, Failure> {
     say(&format!(
         "forgot the context {name}; its token still counts until it is revoked: stoa tokens revoke ID"
     ));
+    if globals.json {
+        output::json(&serde_json::json!({"context": name, "forgotten": true}))?;
+    }
     Ok(0)
 }
 
@@ -190,6 +193,9 @@ pub(crate) fn tokens(session: &Session, command: &TokensCommand) -> Result<u8, F
         TokensCommand::Revoke { token } => {
             session.client.token_delete(token)?;
             say(&format!("revoked {token}"));
+            if session.json {
+                output::json(&serde_json::json!({"token": token, "revoked": true}))?;
+            }
         }
     }
     Ok(0)

@@ -25,11 +25,13 @@ pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8,
                 .client
                 .secret_put(&session.place, &app, key, &PutSecret { value })?;
             follow_change(session, change.operation.as_deref(), patience)?;
+            print(session, &change)?;
         }
         SecretsCommand::Unset { key, of, patience } => {
             let app = project::app(of)?;
             let change = session.client.secret_delete(&session.place, &app, key)?;
             follow_change(session, change.operation.as_deref(), patience)?;
+            print(session, &change)?;
         }
         SecretsCommand::Ls(of) => {
             let secrets = session.client.secrets(&session.place, &project::app(of)?)?;
@@ -51,17 +53,26 @@ pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8,
             let mut last = None;
             for (key, value) in &pairs {
                 let body = PutSecret { value: value.clone() };
-                last = session
-                    .client
-                    .secret_put(&session.place, &app, key, &body)?
-                    .operation;
+                last = Some(session.client.secret_put(&session.place, &app, key, &body)?);
             }
             say(&format!("set {} secrets", pairs.len()));
             // Each change asks for a release; the last one has them all.
-            follow_change(session, last.as_deref(), patience)?;
+            let operation = last.as_ref().and_then(|change| change.operation.as_deref());
+            follow_change(session, operation, patience)?;
+            if let Some(change) = &last {
+                print(session, change)?;
+            }
         }
     }
     Ok(0)
+}
+
+fn print(session: &Session, change: &impl serde::Serialize) -> Result<(), Failure> {
+    if session.json {
+        output::json(change)
+    } else {
+        Ok(())
+    }
 }
 
 fn value(key: &str) -> Result<String, Failure> {

@@ -293,6 +293,7 @@ fn a_plan_in_words() {
             change("service", "web", "changed", &["scale", "routes"]),
             change("variable", "LOG_LEVEL", "changed", &[]),
             change("database", "main", "added", &[]),
+            change("database", "old", "orphaned", &[]),
         ],
         steps: lines(&[
             "run the job migrate; if it fails, nothing else happens",

@@ -66,6 +66,10 @@ pub(crate) fn document(_: &Call) -> Result<Reply, Refusal> {
     Reply::ok(api::document::document())
 }
 
+pub(crate) fn manifest_schema(_: &Call) -> Result<Reply, Refusal> {
+    Reply::ok(&model::manifest::schema())
+}
+
 pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
     let since = match call.last_event_id.as_deref().or_else(|| call.query("since")) {
         None => None,

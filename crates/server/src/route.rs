@@ -79,6 +79,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::READINESS, Handler::Act(installation::readiness)),
     (&e::METRICS, Handler::Act(installation::metrics)),
     (&e::DOCUMENT, Handler::Act(installation::document)),
+    (&e::MANIFEST_SCHEMA, Handler::Act(installation::manifest_schema)),
 ];
 
 /// What a request is for.

@@ -791,6 +791,7 @@ fn the_open_endpoints_tell_what_they_should() {
         ("/healthz", "\"ok\""),
         ("/readyz", "\"ok\""),
         ("/openapi.json", "\"3.1.0\""),
+        ("/schema/stoa-1.json", "draft-07"),
     ] {
         let (status, answer) = world.call("GET", path, "", "");
         assert!(status == 200 && answer.contains(wanted), "{path}: {answer}");

@@ -18,6 +18,9 @@ pub struct InitArgs {
     /// Name of the app; without it, the directory's.
     #[arg(long, short, value_name = "NAME")]
     pub app: Option<Name>,
+    /// Print the JSON Schema of stoa.toml for editors, and write nothing.
+    #[arg(long, conflicts_with = "app")]
+    pub schema: bool,
 }
 
 /// What `stoa apps` does.

@@ -79,7 +79,7 @@ fn from_upload(
     control
         .engine
         .unpack_source(&uploads::path_of(control, upload), &workspace.source)?;
-    let manifest = read_manifest(&workspace.source, app, manifest)?;
+    let manifest = read_manifest(control, &workspace.source, app, manifest)?;
     before_the_build(job, app, &manifest)?;
     let _slot = job.build_slot()?;
     operations::step(control, job.operation, "building")?;
@@ -110,7 +110,12 @@ fn build_failed(cause: &build::BuildError) -> ControlError {
     }
 }
 
-fn read_manifest(source: &Path, app: &App, sent: Option<&str>) -> Result<Manifest, ControlError> {
+fn read_manifest(
+    control: &Control,
+    source: &Path,
+    app: &App,
+    sent: Option<&str>,
+) -> Result<Manifest, ControlError> {
     let inside = match sent {
         Some(text) => Some(text.to_owned()),
         None => match fs::read_to_string(source.join(model::manifest::FILE)) {
@@ -120,9 +125,15 @@ fn read_manifest(source: &Path, app: &App, sent: Option<&str>) -> Result<Manifes
         },
     };
     match inside {
-        Some(text) => check_manifest(&text),
+        Some(text) => check_manifest(&text, &environment_of(control, app)?),
         None => Ok(Manifest::named(app.name.clone())),
     }
+}
+
+/// The overlay of a manifest goes by the environment's name.
+fn environment_of(control: &Control, app: &App) -> Result<Name, ControlError> {
+    let id = app.environment.to_string();
+    control.read(|tx| Ok(tx.need::<model::Environment>(&id)?.row.name))
 }
 
 fn from_image(
@@ -132,7 +143,7 @@ fn from_image(
     manifest: Option<&str>,
 ) -> Result<Made, ControlError> {
     let manifest = match manifest {
-        Some(text) => check_manifest(text)?,
+        Some(text) => check_manifest(text, &environment_of(&job.control, app)?)?,
         None => Manifest::named(app.name.clone()),
     };
     before_the_build(job, app, &manifest)?;

@@ -33,7 +33,7 @@ pub fn deploy(
         let app = scope.app(tx, name)?;
         refuse_deleting(&app.row)?;
         if let Some(text) = manifest {
-            check_manifest(text)?;
+            check_manifest(text, &scope.environment.name)?;
         }
         match source {
             Source::Upload { upload } => {
@@ -72,14 +72,17 @@ pub fn deploy(
 ///
 /// # Errors
 /// `Invalid` with all of them.
-pub fn check_manifest(text: &str) -> Result<model::manifest::Manifest, ControlError> {
+pub fn check_manifest(
+    text: &str,
+    environment: &model::Name,
+) -> Result<model::manifest::Manifest, ControlError> {
     if text.len() > MANIFEST_MAX {
         return Err(ControlError::invalid(
             "stoa.toml",
             format!("larger than {MANIFEST_MAX} bytes"),
         ));
     }
-    model::manifest::Manifest::parse(text).map_err(|problems| {
+    model::manifest::Manifest::parse_for(text, environment).map_err(|problems| {
         ControlError::Invalid(
             problems
                 .into_iter()

@@ -48,7 +48,7 @@ pub struct Change {
     pub what: &'static str,
     /// Its name.
     pub name: String,
-    /// `added`, `removed` or `changed`.
+    /// `added`, `removed`, `changed`, or `orphaned`: no longer used, while its data stays.
     pub how: &'static str,
     /// Which of its settings.
     pub settings: Vec<&'static str>,
@@ -81,7 +81,9 @@ pub fn preview(
         let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
         let app = scope.app(tx, name)?.row;
         refuse_deleting(&app)?;
-        let manifest = manifest.map(check_manifest).transpose()?;
+        let manifest = manifest
+            .map(|text| check_manifest(text, &scope.environment.name))
+            .transpose()?;
         let releases: BTreeMap<ReleaseId, Release> = tx
             .list::<Release>(&app.id.to_string())?
             .into_iter()
@@ -103,6 +105,7 @@ pub fn preview(
         let before = serving.map(|release| release.secrets.clone()).unwrap_or_default();
         compare("secret", &before, &secrets, &mut changes);
         databases(tx, &app, &mut draft, &mut changes)?;
+        orphans(tx, &app, serving, &draft, &mut changes)?;
         missing_secrets(&mut draft, &secrets, &app);
         match crate::hosts::refuse_taken(tx, &control.settings.domain, &app, &draft.services) {
             Ok(()) => {}
@@ -298,12 +301,7 @@ fn databases(
             });
         }
     }
-    let used = draft.services.values().map(|service| &service.uses);
-    let used: BTreeSet<&Name> = used
-        .chain(draft.jobs.values().map(|job| &job.uses))
-        .flatten()
-        .collect();
-    for name in used {
+    for name in uses(&draft.services, &draft.jobs) {
         let is_known = draft.services.contains_key(name) || draft.wishes.contains(name);
         if !is_known && tx.find::<Database>(&environment, name.as_str())?.is_none() {
             draft.obstacles.push(format!(
@@ -312,6 +310,50 @@ fn databases(
         }
     }
     Ok(())
+}
+
+/// Databases that what serves uses and the new release would not. A deploy deletes no data, so they are told.
+fn orphans(
+    tx: &ReadTx,
+    app: &App,
+    serving: Option<&Release>,
+    draft: &Draft,
+    changes: &mut Vec<Change>,
+) -> Result<(), ControlError> {
+    let Some(serving) = serving else {
+        return Ok(());
+    };
+    let before = uses(&serving.services, &serving.jobs);
+    for name in left_behind(before, &uses(&draft.services, &draft.jobs), &draft.wishes) {
+        // A service that is gone has a name in `uses`, too, and no data.
+        if tx
+            .find::<Database>(&app.environment.to_string(), name.as_str())?
+            .is_some()
+        {
+            changes.push(Change {
+                what: "database",
+                name: name.to_string(),
+                how: "orphaned",
+                settings: Vec::new(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn left_behind<'r>(
+    before: BTreeSet<&'r Name>,
+    after: &BTreeSet<&Name>,
+    wishes: &BTreeSet<Name>,
+) -> impl Iterator<Item = &'r Name> {
+    before
+        .into_iter()
+        .filter(|name| !after.contains(*name) && !wishes.contains(*name))
+}
+
+fn uses<'r>(services: &'r BTreeMap<Name, Service>, jobs: &'r BTreeMap<Name, Job>) -> BTreeSet<&'r Name> {
+    let services = services.values().flat_map(|service| &service.uses);
+    services.chain(jobs.values().flat_map(|job| &job.uses)).collect()
 }
 
 fn missing_secrets(draft: &mut Draft, known: &BTreeMap<model::EnvKey, u64>, app: &App) {
@@ -393,4 +435,19 @@ fn moves(
     Ok(steps
         .chain(moves.iter().map(|one| one.say(old.as_deref(), &new)))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_uses_or_wishes_any_more_is_left_behind() {
+        let name = |text: &str| text.parse::<Name>().expect("a name");
+        let [kept, wished, left] = ["kept", "wished", "left"].map(name);
+        let before = BTreeSet::from([&kept, &wished, &left]);
+        let wishes = BTreeSet::from([wished.clone()]);
+        let found: Vec<&Name> = left_behind(before, &BTreeSet::from([&kept]), &wishes).collect();
+        assert_eq!(found, [&left]);
+    }
 }

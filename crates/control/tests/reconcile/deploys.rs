@@ -512,3 +512,20 @@ fn a_deploy_has_the_time_that_its_manifest_allows() {
     let span = |operation: &model::Operation| operation.deadline.since(operation.created_at).as_ms();
     assert!(span(&longer) >= span(&usual) + 2 * 3600 * 1000, "{longer:?}");
 }
+
+#[test]
+fn a_release_has_what_its_environment_says() {
+    let mut world = World::with_shop();
+    let manifest = "schema = 1\napp = \"shop\"\n[env]\nLEVEL = \"info\"\nKEPT = \"1\"\n[services.web]\n\
+        [environments.production]\nenv.LEVEL = \"warn\"\nservices.web.scale = 2\n\
+        [environments.staging]\nenv.LEVEL = \"debug\"\n";
+    succeeded(&world.deployed("shop", "good:2", Some(manifest)));
+    let release = world.release("shop", 2);
+    let env: Vec<(&str, &str)> = release
+        .env
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    assert_eq!(env, [("KEPT", "1"), ("LEVEL", "warn")]);
+    assert_eq!(release.services["web"].count, 2);
+}

@@ -295,6 +295,20 @@ fn a_plan_tells_what_the_deploy_then_does() {
     );
     let other = plan("schema = 1\napp = \"other\"\n[services.web]\n");
     assert!(other.obstacles[0].contains("app = \"other\""), "{other:?}");
+    let overlaid = "schema = 1\napp = \"shop\"\n[services.web]\nscale = 2\n\
+        [environments.production]\nservices.web.scale = 7\n[environments.staging]\nservices.web.scale = 9\n";
+    let settings = |manifest: &str| {
+        let changes = plan(manifest).changes;
+        let web = changes.into_iter().find(|change| change.name == "web");
+        web.map(|change| change.settings).unwrap_or_default()
+    };
+    assert_eq!(
+        settings(overlaid),
+        ["scale"],
+        "the overlay of this environment counts"
+    );
+    let elsewhere = overlaid.replace("environments.production", "environments.preview");
+    assert!(settings(&elsewhere).is_empty(), "that of another does not");
     let unsent = releases::preview(world.control(), &ROOT, &EnvPath::default(), "shop", None, None);
     let unsent = unsent.expect("foretold");
     assert!(

@@ -12,9 +12,9 @@ use serde_json::{Map, Value, json};
 
 use super::keys::{Form, Need, ROOT, Table};
 
-/// The schema as JSON text.
+/// The schema.
 #[must_use]
-pub fn schema() -> String {
+pub fn schema() -> Value {
     let mut writer = Writer::default();
     let root = writer.table(&ROOT, Strictness::Whole);
     let mut schema = json!({
@@ -29,9 +29,7 @@ pub fn schema() -> String {
             Value::Object(writer.definitions.into_iter().collect()),
         );
     }
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
-    text.push('\n');
-    text
+    schema
 }
 
 /// Within an environment nothing is required: the rest stands in the file itself.
