@@ -14,6 +14,9 @@ use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError};
 
+/// The numbers of releases.
+pub type Numbers = BTreeMap<ReleaseId, u64>;
+
 /// An app with what runs of it.
 #[derive(Debug, Clone)]
 pub struct AppView {
@@ -296,7 +299,7 @@ pub fn instances(
     actor: &Actor,
     path: &EnvPath,
     name: &str,
-) -> Result<(Vec<Versioned<Instance>>, BTreeMap<ReleaseId, u64>), ControlError> {
+) -> Result<(Vec<Versioned<Instance>>, Numbers), ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let app = scope.app(tx, name)?;
