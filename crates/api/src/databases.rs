@@ -35,6 +35,19 @@ pub struct Database {
     pub credential_version: u64,
     /// Apps whose serving release uses it.
     pub used_by: Vec<String>,
+    /// What it is a branch of; absent when it began empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch_of: Option<DatabaseOrigin>,
+    /// Names of the databases that were branched from it. They are copies: they stay when it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<String>,
+    /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
+    #[serde(default)]
+    pub durable: bool,
+    /// When it ends by itself, unless a serving release uses it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
     /// Counts every change of its desired state; the value of the `ETag` header.
     pub generation: u64,
     /// When it was asked for.
@@ -47,6 +60,33 @@ pub struct Database {
     /// Name of the kept volume of a destroyed database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+}
+
+/// Where the data of a branch came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseOrigin {
+    /// Name of the other one at that time.
+    pub database: String,
+    /// What was committed there by then is in it; absent until the copy is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// Place in the other one's write-ahead log up to which it was taken, for example `0/3000060`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<String>,
+}
+
+/// Make a branch of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateBranch {
+    /// Name of the branch, for example `preview-x`.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+    /// After how many seconds it ends by itself; without it, never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_536_000)]
+    pub ttl_s: Option<u64>,
 }
 
 /// Make a database.

@@ -200,6 +200,12 @@ endpoints! {
     DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Configure);
         "Give a database a new password" "By a second login role: services get the new one with their next release, the old one ends when nobody uses it.",
         gives(&[Accepted]);
+    DATABASE_BRANCH = "database_branch" Post place!("/databases/{database}/branches"), "databases", Right(Manage);
+        "Make a branch of a database" "A copy of it as it runs, with logins of its own and without durability: it may be lost with the machine's power.",
+        takes::<crate::CreateBranch>(), gives(&[Accepted]);
+    DATABASE_RESET = "database_reset" Post place!("/databases/{database}/reset"), "databases", Right(Manage);
+        "Give a branch the data its parent has now" "What the branch has is lost; its address and logins stay.",
+        gives(&[Accepted]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
         "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
     DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);

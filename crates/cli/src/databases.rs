@@ -1,6 +1,6 @@
 //! `stoa db`.
 
-use api::{CreateDatabase, Database};
+use api::{CreateBranch, CreateDatabase, Database};
 
 use crate::args::DbCommand;
 use crate::exec;
@@ -78,6 +78,30 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_rotate(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
+        DbCommand::Branch {
+            name,
+            branch,
+            ttl,
+            patience,
+        } => {
+            let body = CreateBranch {
+                name: branch.to_string(),
+                // Rounded up: a span below a second is refused as too short, not taken as none.
+                ttl_s: ttl.map(|ttl| ttl.as_ms().div_ceil(1000)),
+            };
+            let operation = client.database_branch(place, name, &body)?;
+            follow::finish(session, &follow::follow(session, &operation, patience)?)
+        }
+        DbCommand::Reset {
+            name,
+            confirm,
+            patience,
+        } => {
+            client.database(place, name)?;
+            terminal::confirm("the data of the branch", name, confirm.as_deref())?;
+            let operation = follow::follow(session, &client.database_reset(place, name)?, patience)?;
+            follow::finish(session, &operation)
+        }
         DbCommand::Destroy {
             name,
             confirm,
@@ -134,6 +158,21 @@ fn page(database: &Database) -> String {
     ];
     if let Some(why) = &database.why {
         rows.insert(2, ("why", why.clone()));
+    }
+    if let Some(origin) = &database.branch_of {
+        let at = origin
+            .at
+            .map_or_else(|| "being taken".to_owned(), |at| at.to_string());
+        rows.push(("branch", format!("of {} as of {at}", origin.database)));
+    }
+    if !database.branches.is_empty() {
+        rows.push(("branches", database.branches.join(", ")));
+    }
+    if !database.durable {
+        rows.push(("durability", "off: a power cut may lose it".to_owned()));
+    }
+    if let Some(at) = database.expires_at {
+        rows.push(("ends", at.to_string()));
     }
     if let Some(volume) = &database.volume {
         rows.push(("kept volume", volume.clone()));

@@ -4,12 +4,12 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp, CreateDatabase,
-    CreateEnvironment, CreateImage, CreateRelease, CreateToken, Database, DatabaseCredentials, DatabasePage,
-    Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, IssuedToken,
-    LogPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutScale,
-    PutSecret, Release, ReleasePage, ReleasePlan, Rollback, Run, Secret, SecretChange, SecretPage, Server,
-    Token, TokenPage, Upload, Whoami,
+    App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp, CreateBranch,
+    CreateDatabase, CreateEnvironment, CreateImage, CreateRelease, CreateToken, Database,
+    DatabaseCredentials, DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage,
+    Instance, InstancePage, IssuedToken, LogPage, Operation, OperationLog, OperationPage, Org, OrgPage,
+    PatchEnv, Project, ProjectPage, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rollback, Run,
+    Secret, SecretChange, SecretPage, Server, Token, TokenPage, Upload, Whoami,
 };
 
 use crate::error::Error;
@@ -205,6 +205,17 @@ impl Client {
     }
     pub fn database_rotate(&self, at: &Place, database: &str) -> Result<Operation, Error> {
         self.call(&e::DATABASE_ROTATE, &at.with([database]), &[], NONE)
+    }
+    pub fn database_branch(
+        &self,
+        at: &Place,
+        database: &str,
+        body: &CreateBranch,
+    ) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_BRANCH, &at.with([database]), &[], Some(body))
+    }
+    pub fn database_reset(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_RESET, &at.with([database]), &[], NONE)
     }
     pub fn database_credentials(&self, at: &Place, database: &str) -> Result<DatabaseCredentials, Error> {
         self.call(&e::DATABASE_CREDENTIALS, &at.with([database]), &[], NONE)

@@ -30,11 +30,11 @@ pub fn workload(
     instance: &Instance,
     volume: &str,
 ) -> Workload {
-    let mut command = vec![program(version, "postgres"), "-D".to_owned(), PGDATA.to_owned()];
-    for (name, value) in settings(database.resources) {
-        command.push("-c".to_owned());
-        command.push(format!("{name}={value}"));
+    let mut all = settings(database.resources);
+    if database.origin.is_some() {
+        all.extend(of_a_branch());
     }
+    let command = server(version, all);
     Workload {
         id: instance.id,
         hostname: format!("{}-{}", database.name, instance.id.short(6)),
@@ -66,6 +66,47 @@ pub fn workload(
         }),
         stop_signal: FAST_SHUTDOWN,
     }
+}
+
+/// What may stand in the configuration of the former cluster and must not count in a copy: the command line is stronger
+/// than any file.
+const NOT_OF_THE_COPY: [(&str, &str); 8] = [
+    ("archive_mode", "off"),
+    ("archive_command", ""),
+    ("archive_library", ""),
+    ("restore_command", ""),
+    ("synchronous_standby_names", ""),
+    ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
+    ("max_logical_replication_workers", "0"),
+];
+/// Pays only on what may be lost: a power cut can leave it beyond repair.
+const NOT_DURABLE: [(&str, &str); 3] = [
+    ("fsync", "off"),
+    ("synchronous_commit", "off"),
+    ("full_page_writes", "off"),
+];
+
+fn of_a_branch() -> impl Iterator<Item = (&'static str, String)> {
+    let all = NOT_OF_THE_COPY.iter().chain(&NOT_DURABLE);
+    all.map(|(name, value)| (*name, (*value).to_owned()))
+}
+
+/// The server of a copy at its first start: nobody reaches it but over its private socket.
+pub(crate) fn alone(version: &str, resources: Resources) -> Vec<String> {
+    let mut all = settings(resources);
+    all.extend(of_a_branch());
+    all.push(("listen_addresses", String::new()));
+    server(version, all)
+}
+
+fn server(version: &str, settings: Vec<(&str, String)>) -> Vec<String> {
+    let mut command = vec![program(version, "postgres"), "-D".to_owned(), PGDATA.to_owned()];
+    for (name, value) in settings {
+        command.push("-c".to_owned());
+        command.push(format!("{name}={value}"));
+    }
+    command
 }
 
 /// Settings derived from the instance's memory limit.

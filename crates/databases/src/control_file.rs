@@ -6,11 +6,10 @@
 //! `access/xlog_internal.h`, the same in all supported versions; its header is under no checksum). Of a cluster that was
 //! shut down cleanly nothing else of the WAL has to change, so the number is written there as well, without a program.
 
-use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
 
 use crate::DatabaseError;
+use crate::inside::Inside;
 
 /// The checked part of the file lies within the first sector, so that it is written in one piece.
 const CHECKED: usize = 512;
@@ -22,33 +21,27 @@ const WAL_HEADER: usize = 40;
 /// Where in it the identifier is, and after it the size of the segment.
 const WAL_IDENTIFIER: usize = 24;
 
-/// Gives the cluster below `pgdata`, which was shut down cleanly, another identifier.
-pub(crate) fn set_identifier(pgdata: &Path, identifier: u64) -> Result<(), DatabaseError> {
-    let former = in_control(pgdata, identifier)?;
-    in_wal(&pgdata.join("pg_wal"), former, identifier)
+/// Gives the cluster, which was shut down cleanly, another identifier.
+pub(crate) fn set_identifier(cluster: &Inside, identifier: u64) -> Result<(), DatabaseError> {
+    let wal = cluster.below("pg_wal").map_err(DatabaseError::file("pg_wal"))?;
+    let former = in_control(cluster, identifier)?;
+    in_wal(&wal, former, identifier)
 }
 
 /// In every segment that carries the former one. A segment made ahead, still without a page, carries none.
-fn in_wal(dir: &Path, former: u64, identifier: u64) -> Result<(), DatabaseError> {
+fn in_wal(dir: &Inside, former: u64, identifier: u64) -> Result<(), DatabaseError> {
     let fail = |why: String| DatabaseError::File {
         file: "pg_wal".to_owned(),
         why,
     };
     let io = |cause: std::io::Error| fail(cause.to_string());
     let mut changed = 0;
-    for entry in std::fs::read_dir(dir).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let size = entry.metadata().map_err(io)?.len();
-        let name = entry.file_name();
-        let is_segment = name.len() == 24 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit);
-        if !is_segment {
+    for (name, _) in dir.list().map_err(io)? {
+        if !is_segment(&name) {
             continue;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(entry.path())
-            .map_err(io)?;
+        let mut file = dir.change(&name).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
         let mut header = [0_u8; WAL_HEADER];
         file.read_exact(&mut header).map_err(io)?;
         if is_header(&header, former, size) {
@@ -66,6 +59,11 @@ fn in_wal(dir: &Path, former: u64, identifier: u64) -> Result<(), DatabaseError>
     }
 }
 
+/// Whether a file of `pg_wal` is a segment, by its name: timeline, and number in two parts.
+pub(crate) fn is_segment(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 fn is_header(header: &[u8; WAL_HEADER], identifier: u64, segment: u64) -> bool {
     let info = u16::from_le_bytes([header[2], header[3]]);
     let [a, b, c, d] = [32, 33, 34, 35].map(|at| header[at]);
@@ -75,18 +73,13 @@ fn is_header(header: &[u8; WAL_HEADER], identifier: u64, segment: u64) -> bool {
 }
 
 /// In the control file; the former one.
-fn in_control(pgdata: &Path, identifier: u64) -> Result<u64, DatabaseError> {
-    let path = pgdata.join("global/pg_control");
+fn in_control(cluster: &Inside, identifier: u64) -> Result<u64, DatabaseError> {
     let fail = |why: String| DatabaseError::File {
         file: "global/pg_control".to_owned(),
         why,
     };
     let io = |cause: std::io::Error| fail(cause.to_string());
-    let mut file: File = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(io)?;
+    let mut file = cluster.change("global/pg_control").map_err(io)?;
     let mut head = vec![0_u8; CHECKED];
     file.read_exact(&mut head).map_err(io)?;
     let at = checksum_at(&head)
@@ -140,7 +133,9 @@ mod tests {
     #[test]
     fn segments_of_the_cluster_get_the_number_and_nothing_else_does() {
         const SIZE: u32 = 1 << 16;
-        let dir = tempfile::tempdir().expect("a directory");
+        let home = tempfile::tempdir().expect("a directory");
+        let wal = home.path().join("pgdata/pg_wal");
+        std::fs::create_dir_all(&wal).expect("made");
         let segment = |info: u16, identifier: u64, size: u32| {
             let mut bytes = vec![7_u8; SIZE as usize];
             bytes[2..4].copy_from_slice(&info.to_le_bytes());
@@ -157,13 +152,15 @@ mod tests {
             vec![0; SIZE as usize],
         ];
         for (n, bytes) in (1..).zip(whole.iter().chain(&others)) {
-            std::fs::write(dir.path().join(name(n)), bytes).expect("written");
+            std::fs::write(wal.join(name(n)), bytes).expect("written");
         }
-        std::fs::write(dir.path().join("00000002.history"), "1").expect("written");
-        std::fs::create_dir(dir.path().join("archive_status")).expect("made");
-        in_wal(dir.path(), 5, 9).expect("changed");
+        std::fs::write(wal.join("00000002.history"), "1").expect("written");
+        std::fs::create_dir(wal.join("archive_status")).expect("made");
+        let dir = Inside::cluster(home.path()).and_then(|at| at.below("pg_wal"));
+        let dir = dir.expect("opened");
+        in_wal(&dir, 5, 9).expect("changed");
         for (n, before) in (1..).zip(whole.iter().chain(&others)) {
-            let after = std::fs::read(dir.path().join(name(n))).expect("read");
+            let after = std::fs::read(wal.join(name(n))).expect("read");
             let expected = if n <= 2 {
                 segment(2, 9, SIZE)
             } else {
@@ -171,7 +168,7 @@ mod tests {
             };
             assert!(after == expected, "segment {n}");
         }
-        in_wal(dir.path(), 5, 9).expect_err("none is left");
+        in_wal(&dir, 5, 9).expect_err("none is left");
     }
 
     #[test]

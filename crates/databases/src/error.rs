@@ -32,6 +32,12 @@ pub enum DatabaseError {
         /// What there is.
         known: &'static str,
     },
+    /// The cluster is of a kind that this cannot be done with.
+    #[error("{why}")]
+    Unfit {
+        /// What is in the way.
+        why: String,
+    },
     /// A file of the cluster is not what it must be.
     #[error("{file}: {why}")]
     File {
@@ -40,4 +46,14 @@ pub enum DatabaseError {
         /// Why.
         why: String,
     },
+}
+
+impl DatabaseError {
+    /// What the system said about a file.
+    pub(crate) fn file(file: &str) -> impl FnOnce(std::io::Error) -> Self {
+        move |cause| Self::File {
+            file: file.to_owned(),
+            why: cause.to_string(),
+        }
+    }
 }

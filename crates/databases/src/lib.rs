@@ -1,16 +1,20 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
-//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql.
-//! Does not live here: rows, passwords at rest and when things happen (`control`); backups and branches (not built).
+//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches.
+//! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
 
+mod branch;
 mod cluster;
 mod control_file;
 mod error;
+mod inside;
 mod psql;
+mod session;
 mod template;
 
+pub use branch::{Taken, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, psql, sessions};

@@ -55,32 +55,42 @@ fn base(database: &str) -> Vec<String> {
     .to_vec()
 }
 
+/// psql that prints answers alone and ends at the first error.
+pub(crate) fn quiet(database: &str) -> Exec {
+    let mut argv = base(database);
+    argv.extend(
+        [
+            "--no-psqlrc",
+            "--quiet",
+            "--no-align",
+            "--tuples-only",
+            "--set",
+            "ON_ERROR_STOP=1",
+        ]
+        .map(str::to_owned),
+    );
+    Exec {
+        argv,
+        env: Vec::new(),
+        user: Some(USER.to_owned()),
+        workdir: Some("/".to_owned()),
+        terminal: None,
+    }
+}
+
+/// A database by a name that its users chose: psql takes some names for the address of another server.
+pub(crate) fn named(database: &str) -> String {
+    let escaped = database.replace('\\', r"\\").replace('\'', r"\'");
+    format!("dbname='{escaped}'")
+}
+
 impl Psql<'_> {
     /// Runs SQL in a database of the cluster and returns what it prints, unaligned.
     ///
     /// # Errors
     /// When psql or the SQL fails.
     pub fn run(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
-        let mut argv = base(database);
-        argv.extend(
-            [
-                "--no-psqlrc",
-                "--quiet",
-                "--no-align",
-                "--tuples-only",
-                "--set",
-                "ON_ERROR_STOP=1",
-            ]
-            .map(str::to_owned),
-        );
-        let exec = Exec {
-            argv,
-            env: Vec::new(),
-            user: Some(USER.to_owned()),
-            workdir: Some("/".to_owned()),
-            terminal: None,
-        };
-        let streams = self.engine.exec(self.instance, &exec)?;
+        let streams = self.engine.exec(self.instance, &quiet(database))?;
         let mut input = File::from(streams.stdin);
         let sent = input.write_all(sql.as_bytes());
         drop(input);
@@ -171,4 +181,19 @@ pub fn drop_login(psql: Psql<'_>, version: u64) -> Result<(), DatabaseError> {
     let role = login_role(version);
     psql.run("postgres", &format!("DROP ROLE IF EXISTS {role};\n"))
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_name_of_a_database_leads_to_another_server() {
+        for (name, expected) in [
+            ("app", "dbname='app'"),
+            ("host=far dbname=x", "dbname='host=far dbname=x'"),
+            ("postgres://far/x", "dbname='postgres://far/x'"),
+            (r"a' host='far\", r"dbname='a\' host=\'far\\'"),
+        ] {
+            assert_eq!(super::named(name), expected);
+        }
+    }
 }

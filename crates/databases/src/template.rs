@@ -7,6 +7,7 @@ use model::operation::ImageSource;
 use model::{Exit, ImageDigest, InstanceId, Resources};
 
 use crate::cluster::{PGDATA, SOCKETS, USER, VOLUME_TARGET, program};
+use crate::inside::Inside;
 use crate::psql::Psql;
 use crate::{DATABASE, DatabaseError, OWNER, control_file};
 
@@ -14,7 +15,7 @@ use crate::{DATABASE, DatabaseError, OWNER, control_file};
 const VERSION: &str = "15";
 const SUITE: &str = "bookworm";
 /// How long one of PostgreSQL's own programs may take.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const PROGRAM_LIMIT: Duration = Duration::from_secs(180);
 
 /// A place for a short-lived instance: made by the caller, who owns its id and range and removes it.
 pub struct Place {
@@ -186,15 +187,7 @@ pub fn create_volume(engine: &dyn Engine, template: &str, volume: &str) -> Resul
     }
     engine.clone_volume(template, &making)?;
     let made = (|| {
-        let mut identifier = [0_u8; 8];
-        getrandom::fill(&mut identifier).map_err(|e| DatabaseError::File {
-            file: "system randomness".to_owned(),
-            why: e.to_string(),
-        })?;
-        control_file::set_identifier(
-            &engine.volume_path(&making)?.join("pgdata"),
-            u64::from_le_bytes(identifier),
-        )?;
+        identify(engine, &making)?;
         engine.rename_volume(&making, volume)?;
         Ok(())
     })();
@@ -204,7 +197,18 @@ pub fn create_volume(engine: &dyn Engine, template: &str, volume: &str) -> Resul
     made
 }
 
-fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str]) -> Workload {
+/// Gives the stopped cluster in a volume an identifier of its own.
+pub(crate) fn identify(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
+    let mut identifier = [0_u8; 8];
+    getrandom::fill(&mut identifier).map_err(|e| DatabaseError::File {
+        file: "system randomness".to_owned(),
+        why: e.to_string(),
+    })?;
+    let cluster = Inside::cluster(&engine.volume_path(volume)?).map_err(DatabaseError::file("pgdata"))?;
+    control_file::set_identifier(&cluster, u64::from_le_bytes(identifier))
+}
+
+pub(crate) fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str]) -> Workload {
     Workload {
         id: place.id,
         hostname: "template".to_owned(),
@@ -252,7 +256,11 @@ fn run_once(engine: &dyn Engine, workload: Workload, program: &'static str) -> R
     }
 }
 
-fn wait_end(engine: &dyn Engine, id: InstanceId, what: &'static str) -> Result<Exit, DatabaseError> {
+pub(crate) fn wait_end(
+    engine: &dyn Engine,
+    id: InstanceId,
+    what: &'static str,
+) -> Result<Exit, DatabaseError> {
     let until = Instant::now() + PROGRAM_LIMIT;
     let mut seen = engine.wait_change(0, Duration::ZERO);
     loop {

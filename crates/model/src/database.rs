@@ -31,6 +31,27 @@ pub struct Database {
     pub credentials: Vec<Credential>,
     /// Where it stands.
     pub state: DatabaseState,
+    /// What it is a branch of; `None` when it began empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// When it is to end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Where the data of a branch came from. It is a copy: what becomes of the other one later changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// From which.
+    pub of: DatabaseId,
+    /// Its name at that time.
+    pub name: Name,
+    /// What was committed there by then is in it; `None` until it is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Place in its write-ahead log up to which it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<String>,
 }
 
 /// A login role over the owner role. The password is sealed in the store under `db:ID`, name, version.

@@ -18,7 +18,7 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
-pub use database::{Credential, Database, DatabaseState};
+pub use database::{Credential, Database, DatabaseState, Origin};
 pub use id::*;
 pub use instance::{Condition, Exit, Instance, Purpose};
 pub use name::{EnvKey, Name, NameError, is_host_name};

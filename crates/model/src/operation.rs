@@ -87,6 +87,16 @@ pub enum Work {
         /// The database.
         database: DatabaseId,
     },
+    /// Make a database from another one that runs: its row says which.
+    BranchDatabase {
+        /// The new one.
+        database: DatabaseId,
+    },
+    /// Give a branch the data its parent has now.
+    ResetDatabase {
+        /// The branch.
+        database: DatabaseId,
+    },
     /// End a database; its volume stays under another name for the grace period.
     DestroyDatabase {
         /// The database.

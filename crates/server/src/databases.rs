@@ -1,8 +1,8 @@
 //! Managed databases.
 
-use api::{CreateDatabase, DatabaseCredentials, DatabasePage};
+use api::{CreateBranch, CreateDatabase, DatabaseCredentials, DatabasePage};
 use control::databases::{self, DatabaseView, Wish};
-use model::{Bytes, Condition, DatabaseState};
+use model::{Bytes, Condition, DatabaseState, Millis};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -59,6 +59,25 @@ pub(crate) fn rotate(call: &Call) -> Result<Reply, Refusal> {
         &call.place()?,
         call.parameter("database")?,
     )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn branch(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateBranch = call.needed_body()?;
+    let accepted = databases::branch(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+        &name(&body.name, "/name")?,
+        body.ttl_s.map(Millis::seconds),
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn reset(call: &Call) -> Result<Reply, Refusal> {
+    let database = call.parameter("database")?;
+    let accepted = databases::reset(call.control(), call.actor()?, &call.place()?, database)?;
     Reply::accepted(&accepted.operation)
 }
 
@@ -119,6 +138,14 @@ fn wire(view: &DatabaseView) -> api::Database {
             .last()
             .map_or(0, |credential| credential.version),
         used_by: view.used_by.iter().map(ToString::to_string).collect(),
+        branch_of: database.origin.as_ref().map(|origin| api::DatabaseOrigin {
+            database: origin.name.to_string(),
+            at: origin.at,
+            lsn: origin.lsn.clone(),
+        }),
+        branches: view.branches.iter().map(ToString::to_string).collect(),
+        durable: database.origin.is_none(),
+        expires_at: database.expires_at,
         generation: view.database.generation,
         created_at: database.created_at,
         purge_at,

@@ -96,6 +96,8 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::DeleteApp { app } => ("delete_app", app.to_string()),
         Work::CreateDatabase { database } => ("create_database", database.to_string()),
         Work::RotateDatabase { database } => ("rotate_database", database.to_string()),
+        Work::BranchDatabase { database } => ("branch_database", database.to_string()),
+        Work::ResetDatabase { database } => ("reset_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
         Work::Image { name, .. } => ("image", name.clone()),
     };

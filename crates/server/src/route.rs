@@ -63,6 +63,8 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_VIEW, Handler::Act(databases::view)),
     (&e::DATABASE_DELETE, Handler::Act(databases::delete)),
     (&e::DATABASE_ROTATE, Handler::Act(databases::rotate)),
+    (&e::DATABASE_BRANCH, Handler::Act(databases::branch)),
+    (&e::DATABASE_RESET, Handler::Act(databases::reset)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),
     (&e::IMAGE_LIST, Handler::Act(images::list)),

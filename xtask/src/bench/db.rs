@@ -49,13 +49,21 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
 }
 
 fn ours(stoa: &Stoa, name: &str) -> Result<f64> {
-    let api = stoa.api()?;
     let begin = Instant::now();
-    api.done(
+    stoa.api()?.done(
         "POST",
         &format!("{ENVIRONMENT}/databases"),
         Some(&json!({ "name": name })),
     )?;
+    answers(stoa, name)?;
+    let took = begin.elapsed();
+    stoa.api()?
+        .done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
+    Ok(took.as_secs_f64() * 1e3)
+}
+
+/// Waits until a database of ours has answered a query.
+pub(super) fn answers(stoa: &Stoa, name: &str) -> Result<()> {
     let query = [
         "db",
         "connect",
@@ -68,10 +76,7 @@ fn ours(stoa: &Stoa, name: &str) -> Result<f64> {
     until("the database to answer", PATIENCE, || {
         let answer = stoa.cli(&query)?;
         Ok((answer.code == 0 && answer.stdout == "42\n").then_some(()))
-    })?;
-    let took = begin.elapsed();
-    api.done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
-    Ok(took.as_secs_f64() * 1e3)
+    })
 }
 
 fn peer(root: &Path, round: usize) -> Result<f64> {
@@ -128,13 +133,14 @@ fn peer(root: &Path, round: usize) -> Result<f64> {
     Ok(took.as_secs_f64() * 1e3)
 }
 
-struct Cluster {
+/// A cluster on the host, without any container around it.
+pub(super) struct Cluster {
     place: PathBuf,
     port: u16,
 }
 
 impl Cluster {
-    fn prepare(place: &Path) -> Result<Self> {
+    pub(super) fn prepare(place: &Path) -> Result<Self> {
         fs::create_dir_all(place)?;
         fs::write(place.join("password"), "bench\n")?;
         let (user, group) = postgres_ids()?;
@@ -152,11 +158,11 @@ impl Cluster {
         })
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.place.join(name).to_string_lossy().into_owned()
     }
 
-    fn step(&self, program: &str, arguments: &[&str]) -> Result<()> {
+    pub(super) fn step(&self, program: &str, arguments: &[&str]) -> Result<()> {
         let mut command = self.command(&format!("{BINARIES}/{program}"));
         command.args(arguments).env("PGDATA", self.place.join("data"));
         // The server keeps what it inherits: no pipe of ours, or waiting for its end would wait for ever.
@@ -173,7 +179,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn sql(&self, database: &str, text: &str) -> Result<()> {
+    pub(super) fn sql(&self, database: &str, text: &str) -> Result<()> {
         let mut command = self.command("psql");
         command
             .args([

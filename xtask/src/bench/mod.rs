@@ -5,6 +5,7 @@
 //! is measured again; absolute figures are told only beside their ratio.
 
 mod back;
+mod branch;
 mod db;
 mod deploy;
 mod dockerd;
@@ -47,6 +48,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         db::run,
     ),
     (
+        "branch",
+        "branch of a live database asked for until it answers, beside pg_basebackup and a start on the same data",
+        7,
+        branch::run,
+    ),
+    (
         "edge",
         "processor time per proxied request, beside nginx and HAProxy before the same instance",
         7,
@@ -76,13 +83,13 @@ pub fn run(words: &[&str]) -> Result<()> {
             other => bail!("{other} is not understood; see cargo xtask help"),
         }
     }
-    let name = chosen.context("which bench? deploy, weight, db, edge, back or all")?;
+    let name = chosen.context("which bench? deploy, weight, db, branch, edge, back or all")?;
     let benches: Vec<_> = BENCHES
         .iter()
         .filter(|(known, ..)| *known == name || name == "all")
         .collect();
     if benches.is_empty() {
-        bail!("there is no bench {name}; there are deploy, weight, db, edge, back and all");
+        bail!("there is no bench {name}; there are deploy, weight, db, branch, edge, back and all");
     }
     packages::install()?;
     match std::env::var_os("STOA_BIN") {

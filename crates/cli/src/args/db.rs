@@ -3,7 +3,7 @@
 //! Lives here: arguments and help texts.
 
 use clap::Subcommand;
-use model::{Bytes, Name};
+use model::{Bytes, Millis, Name};
 
 use super::Patience;
 
@@ -58,7 +58,32 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
-    /// End a database. Its volume is kept for a grace period.
+    /// Make a branch: a copy of it as it runs, with logins of its own, to try things out on.
+    Branch {
+        /// Of which database.
+        name: String,
+        /// The name of the branch.
+        #[arg(long = "as", value_name = "NAME")]
+        branch: Name,
+        /// End it after that time, for example 7d.
+        #[arg(long, value_name = "TIME")]
+        ttl: Option<Millis>,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Give a branch the data its parent has now. What it has is lost; its logins stay.
+    Reset {
+        /// Its name.
+        name: String,
+        /// Repeat the name instead of being asked.
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// End a database. Its volume is kept for a grace period; a branch is gone at once.
     Destroy {
         /// Its name.
         name: String,

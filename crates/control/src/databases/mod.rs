@@ -1,7 +1,11 @@
 //! Managed databases: create, see, connect, rotate, destroy. Making them is `reconcile`'s work.
 
+mod branches;
+
 use model::operation::Work;
-use model::{Action, Actor, Bytes, Database, DatabaseId, DatabaseState, Instance, Name, Resources};
+use model::{
+    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Name, Resources,
+};
 use store::secret::{Sealed, Secret};
 use store::{ReadTx, Versioned};
 
@@ -9,6 +13,9 @@ use crate::authorize::{self, EnvPath, Scope};
 use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError};
+
+pub use branches::{branch, reset};
+pub(crate) use branches::{branches_of, joined};
 
 /// A database with what runs of it.
 #[derive(Debug, Clone)]
@@ -19,6 +26,8 @@ pub struct DatabaseView {
     pub instance: Option<Instance>,
     /// The apps whose serving release uses it.
     pub used_by: Vec<Name>,
+    /// Databases that were branched from it.
+    pub branches: Vec<Name>,
 }
 
 /// What may be asked of a new database.
@@ -74,9 +83,7 @@ pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<Data
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let all = tx.list::<Database>(&scope.parent())?;
-        all.into_iter()
-            .map(|database| view_of(tx, &scope, database))
-            .collect()
+        all.into_iter().map(|database| view_of(tx, database)).collect()
     })
 }
 
@@ -93,31 +100,36 @@ pub fn view(
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let database = scope.database(tx, name)?;
-        view_of(tx, &scope, database)
+        view_of(tx, database)
     })
 }
 
-fn view_of(tx: &ReadTx, scope: &Scope, database: Versioned<Database>) -> Result<DatabaseView, ControlError> {
+fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, ControlError> {
     let instances = tx.list::<Instance>(&database.row.id.to_string())?;
     let instance = instances
         .into_iter()
         .map(|i| i.row)
         .find(|i| i.condition.is_live());
-    let mut used_by = Vec::new();
-    for (app, release) in crate::workload::serving(tx, &scope.parent())? {
-        if release
-            .services
-            .values()
-            .any(|service| service.uses.contains(&database.row.name))
-        {
-            used_by.push(app.name);
-        }
-    }
+    let used_by = users_of(tx, &database.row)?;
+    let branches = branches_of(tx, &database.row)?;
     Ok(DatabaseView {
         database,
         instance,
         used_by,
+        branches,
     })
+}
+
+/// The apps whose serving release uses a database.
+pub(crate) fn users_of(tx: &ReadTx, database: &Database) -> Result<Vec<Name>, ControlError> {
+    let mut used_by = Vec::new();
+    for (app, release) in crate::workload::serving(tx, &database.environment.to_string())? {
+        let mut services = release.services.values();
+        if services.any(|service| service.uses.contains(&database.name)) {
+            used_by.push(app.name);
+        }
+    }
+    Ok(used_by)
 }
 
 /// Asks for a new database.
@@ -181,6 +193,8 @@ pub(crate) fn create_in(
         created_at: control.now_of(tx),
         credentials: Vec::new(),
         state: DatabaseState::Creating,
+        origin: None,
+        expires_at: None,
     };
     tx.insert(&database)?;
     let accepted = operations::accept(
@@ -230,7 +244,7 @@ pub fn destroy(
     control.mutate(actor, "database.destroy", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.current(expected)?;
-        let used_by = view_of(tx, &scope, database.clone())?.used_by;
+        let used_by = users_of(tx, &database.row)?;
         if let Some(app) = used_by.first() {
             return Err(ControlError::State {
                 message: format!("{name} is used by the release of {app} that serves"),
@@ -284,15 +298,7 @@ pub(crate) fn connection_of(control: &Control, database: &Database) -> Result<Co
             next_step: format!("wait for it: stoa db info {}", database.name),
         });
     };
-    let password = control
-        .sealer
-        .open(
-            &tenant(database.id),
-            "password",
-            credential.version,
-            &Sealed(credential.sealed.clone()),
-        )
-        .map_err(store::StoreError::from)?;
+    let password = password_of(control, database.id, credential)?;
     Ok(Connection {
         host: format!("{}.{}.internal", database.name, crate::workload::DATABASE_DOMAIN),
         port: ::databases::PORT,
@@ -300,6 +306,19 @@ pub(crate) fn connection_of(control: &Control, database: &Database) -> Result<Co
         password,
         database: ::databases::DATABASE.to_owned(),
     })
+}
+
+/// The password of one of its logins.
+pub(crate) fn password_of(
+    control: &Control,
+    id: DatabaseId,
+    credential: &Credential,
+) -> Result<Secret, ControlError> {
+    let sealed = Sealed(credential.sealed.clone());
+    let opened = control
+        .sealer
+        .open(&tenant(id), "password", credential.version, &sealed);
+    Ok(opened.map_err(store::StoreError::from)?)
 }
 
 /// Whose secrets a database's passwords are.

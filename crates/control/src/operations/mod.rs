@@ -45,6 +45,8 @@ pub(crate) fn accept(
         | Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
         | Work::DestroyDatabase { .. } => control.settings.operation_deadline,
+        // A pool that cannot share blocks copies every byte.
+        Work::BranchDatabase { .. } | Work::ResetDatabase { .. } => control.settings.deploy_deadline,
     };
     let operation = Operation {
         id: OperationId::fresh(),
@@ -76,6 +78,8 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::DeleteApp { app } => Some(*app),
         Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::BranchDatabase { .. }
+        | Work::ResetDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::Image { .. } => None,
     }

@@ -1,5 +1,7 @@
 //! Managed databases: their operations, and one living instance for each that should have one.
 
+mod branch;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,10 +56,14 @@ fn one(
     let live = mine.iter().find(|instance| instance.condition.is_live());
     if let (DatabaseState::Destroyed { purge_at, volume }, None) = (&database.state, live)
         && *purge_at <= now
+        && !is_being_destroyed(facts, database.id)
     {
         // Under its old name, if its end was cut short before it got the new one.
         control.engine.remove_volume(&volume_of(database.id))?;
         control.engine.remove_volume(volume)?;
+        // What an operation on it left when it was given up in the middle.
+        control.engine.remove_volume(&branch::making(database.id))?;
+        control.engine.remove_volume(&branch::next(database.id))?;
         return control.write(|tx| {
             for ended in &mine {
                 tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
@@ -66,6 +72,7 @@ fn one(
             Ok(())
         });
     }
+    branch::expire(control, database, now)?;
     match (is_wanted(database), live) {
         // Two servers on one data directory destroy it: the former one must be gone from the host.
         (true, None) if mine.iter().any(|instance| lingering.contains(&instance.id)) => Ok(()),
@@ -112,6 +119,15 @@ pub(super) fn is_wanted(database: &Database) -> bool {
         DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
         DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
+}
+
+/// Whether the operation that ends it is under way and needs its row.
+fn is_being_destroyed(facts: &Facts, id: DatabaseId) -> bool {
+    let is_its_end = |work: &Work| matches!(work, Work::DestroyDatabase { database } if *database == id);
+    facts
+        .operations
+        .values()
+        .any(|operation| is_its_end(&operation.work))
 }
 
 /// Whether its server answers.
@@ -199,6 +215,16 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
                 rotate(job, database)
             });
         }
+        Work::BranchDatabase { database } => {
+            workers.start(control, operation.id, Some(database), move |job| {
+                branch::make(job, database)
+            });
+        }
+        Work::ResetDatabase { database } => {
+            workers.start(control, operation.id, Some(database), move |job| {
+                branch::reset(job, database)
+            });
+        }
         Work::DestroyDatabase { database } => {
             workers.start(control, operation.id, Some(database), move |job| {
                 destroy(job, database)
@@ -261,6 +287,19 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
             database.version = Some(version.clone());
         })?;
     }
+    serve(job, &database)?;
+    let outcome = format!(
+        "{} answers; DATABASE_URL reaches the services that use it at their next release",
+        database.name
+    );
+    operations::succeed(control, job.operation, &outcome)
+}
+
+/// Waits for the server of a database whose volume is there, gives it a login, and says that it is active.
+fn serve(job: &Job, database: &Database) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let engine = &*control.engine;
+    let id = database.id;
     operations::step(control, job.operation, "starting the server")?;
     let instance = wait_running(control, id)?;
     let psql = Psql { engine, instance };
@@ -270,12 +309,7 @@ fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         if database.state == DatabaseState::Creating {
             database.state = DatabaseState::Active;
         }
-    })?;
-    let outcome = format!(
-        "{} answers; DATABASE_URL reaches the services that use it at their next release",
-        database.name
-    );
-    operations::succeed(control, job.operation, &outcome)
+    })
 }
 
 /// The instance that runs, waited for.
@@ -428,7 +462,12 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let database = load(control, id)?;
     let volume = format!("destroyed-{}", id.short(26));
     operations::step(control, job.operation, "ending the server")?;
-    let purge_at = Timestamp::now().plus(control.settings.volume_grace);
+    // A branch can be made again from its parent; its space is wanted back.
+    let (grace, kept) = match &database.origin {
+        Some(_) => (model::Millis::new(0), None),
+        None => (control.settings.volume_grace, Some(&volume)),
+    };
+    let purge_at = Timestamp::now().plus(grace);
     control.write(|tx| {
         let mut found = tx.need::<Database>(&id.to_string())?;
         if !matches!(found.row.state, DatabaseState::Destroyed { .. }) {
@@ -444,11 +483,39 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         }
         Ok(())
     })?;
+    wait_ended(control, id)?;
+    let mine = volume_of(id);
+    let kept = match kept {
+        None => {
+            control.engine.remove_volume(&mine)?;
+            "its space is given back".to_owned()
+        }
+        Some(volume) => {
+            if control.engine.volumes()?.iter().any(|known| known.name == mine) {
+                control.engine.rename_volume(&mine, volume)?;
+            }
+            format!("its volume is kept as {volume} until {purge_at}")
+        }
+    };
+    let branches = control.read(|tx| crate::databases::branches_of(tx, &database))?;
+    let outcome = match branches.len() {
+        0 => format!("{} is gone; {kept}", database.name),
+        count => format!(
+            "{} is gone; {kept}; its branches are copies and stay ({count}: {})",
+            database.name,
+            crate::databases::joined(&branches)
+        ),
+    };
+    operations::succeed(control, job.operation, &outcome)
+}
+
+/// Waits until no server of a database that is not wanted lives.
+fn wait_ended(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
     let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
     loop {
         let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
         if !found.iter().any(|v| v.row.condition.is_live()) {
-            break;
+            return Ok(());
         }
         if Instant::now() >= until {
             return Err(ControlError::State {
@@ -458,15 +525,6 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         }
         control.store.wait_change(rev, Duration::from_secs(1));
     }
-    let mine = volume_of(id);
-    if control.engine.volumes()?.iter().any(|known| known.name == mine) {
-        control.engine.rename_volume(&mine, &volume)?;
-    }
-    let outcome = format!(
-        "{} is gone; its volume is kept as {volume} until {purge_at}",
-        database.name
-    );
-    operations::succeed(control, job.operation, &outcome)
 }
 
 fn refused(cause: databases::DatabaseError) -> ControlError {
@@ -475,6 +533,7 @@ fn refused(cause: databases::DatabaseError) -> ControlError {
         other @ (databases::DatabaseError::Program { .. }
         | databases::DatabaseError::Slow { .. }
         | databases::DatabaseError::Version { .. }
+        | databases::DatabaseError::Unfit { .. }
         | databases::DatabaseError::File { .. }) => ControlError::State {
             message: other.to_string(),
             next_step: "read the operation's log, then try again; see the host: stoa doctor".to_owned(),

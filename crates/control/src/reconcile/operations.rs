@@ -36,6 +36,8 @@ fn turn_of(work: &Work) -> Option<Turn> {
         }
         Work::CreateDatabase { database }
         | Work::RotateDatabase { database }
+        | Work::BranchDatabase { database }
+        | Work::ResetDatabase { database }
         | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
         Work::Scale { .. } | Work::Run { .. } | Work::DeleteApp { .. } | Work::Image { .. } => None,
     }
@@ -89,7 +91,11 @@ fn one(
             Some(_) => operations::step(control, operation.id, "ending instances"),
             None => operations::succeed(control, operation.id, "deleted"),
         },
-        Work::CreateDatabase { .. } | Work::RotateDatabase { .. } | Work::DestroyDatabase { .. } => {
+        Work::CreateDatabase { .. }
+        | Work::RotateDatabase { .. }
+        | Work::BranchDatabase { .. }
+        | Work::ResetDatabase { .. }
+        | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
             Ok(())
         }
@@ -148,6 +154,8 @@ fn of_app(
         Work::DeleteApp { .. }
         | Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::BranchDatabase { .. }
+        | Work::ResetDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::Image { .. } => Ok(()),
     }
@@ -366,7 +374,7 @@ pub(super) fn reject(
         if found.row.state.is_settled() {
             return Ok(());
         }
-        if let Work::CreateDatabase { database } = &operation.work {
+        if let Work::CreateDatabase { database } | Work::BranchDatabase { database } = &operation.work {
             databases::unmake(tx, *database, &failure.message)?;
         }
         found.row.state = operations::ended(&found.row, control.now_of(tx), &failure);

@@ -124,3 +124,72 @@ fn a_database_that_cannot_be_made_says_so_and_can_be_destroyed() {
     world.tick();
     assert!(world.all::<model::Database>().is_empty());
 }
+
+#[test]
+fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
+    use engine::Engine as _;
+    let mut world = World::new();
+    let path = EnvPath::default();
+    let wish = control::databases::Wish::default();
+    let (parent, made) =
+        control::databases::create(world.control(), &ROOT, &path, &crate::world::name("main"), &wish)
+            .expect("accepted");
+    crate::world::failed(&world.settle(made.operation.id));
+    let early = control::databases::branch(
+        world.control(),
+        &ROOT,
+        &path,
+        "main",
+        &crate::world::name("early"),
+        None,
+    );
+    assert!(
+        matches!(early, Err(control::ControlError::State { .. })),
+        "the parent does not answer"
+    );
+    let mut branch = world.all::<model::Database>()[0].clone();
+    branch.id = model::DatabaseId::fresh();
+    branch.name = crate::world::name("preview");
+    branch.expires_at = Some(world.now.plus(Millis::seconds(3600)));
+    branch.origin = Some(model::Origin {
+        of: parent.row.id,
+        name: parent.row.name.clone(),
+        at: Some(world.now),
+        lsn: Some("0/1".to_owned()),
+    });
+    let written = world
+        .control()
+        .store
+        .write(store::Now::at(world.now.as_ms()), |tx| {
+            tx.insert(&branch).map(drop)
+        });
+    written.expect("written");
+    // What an operation that was given up in the middle left behind.
+    let short = branch.id.short(26);
+    for left in [
+        format!("db-{short}"),
+        format!("making-db-{short}"),
+        format!("next-db-{short}"),
+    ] {
+        world.engine.create_volume(&left).expect("made");
+    }
+    world.tick();
+    assert_eq!(
+        world.all::<model::Database>().len(),
+        2,
+        "its time is not over yet"
+    );
+    world.now = world.now.plus(Millis::seconds(3601));
+    world.until(Millis::seconds(300), "the branch is gone", |world| {
+        world.all::<model::Database>().len() == 1
+    });
+    let left = world.all::<model::Database>();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].name.as_str(), "main");
+    assert!(world.engine.volumes().expect("listed").is_empty());
+    let ends = world.all::<model::Operation>();
+    let ends = ends
+        .iter()
+        .filter(|one| matches!(one.work, model::operation::Work::DestroyDatabase { .. }));
+    assert_eq!(ends.count(), 1, "its end was asked for once");
+}

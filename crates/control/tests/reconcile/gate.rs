@@ -195,6 +195,12 @@ fn cases() -> Vec<Case> {
         ("databases::rotate", Action::Configure, false, |c, a| {
             databases::rotate(c, a, &p(), "main").map(drop)
         }),
+        ("databases::branch", Action::Manage, false, |c, a| {
+            databases::branch(c, a, &p(), "main", &name("try"), None).map(drop)
+        }),
+        ("databases::reset", Action::Manage, false, |c, a| {
+            databases::reset(c, a, &p(), "main").map(drop)
+        }),
         ("databases::connection", Action::ReadSecrets, false, |c, a| {
             databases::connection(c, a, &p(), "main").map(drop)
         }),

@@ -494,6 +494,8 @@ fn work(work: &Work) -> &'static str {
         Work::DeleteApp { .. } => "delete",
         Work::CreateDatabase { .. } => "create database",
         Work::RotateDatabase { .. } => "rotate database",
+        Work::BranchDatabase { .. } => "branch database",
+        Work::ResetDatabase { .. } => "reset database",
         Work::DestroyDatabase { .. } => "destroy database",
         Work::Image { .. } => "image",
     }

@@ -356,6 +356,8 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::DeleteApp { .. }
             | Work::CreateDatabase { .. }
             | Work::RotateDatabase { .. }
+            | Work::BranchDatabase { .. }
+            | Work::ResetDatabase { .. }
             | Work::DestroyDatabase { .. }
             | Work::Image { .. } => None,
         });

@@ -1,0 +1,135 @@
+//! How long from asking for a branch of a live database until it answers a query.
+//!
+//! Ours: the call to the API until the operation has succeeded and `stoa db connect` has answered a query. The peer:
+//! `pg_basebackup` of a cluster with the same rows and a start of the copy, without any container around it. Both copies
+//! must hold every row, which is looked at outside of what is timed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
+use serde_json::json;
+
+use super::db::{Cluster, answers};
+use super::{Figure, Pairs, Rounds, noise};
+
+/// The promise for a live branch of 1 to 3 GB.
+const GOAL: f64 = 0.125;
+/// About 1 GB with their index.
+const ROWS: u64 = 7_500_000;
+/// Enough to show that both sides are measured.
+const ROWS_SHORT: u64 = 200_000;
+const COUNT: &str = "SELECT count(*) FROM filled";
+
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
+    let rows = if rounds.noise_counts { ROWS_SHORT } else { ROWS };
+    let fill = format!(
+        "CREATE TABLE filled AS SELECT id, repeat('x', 84) AS filler FROM generate_series(1, {rows}) id; \
+         ALTER TABLE filled ADD PRIMARY KEY (id)"
+    );
+    let stoa = Stoa::start("bench-branch")?;
+    stoa.cli(&["db", "create", "main"])?.ok()?;
+    let connect = ["db", "connect", "--no-terminal", "main", "--", "-c", &fill];
+    // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
+    let flush = ["-c", "RESET ROLE", "-c", "CHECKPOINT"];
+    stoa.cli(&[&connect[..], &flush].concat())?.ok()?;
+    let source = Cluster::prepare(&stoa.root().join("source"))?;
+    source.step(
+        "initdb",
+        &["--username=postgres", "--auth=trust", "--data-checksums"],
+    )?;
+    start(&source, &stoa.root().join("source"))?;
+    source.sql("postgres", &fill)?;
+    source.sql("postgres", "CHECKPOINT")?;
+
+    let mut pairs = Pairs::default();
+    noise::quiet_rounds(
+        rounds,
+        |round| {
+            let copy = stoa.root().join(format!("copy-{round}"));
+            let name = format!("bench-{round}");
+            if round % 2 == 0 {
+                let ours = ours(&stoa, &name, rows)?;
+                Ok((ours, peer(&stoa.root().join("source"), &copy, rows)?))
+            } else {
+                let peer = peer(&stoa.root().join("source"), &copy, rows)?;
+                Ok((ours(&stoa, &name, rows)?, peer))
+            }
+        },
+        |(ours, peer): (f64, f64)| pairs.add(ours, peer),
+    )?;
+    source.step("pg_ctl", &["--wait", "--silent", "--mode=immediate", "stop"])?;
+    stoa.finish()?;
+    Ok(vec![Figure {
+        what: "branch of a live database to first answer".into(),
+        peer: "pg_basebackup and start".into(),
+        unit: "ms",
+        pairs,
+        goal: GOAL,
+    }])
+}
+
+fn ours(stoa: &Stoa, name: &str, rows: u64) -> Result<f64> {
+    let api = stoa.api()?;
+    let begin = Instant::now();
+    let path = format!("{ENVIRONMENT}/databases/main/branches");
+    api.done("POST", &path, Some(&json!({ "name": name })))?;
+    answers(stoa, name)?;
+    let took = begin.elapsed();
+    let counted = stoa
+        .cli(&["db", "connect", "--no-terminal", name, "--", "-Atc", COUNT])?
+        .ok()?;
+    ensure!(
+        counted.stdout.trim() == rows.to_string(),
+        "the branch has {} rows",
+        counted.stdout.trim()
+    );
+    api.done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
+    Ok(took.as_secs_f64() * 1e3)
+}
+
+fn peer(source: &Path, place: &Path, rows: u64) -> Result<f64> {
+    let copy = Cluster::prepare(place)?;
+    let (from, to) = (source.display().to_string(), copy.path("data"));
+    let begin = Instant::now();
+    copy.step(
+        "pg_basebackup",
+        &[
+            "--checkpoint=fast",
+            "--username=postgres",
+            "--host",
+            &from,
+            "--pgdata",
+            &to,
+        ],
+    )?;
+    start(&copy, place)?;
+    until("the peer to answer", PATIENCE, || {
+        Ok(copy.sql("postgres", "SELECT 41 + 1").ok())
+    })?;
+    let took = begin.elapsed();
+    let all_there = format!("SELECT 1 / (count(*) = {rows})::int FROM filled");
+    copy.sql("postgres", &all_there)?;
+    copy.step("pg_ctl", &["--wait", "--silent", "--mode=immediate", "stop"])?;
+    fs::remove_dir_all(place)?;
+    Ok(took.as_secs_f64() * 1e3)
+}
+
+fn start(cluster: &Cluster, place: &Path) -> Result<()> {
+    let options = format!("-c listen_addresses='' -k {}", place.display());
+    let log = cluster.path("log");
+    cluster.step(
+        "pg_ctl",
+        &[
+            "--wait",
+            "--silent",
+            "--options",
+            &options,
+            "--log",
+            &log,
+            "start",
+        ],
+    )
+}
