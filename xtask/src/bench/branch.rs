@@ -33,7 +33,7 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     stoa.cli(&["db", "create", "main"])?.ok()?;
     let connect = ["db", "connect", "--no-terminal", "main", "--", "-c", &fill];
     // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
-    let flush = ["-c", "RESET ROLE", "-c", "CHECKPOINT"];
+    let flush = ["-c", "SET ROLE NONE", "-c", "CHECKPOINT"];
     stoa.cli(&[&connect[..], &flush].concat())?.ok()?;
     let source = Cluster::prepare(&stoa.root().join("source"))?;
     source.step(
