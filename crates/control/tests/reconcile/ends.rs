@@ -150,7 +150,7 @@ fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
     let mut branch = world.all::<model::Database>()[0].clone();
     branch.id = model::DatabaseId::fresh();
     branch.name = crate::world::name("preview");
-    branch.expires_at = Some(world.now.plus(Millis::seconds(3600)));
+    branch.expires_at = Some(world.now.plus(Millis::seconds(60)));
     branch.origin = Some(model::Origin {
         of: parent.row.id,
         name: parent.row.name.clone(),
@@ -179,7 +179,7 @@ fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
         2,
         "its time is not over yet"
     );
-    world.now = world.now.plus(Millis::seconds(3601));
+    world.now = world.now.plus(Millis::seconds(61));
     world.until(Millis::seconds(300), "the branch is gone", |world| {
         world.all::<model::Database>().len() == 1
     });
