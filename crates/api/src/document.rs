@@ -67,6 +67,7 @@ fn make() -> Value {
             "version": "1",
             "description": "Your own cloud in one binary. Every list is paged, every error is a problem (RFC 9457) with a stable code and a next step, and whatever takes time answers 202 with an operation. Names and ids are interchangeable in paths.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "contact": {"name": "Whoever runs this installation"},
         },
         "servers": [{"url": "http://127.0.0.1:7070", "description": "Where `stoa up` listens by default"}],
         "tags": TAGS.iter().map(|(name, about)| json!({"name": name, "description": about})).collect::<Vec<_>>(),
