@@ -1,10 +1,11 @@
-//! The commands of the repository: `cargo xtask demo|test|check|bench|soak`.
+//! The commands of the repository: `cargo xtask demo|test|check|judge|bench|soak`.
 //!
 //! Lives here: reading the arguments. Does not live here: anything the product needs at run time.
 
 mod bench;
 mod check;
 mod demo;
+mod judge;
 mod packages;
 mod repository;
 mod soak;
@@ -18,6 +19,7 @@ cargo xtask demo                 install, build, start Stoa on loopback and depl
 cargo xtask demo stop            stop it and remove everything it made
 cargo xtask test                 everything CI runs
 cargo xtask check                the rules of the house: crate arrows, forbidden calls, sizes, true documents
+cargo xtask judge                what strangers' tools say about openapi/v1.json
 cargo xtask bench NAME [--rounds N] [--write]
                                  deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
 cargo xtask soak control [--kills N] [--seed S] [--load X]
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         ["demo", "stop"] => demo::stop(),
         ["test"] => test::run(),
         ["check"] => check::run(),
+        ["judge"] => judge::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
         ["packages"] => packages::install(),

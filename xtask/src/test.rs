@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{Done, Step};
-use crate::{bench, check, packages, repository};
+use crate::{bench, check, judge, packages, repository};
 
 /// Bounds of a single test.
 const NEXTEST: &str = "xtask/nextest.toml";
@@ -94,6 +94,7 @@ pub fn run() -> Result<()> {
     ];
     summary.step("clippy", Step::cargo("clippy").args(clippy).run());
     summary.work("check", check::run);
+    summary.work("judges of the document", judge::run);
     // The product first: journeys and the demo run the same binary, from the same profile.
     let built = Step::cargo("build")
         .args(["build", "--package", "stoa", "--quiet"])

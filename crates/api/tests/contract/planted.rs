@@ -89,7 +89,7 @@ fn what_was_removed_is_named() {
             remove(
                 &mut operation(d, "get", "/v1/events")["responses"]["200"]["content"],
                 "text/event-stream",
-            )
+            );
         },
         "text/event-stream",
         "the media type was removed",
@@ -120,7 +120,7 @@ fn what_was_removed_is_named() {
             remove(
                 &mut operation(d, "post", APPS)["responses"]["201"]["headers"],
                 "ETag",
-            )
+            );
         },
         "ETag",
         "the header was removed",
@@ -162,7 +162,8 @@ fn what_is_required_now_is_named() {
     );
     names(
         |d| {
-            operation(d, "post", &format!("{APPS}/{{app}}/rollback"))["requestBody"]["required"] = json!(true)
+            operation(d, "post", &format!("{APPS}/{{app}}/rollback"))["requestBody"]["required"] =
+                json!(true);
         },
         "rollback body",
         "the body is required now",

@@ -1,0 +1,123 @@
+//! What strangers' tools say about the API's document: no error, no warning.
+//!
+//! Lives here: which judges there are and how they are asked. Does not live here: how they get onto this machine
+//! (`tools`), our own conventions (`openapi/spectral.yaml`), what may never change (`crates/api/tests/contract`).
+//! Invariant: a judge that cannot be asked is a failure, never an acquittal.
+
+mod tools;
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::repository;
+use crate::step::Step;
+
+const DOCUMENT: &str = "openapi/v1.json";
+
+/// Asks all of them.
+///
+/// # Errors
+/// When one has something to say, or cannot be asked.
+pub fn run() -> Result<()> {
+    let tools = tools::install()?;
+    Step::new("judge-validator", tools.python("openapi-spec-validator"))
+        .args([DOCUMENT])
+        .run()?;
+    redocly(&tools)?;
+    spectral(&tools)
+}
+
+/// It counts what an ignore file hides as well: the two `exec` operations, which answer 101 and nothing else.
+fn redocly(tools: &tools::Tools) -> Result<()> {
+    let said = Step::new("judge-redocly", tools.node("redocly"))
+        .args([
+            "lint",
+            "--config",
+            "openapi/redocly.yaml",
+            "--format",
+            "json",
+            DOCUMENT,
+        ])
+        .env("REDOCLY_TELEMETRY", "off")
+        .env("REDOCLY_SUPPRESS_UPDATE_NOTICE", "true")
+        .run()?;
+    let totals = totals(&said.output).context("redocly gave no totals")?;
+    ensure!(
+        totals == (0, 0),
+        "redocly: {} errors, {} warnings in {DOCUMENT}:\n{}",
+        totals.0,
+        totals.1,
+        said.output
+    );
+    Ok(())
+}
+
+fn spectral(tools: &tools::Tools) -> Result<()> {
+    Step::new("judge-spectral", tools.node("spectral"))
+        .args([
+            "lint",
+            "--ruleset",
+            "openapi/spectral.yaml",
+            "--fail-severity",
+            "hint",
+            DOCUMENT,
+        ])
+        .run()?;
+    // The judge must be able to find something: a document with a planted fault of ours and one of OpenAPI's.
+    let folder = repository::target().join("judges");
+    let planted = folder.join("planted.json");
+    std::fs::write(&planted, planted_document()?).context("could not write the planted document")?;
+    let said = Command::new(tools.node("spectral"))
+        .current_dir(repository::root())
+        .args(["lint", "--ruleset", "openapi/spectral.yaml"])
+        .arg(&planted)
+        .output()
+        .context("could not start spectral")?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    for rule in ["stoa-operation-id", "stoa-errors", "operation-description"] {
+        ensure!(
+            !said.status.success() && text.contains(rule),
+            "spectral did not name the planted fault {rule}:\n{text}"
+        );
+    }
+    Ok(())
+}
+
+/// The document with faults: an operation without description, with a name of its own kind and without errors.
+fn planted_document() -> Result<String> {
+    let text = std::fs::read_to_string(repository::root().join(DOCUMENT))?;
+    let mut document: Value = serde_json::from_str(&text)?;
+    let operation = &mut document["paths"]["/v1/whoami"]["get"];
+    operation["operationId"] = Value::from("WhoAmI");
+    operation
+        .as_object_mut()
+        .context("no /v1/whoami to plant into")?
+        .remove("description");
+    operation["responses"]
+        .as_object_mut()
+        .context("no responses to plant into")?
+        .remove("4XX");
+    Ok(document.to_string())
+}
+
+/// Errors and warnings in redocly's JSON, which stands among its talk.
+fn totals(output: &str) -> Option<(u64, u64)> {
+    let json = &output[output.find("{\n")?..=output.rfind('}')?];
+    let value: Value = serde_json::from_str(json).ok()?;
+    let totals = &value["totals"];
+    Some((totals["errors"].as_u64()?, totals["warnings"].as_u64()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::totals;
+
+    #[test]
+    fn totals_are_read_among_talk() {
+        let said = "Warning: {old} node\n{\n  \"totals\": {\"errors\": 2, \"warnings\": 1, \"ignored\": 2}\n}\nbye\n";
+        assert_eq!(totals(said), Some((2, 1)));
+        assert_eq!(totals("could not read the file"), None);
+    }
+}
