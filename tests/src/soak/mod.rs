@@ -3,6 +3,7 @@
 //! Lives here: chance that can be repeated. Does not live here: the trials (`kill`, `deploys`, `edge`).
 //! Invariant: everything random comes from a seed that is printed.
 
+pub mod api;
 mod compare;
 pub mod control;
 pub mod deploys;

@@ -4,7 +4,7 @@
 //! (`tools`), our own conventions (`openapi/spectral.yaml`), what may never change (`crates/api/tests/contract`).
 //! Invariant: a judge that cannot be asked is a failure, never an acquittal.
 
-mod tools;
+pub mod tools;
 
 use std::process::Command;
 

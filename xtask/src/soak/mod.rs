@@ -3,6 +3,7 @@
 //! Lives here: which soaks there are and reading their words. Does not live here: the trials (`journeys::soak`).
 //! Invariant: what is found is printed with what replays it, and makes the command fail.
 
+mod api;
 mod control;
 mod deploys;
 mod edge;
@@ -22,6 +23,11 @@ type Soak = fn(&Words<'_>) -> Result<()>;
 
 /// One line for each: name, what it does, its function.
 const SOAKS: &[(&str, &str, Soak)] = &[
+    (
+        "api",
+        "schemathesis against the API, by its document [--cases-each N] [--seed S]",
+        api::run,
+    ),
     (
         "control",
         "kill -9 of control under traffic [--kills N] [--seed S] [--load X]",
