@@ -59,11 +59,19 @@ impl Walk {
     }
 }
 
-/// The position and the item that a token names.
+/// The position and the item that a token names. Its form is that of the document, for every list.
 fn named(token: &str) -> Result<(usize, String), Refusal> {
-    let wrong = || Refusal::field("?page_token", "is not the next_page of a page of this list");
-    let (position, last) = token.split_once('.').ok_or_else(wrong)?;
-    Ok((position.parse().map_err(|_| wrong())?, last.to_owned()))
+    let read = || {
+        let (position, last) = token.split_once('.')?;
+        let is_number = !position.starts_with('0') && position.bytes().all(|byte| byte.is_ascii_digit());
+        let is_item = (1..=200).contains(&last.len()) && last.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        let position = position
+            .parse()
+            .ok()
+            .filter(|_| is_number && position.len() <= 15)?;
+        is_item.then(|| (position, last.to_owned()))
+    };
+    read().ok_or_else(|| Refusal::field("?page_token", "is not the next_page of a page of this list"))
 }
 
 /// Where the item named by a token ends; where it would have been when it is gone.
@@ -76,5 +84,31 @@ fn after<T>(token: &str, all: &[T], id: &impl Fn(&T) -> String) -> Result<usize,
             "?page_token",
             "is not the next_page of a page of this list",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn a_token_has_one_form() {
+        for (token, fits) in [
+            ("1.v1", true),
+            ("999999999999999.sha256:ab cd", true),
+            ("0.v1", false),
+            ("01.v1", false),
+            ("+1.v1", false),
+            ("1000000000000000.v1", false),
+            ("1.", false),
+            (".v1", false),
+            ("1", false),
+            ("", false),
+            ("1.\u{e9}", false),
+            ("1.a\n", false),
+        ] {
+            assert_eq!(named(token).is_ok(), fits, "{token:?}");
+        }
+        assert!(named(&format!("1.{}", "a".repeat(201))).is_err());
     }
 }

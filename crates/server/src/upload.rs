@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::sync::mpsc;
 
 use crate::answer::Reply;
@@ -35,6 +35,9 @@ pub(crate) async fn receive(call: Call, headers: &HeaderMap, mut body: Incoming)
         .and_then(|v| v.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > limit) {
         return Err(Refusal::too_large(limit));
+    }
+    if body.is_end_stream() {
+        return Err(Refusal::bad_request("an upload needs a body: the archive"));
     }
     let shared = Arc::clone(&call.shared);
     let permit = Arc::clone(&shared.limits.uploads)
