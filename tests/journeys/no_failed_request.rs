@@ -50,6 +50,7 @@ fn fifty_deploys_good_and_bad_under_traffic_fail_no_request() -> Result<()> {
             "after deploy {number} the edge gives {now}, not {serving}"
         );
     }
+    traffic.go_on(EXCHANGES_AT_LEAST)?;
     let report = traffic.stop();
     println!("{report}");
     ensure!(report.faults() == 0, "{:#?}", report.troubles);

@@ -19,6 +19,7 @@ const WORK: Duration = Duration::from_secs(2);
 
 /// No exchange failed, and every kind was at work.
 fn nothing_failed(traffic: Traffic) -> Result<()> {
+    traffic.go_on(EXCHANGES_AT_LEAST)?;
     let report = traffic.stop();
     println!("{report}");
     ensure!(report.faults() == 0, "{:#?}", report.troubles);

@@ -154,6 +154,21 @@ impl Traffic {
         std::mem::take(&mut *self.shared.report())
     }
 
+    /// Lets it go on until each kind of exchange was answered so often since the last [`Traffic::take`]: a fast machine is
+    /// done with its work before a slow kind could show anything. Troubles count too, so that a broken kind ends the wait.
+    ///
+    /// # Errors
+    /// When it takes longer than [`crate::wait::PATIENCE`].
+    pub fn go_on(&self, each: u64) -> Result<()> {
+        crate::wait::holds("each kind of exchange", || {
+            let report = self.shared.report();
+            Ok(Kind::ALL.iter().all(|kind| {
+                let tally = report.tallies.get(kind);
+                tally.is_some_and(|tally| tally.exchanges() >= each)
+            }))
+        })
+    }
+
     /// Ends it; what is under way goes to its end first.
     #[must_use]
     pub fn stop(mut self) -> Report {

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use edge::control::Client;
 use rustix::fs::FlockOperation;
@@ -131,6 +132,10 @@ fn an_edge_is_replaced_under_load_without_a_failed_request() {
     replaced_under_load(&[]);
 }
 
+/// An edge looks after itself each 250 ms.
+const SEVERAL_LOOKS: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
 pub fn replaced_under_load(env: &[(&str, &str)]) {
     let (mut warden, backend) = (Warden::new(), Backend::start("b"));
     let mut old = warden.start(env);
@@ -164,10 +169,16 @@ pub fn replaced_under_load(env: &[(&str, &str)]) {
     load.finish();
     backend.gate.open();
     assert_eq!(status(&slow.answer().0), 200);
-    // The WebSocket lives on in the first edge, and ends with it.
-    websocket.send("ping");
-    let mut pong = [0; 4];
-    std::io::Read::read_exact(&mut websocket.reader, &mut pong).unwrap();
+    // The WebSocket lives on in the first edge for as long as it likes, and ends with it: an edge that would not wait
+    // for it looks after itself, and exits, several times in this while.
+    let since = Instant::now();
+    while since.elapsed() < SEVERAL_LOOKS {
+        websocket.send("ping");
+        let mut pong = [0; 4];
+        let read = std::io::Read::read_exact(&mut websocket.reader, &mut pong);
+        assert!(read.is_ok(), "the WebSocket of the first edge was cut: {read:?}");
+        std::thread::sleep(PAUSE);
+    }
     assert_eq!(retired[0].0.id(), first);
     drop((websocket, slow));
     for mut edge in retired {
