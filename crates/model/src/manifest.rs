@@ -72,6 +72,7 @@ use toml::de::DeTable;
 pub use problem::Problem;
 pub use resolve::{Found, Resolved};
 pub use schema::schema;
+pub use service::{is_health_path, is_image_reference};
 
 use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Job, Resources, Route};

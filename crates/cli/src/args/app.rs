@@ -18,6 +18,10 @@ pub struct InitArgs {
     /// Name of the app; without it, the directory's.
     #[arg(long, short, value_name = "NAME")]
     pub app: Option<Name>,
+    /// Make it of another platform's file: compose.yaml, Procfile, app.json, fly.toml or .env. What is not taken over is
+    /// listed.
+    #[arg(long, value_name = "FILE", conflicts_with = "schema")]
+    pub from: Option<PathBuf>,
     /// Print the JSON Schema of stoa.toml for editors, and write nothing.
     #[arg(long, conflicts_with = "app")]
     pub schema: bool,

@@ -50,18 +50,23 @@ fn service(section: &Section<'_>) -> Declared {
     }
 }
 
-/// The letters of registry references and of our own image names. What it means is decided where it is fetched.
-pub(super) fn image(field: &Field<'_>) -> Option<String> {
-    let text = field.text()?;
-    let fits = text
-        .bytes()
+/// Whether a text has the letters of registry references and of our own image names. What it means is decided where it
+/// is fetched.
+#[must_use]
+pub fn is_image_reference(text: &str) -> bool {
+    text.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
         && text
             .bytes()
             .next()
             .is_some_and(|first| first.is_ascii_alphanumeric())
         && text.len() <= 255
-        && !text.contains("..");
+        && !text.contains("..")
+}
+
+pub(super) fn image(field: &Field<'_>) -> Option<String> {
+    let text = field.text()?;
+    let fits = is_image_reference(text);
     if !fits {
         field.problem(
             format!("{text:?} is not an image reference"),
@@ -150,11 +155,16 @@ enum Query {
 /// What the path of a route may hold beside letters and digits: what no router reads in two ways.
 const ROUTE: &[u8] = b"/-_.~!$&'()+,;=:@";
 
+/// Whether a health check may ask for it.
+#[must_use]
+pub fn is_health_path(text: &str) -> bool {
+    why_no_path(text, Query::Allowed).is_none()
+}
+
 /// A path as a client sends it. Forms that routers read differently (dot segments, escapes) are refused.
-fn path(field: &Field<'_>, query: Query) -> Option<String> {
-    let text = field.text()?;
+fn why_no_path(text: &str, query: Query) -> Option<&'static str> {
     let (plain, rest) = text.split_once('?').unwrap_or((text, ""));
-    let why = if !text.starts_with('/') {
+    if !text.starts_with('/') {
         Some("must begin with /")
     } else if !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains(['#', '\\', '"', '<', '>']) {
         Some("holds a character that has no place in a path")
@@ -172,7 +182,12 @@ fn path(field: &Field<'_>, query: Query) -> Option<String> {
         Some("is longer than 512 characters")
     } else {
         None
-    };
+    }
+}
+
+fn path(field: &Field<'_>, query: Query) -> Option<String> {
+    let text = field.text()?;
+    let why = why_no_path(text, query);
     if let Some(why) = why {
         let hint = (!text.starts_with('/')).then(|| format!("write \"/{text}\""));
         field.problem(why.to_owned(), hint.as_deref());

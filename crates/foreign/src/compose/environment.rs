@@ -1,0 +1,179 @@
+//! `environment` of a service: variables, secrets, and whom they name.
+
+use model::manifest::Declared;
+
+use super::Role;
+use super::service::Reading;
+use crate::draft::Kept;
+use crate::remark::At;
+use crate::tree::{Node, Value};
+
+/// One variable; no value stands for one that comes from the shell.
+struct Variable<'t> {
+    at: At,
+    path: String,
+    key: &'t str,
+    value: Option<&'t str>,
+    unset: &'t [String],
+}
+
+impl<'t> Reading<'_, '_, 't> {
+    pub(super) fn environment(&mut self, service: &mut Declared) {
+        for variable in self.variables() {
+            self.variable(&variable, service);
+        }
+        self.mentions_in_command(service);
+    }
+
+    fn variables(&self) -> Vec<Variable<'t>> {
+        let Some(found) = self.find("environment") else {
+            return Vec::new();
+        };
+        match &found.node.value {
+            Value::Map(entries) => entries
+                .iter()
+                .filter_map(|entry| {
+                    let path = format!("{}.{}", found.path, entry.key);
+                    if matches!(entry.node.value, Value::List(_) | Value::Map(_)) {
+                        let message = format!("must be a text, but is {}; it is left out", entry.node.kind());
+                        self.report().unsupported(entry.at, &path, message);
+                        return None;
+                    }
+                    Some(Variable {
+                        at: entry.at,
+                        path,
+                        key: &entry.key,
+                        value: entry.node.text(),
+                        unset: &entry.node.unset,
+                    })
+                })
+                .collect(),
+            Value::List(nodes) => nodes
+                .iter()
+                .filter_map(|node| self.pair(&found.path, node))
+                .collect(),
+            Value::Null => Vec::new(),
+            Value::Text(_) => {
+                let message = "must be a table or a list; it is left out";
+                self.report().unsupported(found.at, &found.path, message);
+                Vec::new()
+            }
+        }
+    }
+
+    /// `KEY=VALUE`, or `KEY` alone.
+    fn pair(&self, path: &str, node: &'t Node) -> Option<Variable<'t>> {
+        let Some(text) = node.text() else {
+            let message = format!("must be a text, but is {}; it is left out", node.kind());
+            self.report().unsupported(node.at, path, message);
+            return None;
+        };
+        let (key, value) = text
+            .split_once('=')
+            .map_or((text, None), |(key, value)| (key, Some(value)));
+        Some(Variable {
+            at: node.at,
+            path: format!("{path}.{key}"),
+            key,
+            value,
+            unset: &node.unset,
+        })
+    }
+
+    fn variable(&mut self, variable: &Variable<'t>, service: &mut Declared) {
+        let Variable { at, path, key, .. } = variable;
+        let named: Vec<&String> = self
+            .roles
+            .keys()
+            .filter(|other| variable.value.is_some_and(|value| names_host(value, other)))
+            .collect();
+        for other in &named {
+            self.uses.insert((*other).clone());
+        }
+        let database = named
+            .iter()
+            .find(|other| matches!(self.roles.get(**other), Some(Role::Database(_))));
+        if let Some(database) = database {
+            if *key == "DATABASE_URL" {
+                let message = format!("Stoa sets it for the database {database}");
+                self.report().ignored(*at, path, message);
+            } else {
+                let message = format!(
+                    "leads to the database {database}, whose address and login are Stoa's: it is left out; give the program \
+                     what Stoa sets: DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE"
+                );
+                self.report().unsupported(*at, path, message);
+            }
+            return;
+        }
+        if *key == "PORT"
+            && let Some(port) = variable
+                .value
+                .and_then(|value| value.parse().ok())
+                .filter(|port| *port > 0)
+        {
+            service.port.get_or_insert(port);
+        }
+        if !variable.unset.is_empty() {
+            // A value that is not all there must be completed by somebody, and only a secret is asked for.
+            let message = format!(
+                "{} has no value: put it into .env beside the file and try again, or set the whole: stoa secrets set {key}",
+                variable.unset.join(", ")
+            );
+            service.secrets.extend(self.draft.secret(*at, path, key, message));
+            return;
+        }
+        match self.draft.variable(*at, path, key, variable.value) {
+            Kept::Secret(key) => {
+                service.secrets.insert(key);
+            }
+            Kept::Plain | Kept::Not => {}
+        }
+    }
+
+    /// `--db=redis:6379` names a service as well as a variable does.
+    fn mentions_in_command(&mut self, service: &Declared) {
+        let words = service.command.iter().flatten();
+        let named: Vec<String> = words
+            .flat_map(|word| {
+                let value = word.split_once('=').map_or(word.as_str(), |(_, value)| value);
+                self.roles.keys().filter(move |other| names_host(value, other))
+            })
+            .cloned()
+            .collect();
+        self.uses.extend(named);
+    }
+}
+
+/// Whether a value names a host: alone, before a port, or within an address.
+fn names_host(value: &str, host: &str) -> bool {
+    value.split(',').map(str::trim).any(|part| {
+        let rest = part.split_once("://").map_or(part, |(_, rest)| rest);
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let is_address = part.contains("://") || place.contains(':') || part == host;
+        is_address && place.split(':').next() == Some(host)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_host;
+
+    #[test]
+    fn hosts_are_found_in_values() {
+        for (value, named) in [
+            ("db", true),
+            ("db:5432", true),
+            ("postgres://u:p@db:5432/x", true),
+            ("postgres://db/x", true),
+            ("http://other/db", false),
+            ("database", false),
+            ("a,db:1", true),
+            ("db/x", false),
+            ("", false),
+        ] {
+            assert_eq!(names_host(value, "db"), named, "{value}");
+        }
+    }
+}

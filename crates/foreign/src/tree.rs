@@ -1,0 +1,140 @@
+//! What YAML, JSON and TOML have in common: a tree whose nodes know where they stand.
+//!
+//! Lives here: the tree, and making one of TOML. Does not live here: YAML with its anchors (`yaml`), what keys mean.
+//! Invariant: scalars keep the text they were written with: `1.10` stays `1.10`, `yes` stays `yes`.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::remark::{At, Unreadable};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
+    /// Variables that its text names, for which nobody gave a value.
+    pub(crate) unset: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Null,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) at: At,
+    pub(crate) node: Node,
+}
+
+impl Node {
+    pub(crate) fn new(at: At, value: Value) -> Self {
+        Self {
+            at,
+            value,
+            unset: Vec::new(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
+    pub(crate) fn map(&self) -> Option<&[Entry]> {
+        match &self.value {
+            Value::Map(entries) => Some(entries),
+            Value::Null | Value::Text(_) | Value::List(_) => None,
+        }
+    }
+
+    pub(crate) fn list(&self) -> Option<&[Node]> {
+        match &self.value {
+            Value::List(nodes) => Some(nodes),
+            Value::Null | Value::Text(_) | Value::Map(_) => None,
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        let entry = self.map()?.iter().find(|entry| entry.key == key)?;
+        Some(&entry.node)
+    }
+
+    pub(crate) fn is_true(&self) -> bool {
+        self.text() == Some("true")
+    }
+
+    pub(crate) fn is_false(&self) -> bool {
+        self.text() == Some("false")
+    }
+
+    /// What the value is, for people.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Text(_) => "a text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a table",
+        }
+    }
+}
+
+/// The tree of a TOML text.
+pub(crate) fn of_toml(text: &str) -> Result<Node, Unreadable> {
+    let place = |at: usize| {
+        let before = text.get(..at).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        At::new(
+            before.matches('\n').count() + 1,
+            before[line_start..].chars().count() + 1,
+        )
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if let Some(error) = errors.first() {
+        let at = place(error.span().unwrap_or_default().start);
+        return Err(Unreadable::new(
+            at,
+            format!("this is not TOML: {}", error.message()),
+        ));
+    }
+    Ok(Node::new(
+        At::new(1, 1),
+        Value::Map(entries(table.get_ref(), &place)),
+    ))
+}
+
+fn entries(table: &DeTable<'_>, place: &impl Fn(usize) -> At) -> Vec<Entry> {
+    let mut entries: Vec<(usize, Entry)> = table
+        .iter()
+        .map(|(key, value)| {
+            let entry = Entry {
+                key: key.get_ref().to_string(),
+                at: place(key.span().start),
+                node: node(value, place),
+            };
+            (key.span().start, entry)
+        })
+        .collect();
+    // A table sorts its keys; people read them as they were written.
+    entries.sort_by_key(|(start, _)| *start);
+    entries.into_iter().map(|(_, entry)| entry).collect()
+}
+
+fn node(value: &Spanned<DeValue<'_>>, place: &impl Fn(usize) -> At) -> Node {
+    let tree = match value.get_ref() {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) => Value::Text(number.to_string()),
+        DeValue::Float(number) => Value::Text(number.to_string()),
+        DeValue::Boolean(flag) => Value::Text(flag.to_string()),
+        DeValue::Datetime(time) => Value::Text(time.to_string()),
+        DeValue::Array(array) => Value::List(array.iter().map(|value| node(value, place)).collect()),
+        DeValue::Table(table) => Value::Map(entries(table, place)),
+    };
+    Node::new(place(value.span().start), tree)
+}
