@@ -1,7 +1,7 @@
 //! The short soak: kills at random moments under traffic lose nothing, do nothing twice and leave nothing behind.
 
 use anyhow::{Result, ensure};
-use journeys::soak::kill::{self, Options};
+use journeys::soak::kill::{self, Aim, Options};
 use journeys::traffic::Load;
 
 /// `cargo xtask soak kill` runs more of them, with databases too.
@@ -15,6 +15,7 @@ fn kills_at_random_moments_lose_nothing() -> Result<()> {
         seed: SEED,
         databases: false,
         load: Load::times(0.5),
+        aim: Aim::Anything,
     })?;
     println!("{outcome}");
     ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));

@@ -43,10 +43,12 @@ pub enum Defect {
     IgnoresGeneration,
     /// That a canary's step began is not remembered.
     ForgetsSteps,
+    /// An operation that goes back is settled while what it gives up may still answer.
+    SettlesBeforeBack,
 }
 
 /// All of them.
-pub const ALL: [Defect; 18] = [
+pub const ALL: [Defect; 19] = [
     Defect::ActsBeforeIntent,
     Defect::PublishesBeforeReady,
     Defect::PromotesWithoutPublishing,
@@ -65,6 +67,7 @@ pub const ALL: [Defect; 18] = [
     Defect::ReusesEpoch,
     Defect::IgnoresGeneration,
     Defect::ForgetsSteps,
+    Defect::SettlesBeforeBack,
 ];
 
 #[cfg(debug_assertions)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::InstanceId;
 use crate::id::{AppId, EnvironmentId, OperationId, OrgId, ProjectId, ReleaseId};
 use crate::name::{EnvKey, Name};
+use crate::operation::Failure;
 use crate::time::Timestamp;
 
 /// Who owns projects.
@@ -89,4 +90,16 @@ pub struct Rollout {
     /// Steps of a canary that began, by number, and when: noted once, so that a step seen twice begins once.
     #[serde(default)]
     pub begun: BTreeMap<usize, Timestamp>,
+    /// Set when it goes back. It owns the app until nothing but what serves may answer: only then is its operation settled.
+    #[serde(default)]
+    pub returning: Option<Returning>,
+}
+
+/// A movement that goes back to what serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Returning {
+    /// Since when: ready instances of what is given up are held back for a while, no longer.
+    pub since: Timestamp,
+    /// Why, as the operation will say.
+    pub failure: Failure,
 }

@@ -9,7 +9,7 @@
 //!            deleting -> end everything -> Gone
 //! no rollout: keep(serving)             ___ Promote: keep(to)
 //!    rollout: advance(serving -> to) __/     roll | beside (blue-green, canary) | recreate
-//!                                      \___ Return:  keep(serving)
+//!                                      \___ Return:  keep(serving), until nothing else may answer -> Returned
 //! ```
 
 mod beside;
@@ -66,17 +66,21 @@ pub struct Policy {
     pub drain_limit: Millis,
     /// How long an instance may stay unready before it is replaced.
     pub unready_limit: Millis,
+    /// For how long ready instances of what is given up may stand in for those of what serves.
+    pub return_limit: Millis,
 }
 
 impl Default for Policy {
     /// The first failure returns: a release that needs luck is not one to serve with. Requests get 30 s to finish, which
     /// is what clients and proxies usually wait. An unready instance gets a minute: a restart helps no sooner when what
-    /// it lacks is its database.
+    /// it lacks is its database. A return gets a minute, too: most programs start sooner, and whoever waits for the end of
+    /// the operation is a person.
     fn default() -> Self {
         Self {
             failures_allowed: 0,
             drain_limit: Millis::seconds(30),
             unready_limit: Millis::seconds(60),
+            return_limit: Millis::seconds(60),
         }
     }
 }
@@ -106,11 +110,14 @@ pub struct Decision {
 pub enum Verdict {
     /// `rollout.to` serves now.
     Promote,
-    /// What served before goes on serving; the release is rejected.
+    /// From now on it goes back to what served before.
     Return {
         /// The reason, for people and for the release.
         why: Why,
     },
+    /// It is back: nothing but what serves may answer any more, as soon as the routes are obeyed. What was given up is
+    /// rejected then, not sooner.
+    Returned,
     /// Nothing of a deleted app runs any more.
     Gone,
 }
@@ -246,6 +253,10 @@ impl View<'_> {
             self.keep(self.facts.app.serving);
             return self.finish(None);
         };
+        if let Some(returning) = &rollout.returning {
+            let verdict = self.go_back(returning.since);
+            return self.finish(verdict);
+        }
         let verdict = self.judge(rollout);
         match &verdict {
             None => match self.way(rollout.to) {
@@ -254,7 +265,8 @@ impl View<'_> {
                 Way::Recreate => self.recreate(rollout.to),
             },
             Some(Verdict::Promote) => self.keep(Some(rollout.to)),
-            Some(Verdict::Return { .. } | Verdict::Gone) => self.keep(self.facts.app.serving),
+            // To be back is not for this look to say: that it goes back has to be stored first.
+            Some(Verdict::Return { .. } | Verdict::Returned | Verdict::Gone) => drop(self.go_back(self.now)),
         }
         self.finish(verdict)
     }

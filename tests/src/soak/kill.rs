@@ -27,6 +27,9 @@ use crate::{Api, ENVIRONMENT, PATIENCE, Stoa, until};
 /// The kill comes at most this long after the question.
 const KILL_WITHIN_MS: u64 = 500;
 
+/// So long a movement takes until its switch on a machine that does other things too: the interesting keepers die around it.
+const MOVED_WITHIN_MS: u64 = 3000;
+
 /// Requests must be served again after this: a bound against hanging, not what is promised.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -41,6 +44,18 @@ pub struct Options {
     pub databases: bool,
     /// Traffic during all of it.
     pub load: Load,
+    /// What is tried.
+    pub aim: Aim,
+}
+
+/// What is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// Every operation, and the death of any process.
+    Anything,
+    /// Good deploys and rollbacks of the app under traffic, and the death of a keeper: what is given up in the middle of a
+    /// movement must not answer once its operation is settled.
+    Movements,
 }
 
 /// Everything a trial works with.
@@ -84,7 +99,7 @@ pub fn run(options: Options) -> Result<Outcome> {
     for trial in 1..=options.trials {
         let chance = Chance::of(options.seed, trial);
         let (head, found) = bench
-            .trial(chance, trial, options.databases, &mut outcome)
+            .trial(chance, trial, options, &mut outcome)
             .with_context(|| format!("seed {}, trial {trial}", options.seed))?;
         outcome.trials = trial;
         println!("{head}");
@@ -150,13 +165,16 @@ impl Bench {
         &mut self,
         mut chance: Chance,
         trial: u64,
-        databases: bool,
+        options: Options,
         outcome: &mut Outcome,
     ) -> Result<(String, Found)> {
         let before = State::read(&self.api)?;
-        let operation = Operation::choose(&mut chance, trial, &before, databases);
+        let operation = match options.aim {
+            Aim::Anything => Operation::choose(&mut chance, trial, &before, options.databases),
+            Aim::Movements => Operation::movement(&mut chance, trial, &before),
+        };
         self.around(&format!("trial {trial}"), &operation, outcome, |bench| {
-            bench.ask_and_kill(&mut chance, &operation)
+            bench.ask_and_kill(&mut chance, &operation, options.aim)
         })
     }
 
@@ -235,18 +253,23 @@ impl Bench {
     }
 
     /// Asks in one thread, kills in this one.
-    fn ask_and_kill(&self, chance: &mut Chance, operation: &Operation) -> Result<(Answer, Kill)> {
+    fn ask_and_kill(&self, chance: &mut Chance, operation: &Operation, aim: Aim) -> Result<(Answer, Kill)> {
         let (api, upload) = (self.api.clone(), self.upload.clone());
         let asked = operation.clone();
         let asking = thread::spawn(move || asked.ask(&api, &upload));
         let victim = match (operation, chance.below(100)) {
+            _ if aim == Aim::Movements => Victim::Keeper,
             (Operation::Build { .. }, 0..60) => Victim::Builder,
             (_, 0..40) => Victim::Control,
             (_, 40..65) => Victim::Keeper,
             (_, 65..82) => Victim::Edge,
             (_, 82..) => Victim::Warden,
         };
-        let pause = Duration::from_millis(chance.below(KILL_WITHIN_MS + 1));
+        let within = match aim {
+            Aim::Anything => KILL_WITHIN_MS,
+            Aim::Movements => MOVED_WITHIN_MS,
+        };
+        let pause = Duration::from_millis(chance.below(within + 1));
         if victim == Victim::Builder {
             // The moment counts from the begin of the step; a build that fails before shows as nobody killed.
             let _seen = until("a build step", Duration::from_secs(10), || {

@@ -138,6 +138,19 @@ impl Operation {
         }
     }
 
+    /// A movement of the app under traffic.
+    pub(super) fn movement(chance: &mut Chance, trial: u64, state: &State) -> Self {
+        let app = SERVED.to_owned();
+        let known = state.apps.get(SERVED).cloned().unwrap_or_default();
+        match rollback_target(chance, &known).filter(|_| chance.below(2) == 0) {
+            Some(to) => Self::Rollback { app, to },
+            None => Self::Deploy {
+                version: format!("{app}-{trial}"),
+                app,
+            },
+        }
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Deploy { .. } => "deploy good",

@@ -1,7 +1,7 @@
 //! `cargo xtask soak kill`.
 
 use anyhow::{Result, bail, ensure};
-use journeys::soak::kill::{self, Options};
+use journeys::soak::kill::{self, Aim, Options};
 use journeys::traffic::Load;
 
 use super::{Words, binary};
@@ -9,7 +9,7 @@ use super::{Words, binary};
 const TRIALS: u64 = 500;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["trials", "seed", "load", "databases"])?;
+    words.only(&["trials", "seed", "load", "databases", "aim"])?;
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let options = Options {
         trials: words.get("trials", TRIALS)?,
@@ -20,6 +20,11 @@ pub fn run(words: &Words<'_>) -> Result<()> {
             other => bail!("--databases is yes or no, not {other}"),
         },
         load: Load::times(words.get("load", 1.0)?),
+        aim: match words.get("aim", "anything".to_owned())?.as_str() {
+            "anything" => Aim::Anything,
+            "movements" => Aim::Movements,
+            other => bail!("--aim is anything or movements, not {other}"),
+        },
     };
     println!("seed {}", options.seed);
     binary()?;

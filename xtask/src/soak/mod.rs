@@ -45,7 +45,8 @@ const SOAKS: &[(&str, &str, Soak)] = &[
     ),
     (
         "kill",
-        "kill -9 at random moments of random operations [--trials N] [--seed S] [--load X] [--databases yes|no]",
+        "kill -9 at random moments of random operations [--trials N] [--seed S] [--load X] [--databases yes|no] \
+         [--aim anything|movements]",
         kill::run,
     ),
     (

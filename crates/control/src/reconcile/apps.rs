@@ -49,7 +49,7 @@ pub(super) fn advance(
         drain_limit: control.settings.drain_bound,
         ..Policy::default()
     };
-    let decision = plan::app::decide(
+    let mut decision = plan::app::decide(
         &plan::app::Facts {
             app,
             releases: &facts.releases,
@@ -80,6 +80,11 @@ pub(super) fn advance(
         let live = mine.iter().filter(|one| one.condition.is_live());
         routed.weights.extend(live.map(|one| (one.id, 1)));
     }
+    if let Some(Verdict::Returned) = &decision.verdict
+        && !is_back(control, app, announce(&routed), &policy, now)?
+    {
+        decision.verdict = None;
+    }
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
     if let Some(Verdict::Promote) = &decision.verdict
         && !planted::is(Defect::PromotesWithoutPublishing)
@@ -88,7 +93,7 @@ pub(super) fn advance(
         tracing::warn!(app = %app.name, "its release waits for the edge to take the routes");
         return Ok(wait_for_edge(control, app, answer, now)?.then_some(routed));
     }
-    store_progress(control, facts, app, mine, &decision)?;
+    store_progress(control, facts, app, mine, &decision, now)?;
     if let Err(cause) = act(control, mine, facts, &decision.steps, now) {
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
@@ -126,7 +131,33 @@ fn wait_for_edge(control: &Control, app: &App, answer: Answer, now: Timestamp) -
         next_step: "the log of stoa up says why the edge refuses; then deploy again".to_owned(),
         log_tail: Vec::new(),
     };
-    flow::come_back(control, app, &failure)?;
+    flow::turn_back(control, app, &failure, now)?;
+    Ok(false)
+}
+
+/// Whether what was given up may not answer any more: the edge obeys routes without it. An edge that takes none for as long
+/// as a return may last serves by a table that nobody can change; the operation says so no later.
+fn is_back(
+    control: &Control,
+    app: &App,
+    answer: Answer,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<bool, ControlError> {
+    let Some((rollout, returning)) = app
+        .rollout
+        .as_ref()
+        .and_then(|rollout| Some((rollout, rollout.returning.as_ref()?)))
+    else {
+        return Ok(true);
+    };
+    match answer {
+        Answer::Obeyed => return Ok(true),
+        Answer::Refused if returning.since.plus(policy.return_limit) <= now => return Ok(true),
+        Answer::Refused | Answer::NotAsked => {}
+    }
+    let step = "going back: waiting for the edge to take the routes";
+    operations::step(control, rollout.operation, step)?;
     Ok(false)
 }
 
@@ -137,6 +168,7 @@ fn store_progress(
     app: &App,
     mine: &[Instance],
     decision: &Decision,
+    now: Timestamp,
 ) -> Result<(), ControlError> {
     match &decision.verdict {
         Some(Verdict::Promote) => {
@@ -150,10 +182,13 @@ fn store_progress(
             Ok(())
         }
         Some(Verdict::Return { why }) => {
-            flow::come_back(control, app, &failure(control, facts, app, mine, why))
+            let failure = failure(control, facts, app, mine, why);
+            flow::turn_back(control, app, &failure, now)
         }
+        Some(Verdict::Returned) => flow::come_back(control, app),
         Some(Verdict::Gone) => flow::bury(control, app),
         None => match &app.rollout {
+            Some(rollout) if rollout.returning.is_some() => say_what_lasts(control, rollout, decision),
             Some(rollout) if rollout.failed != decision.failed || rollout.begun != decision.begun => {
                 if rollout.begun != decision.begun
                     && let Some(why) = decision.why.iter().find(|why| matches!(why, Why::Trial { .. }))
@@ -164,6 +199,27 @@ fn store_progress(
             }
             Some(_) | None => Ok(()),
         },
+    }
+}
+
+/// While it goes back: what that waits for.
+fn say_what_lasts(control: &Control, rollout: &Rollout, decision: &Decision) -> Result<(), ControlError> {
+    let lasting = decision.why.iter().find(|why| match why {
+        Why::HoldingBack { .. } | Why::Waiting { .. } | Why::Gap { .. } => true,
+        Why::NeverReady { .. }
+        | Why::Exited { .. }
+        | Why::BecameUnready { .. }
+        | Why::TooManyFailures { .. }
+        | Why::DeadlinePassed { .. }
+        | Why::ReleaseUnknown
+        | Why::Restarting { .. }
+        | Why::NoneReady { .. }
+        | Why::Trial { .. }
+        | Why::Deleting => false,
+    });
+    match lasting {
+        Some(why) => operations::step(control, rollout.operation, &format!("going back: {why}")),
+        None => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use model::operation::Work;
 use model::{
     App, AppId, DatabaseId, Failure, Instance, Operation, OperationState, Purpose, Release, ReleaseId,
-    ReleaseState, Timestamp, app::Rollout, app::Serving,
+    ReleaseState, Timestamp, app::Returning, app::Rollout, app::Serving,
 };
 use store::{Expect, WriteTx};
 
@@ -218,6 +218,7 @@ fn begin(
             deadline,
             failed: BTreeSet::new(),
             begun: BTreeMap::new(),
+            returning: None,
         });
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
         let mut found = tx.need::<Operation>(&operation.id.to_string())?;
@@ -291,26 +292,64 @@ fn remember(app: &mut App, to: ReleaseId, work: &Work) {
     }
 }
 
-/// The rollout goes back: the old release serves on, the new one never did, and the operation failed. One transaction.
-pub(super) fn come_back(control: &Control, app: &App, failure: &Failure) -> Result<(), ControlError> {
-    if let Some(rollout) = &app.rollout {
-        operations::log_line(
-            control,
-            rollout.operation,
-            &format!("==> failed: {}", failure.message),
-        );
+/// From now on the rollout goes back. It owns the app until nothing but what serves may answer, and its operation has the
+/// time for that. One transaction.
+pub(super) fn turn_back(
+    control: &Control,
+    app: &App,
+    failure: &Failure,
+    now: Timestamp,
+) -> Result<(), ControlError> {
+    let turned = control.write(|tx| {
+        let mut found = tx.need::<App>(&app.id.to_string())?;
+        // Another movement than the one that was looked at: what was concluded is not about it.
+        let known = app.rollout.as_ref().map(|known| known.to);
+        let Some(rollout) = found.row.rollout.as_mut() else {
+            return Ok(None);
+        };
+        if known != Some(rollout.to) || rollout.returning.is_some() {
+            return Ok(None);
+        }
+        rollout.returning = Some(Returning {
+            since: now,
+            failure: failure.clone(),
+        });
+        let rollout = rollout.clone();
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
+        let until = now.plus(plan::app::Policy::default().return_limit);
+        if !operation.row.state.is_settled() && operation.row.deadline < until {
+            operation.row.deadline = until;
+            tx.update_status(&operation.row, Expect::Any)?;
+        }
+        Ok(Some(rollout.operation))
+    })?;
+    if let Some(operation) = turned {
+        operations::log_line(control, operation, &format!("==> failed: {}", failure.message));
     }
+    if planted::is(Defect::SettlesBeforeBack) {
+        let app = control.read(|tx| Ok(tx.need::<App>(&app.id.to_string())?.row))?;
+        return come_back(control, &app);
+    }
+    Ok(())
+}
+
+/// The rollout is back: the old release serves on, the new one does not, and the operation failed. One transaction.
+pub(super) fn come_back(control: &Control, app: &App) -> Result<(), ControlError> {
     settle(control, app, |tx, app, operation, now| {
-        if let Some(rollout) = app.rollout.take() {
-            let mut release = tx.need::<Release>(&rollout.to.release.to_string())?;
+        let rollout = app.rollout.take();
+        if let Some((rollout, failure)) =
+            rollout.and_then(|rollout| Some((rollout.to, rollout.returning?.failure)))
+        {
+            let mut release = tx.need::<Release>(&rollout.release.to_string())?;
             if release.row.state == ReleaseState::Pending {
                 release.row.state = ReleaseState::Rejected {
                     why: failure.message.clone(),
                 };
                 tx.update_status(&release.row, Expect::Any)?;
             }
+            operation.state = operations::ended(operation, now, &failure);
         }
-        operation.state = operations::ended(operation, now, failure);
         Ok(())
     })
 }
@@ -383,7 +422,7 @@ pub(super) fn reject(
     })
 }
 
-/// Cancelled or out of time: whatever stage it is at, it settles now, and what serves goes on serving.
+/// Cancelled or out of time: before its movement it settles now, and what serves goes on serving; a movement goes back.
 fn give_up(
     control: &Control,
     facts: &Facts,
@@ -396,6 +435,12 @@ fn give_up(
         "it took longer than its deadline"
     };
     let app = facts.app_of(operation);
+    let mine = app
+        .and_then(|app| app.rollout.as_ref())
+        .filter(|rollout| rollout.operation == operation.id);
+    if mine.is_some_and(|rollout| rollout.returning.is_some()) {
+        return Ok(());
+    }
     let failure = Failure {
         code: if operation.cancel { "canceled" } else { "deadline" }.to_owned(),
         message: format!("{why}, at the step: {}", operation.step),
@@ -410,14 +455,7 @@ fn give_up(
         }
     }
     match app {
-        Some(app)
-            if app
-                .rollout
-                .as_ref()
-                .is_some_and(|rollout| rollout.operation == operation.id) =>
-        {
-            come_back(control, app, &failure)
-        }
+        Some(app) if mine.is_some() => turn_back(control, app, &failure, now),
         Some(_) | None => {
             let serving = app.and_then(|app| facts.serving(app));
             reject(control, operation, operation.release, failure, serving)

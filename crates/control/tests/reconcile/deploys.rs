@@ -452,6 +452,8 @@ fn a_rollout_settles_at_its_deadline() {
     assert!(!world.operation(deploy.id).state.is_settled());
     world.now = world.operation(deploy.id).deadline;
     world.tick();
+    assert!(!world.operation(deploy.id).state.is_settled(), "it goes back");
+    world.tick();
     let done = world.operation(deploy.id);
     assert_eq!(failed(&done).code, "release_rejected");
     world.quiet();

@@ -84,7 +84,8 @@ fn a_release_that_the_edge_refused_to_the_end_never_serves() {
     world.now = world.operation(deploy.id).deadline;
     world.edge.refuse(1);
     world.tick();
-    assert_eq!(failed(&world.operation(deploy.id)).code, "deadline");
+    assert_eq!(world.answering(), ["v1".to_owned()].into());
+    assert_eq!(failed(&world.settle(deploy.id)).code, "deadline");
     assert_eq!(world.answering(), ["v1".to_owned()].into());
     world.quiet();
     assert_eq!(world.answering(), ["v1".to_owned()].into());

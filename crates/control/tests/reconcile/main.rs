@@ -1,5 +1,6 @@
 //! Control at middle height: a real store, the simulated engine, a simulated edge, and a time that the test moves.
 
+mod back;
 mod corrupt;
 mod crashes;
 mod deploys;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use control::Control;
+use model::app::Returning;
 use model::operation::Work;
 use model::{
     App, AppId, Condition, Exit, Instance, InstanceId, Name, Operation, OperationId, OperationState, Purpose,
@@ -54,6 +55,8 @@ pub enum Event {
     Broken(String),
     /// An app serves something else from now on.
     Serves(AppId),
+    /// The movement of an app is over.
+    Moved(AppId, Option<Returning>),
 }
 
 impl Mirror {
@@ -180,13 +183,22 @@ impl Mirror {
                 self.rule(events, old.begun.iter().all(stays), || {
                     format!("{name}: a canary's step began twice")
                 });
+                let stays = old.returning.is_none() || old.returning == new.returning;
+                self.rule(events, stays, || format!("{name}: it no longer goes back"));
                 if new.begun.len() > old.begun.len() {
                     self.reach.note("a step of a canary begins");
                     let text = format!("{name}: step {} of a canary", new.begun.len());
                     events.push(Event::Note(text));
                 }
             }
-            (Some(_) | None, None) => {}
+            (Some(old), None) => {
+                let reach = &mut self.reach;
+                old.returning
+                    .iter()
+                    .for_each(|_| reach.note("a movement that is back"));
+                events.push(Event::Moved(row.id, old.returning));
+            }
+            (None, None) => {}
         }
         let serving = before.and_then(|app| app.serving);
         if serving != row.serving {

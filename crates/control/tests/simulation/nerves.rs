@@ -285,6 +285,16 @@ impl Nerves {
                     continue;
                 }
                 Event::Broken(why) => why,
+                Event::Moved(app, returning) => {
+                    let Some(app) = inner.mirror.apps.get(&app).filter(|app| !app.deleting) else {
+                        continue;
+                    };
+                    inner.mirror.checks += 1;
+                    match rules::is_alone(&inner.mirror, app, returning.as_ref(), &inner.table, inner.now) {
+                        Ok(()) => continue,
+                        Err(why) => why,
+                    }
+                }
                 Event::Serves(app) => {
                     let Some(app) = inner.mirror.apps.get(&app).filter(|app| !app.deleting) else {
                         continue;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 /// Every kind that the short run must meet.
-const KINDS: [&str; 54] = [
+const KINDS: [&str; 55] = [
     "a good release",
     "a slow start",
     "a hang",
@@ -20,6 +20,7 @@ const KINDS: [&str; 54] = [
     "a configuration changed",
     "a release proven",
     "a release rejected",
+    "a movement that is back",
     "deploys of several apps at once",
     "a deploy beside another of its app",
     "a deploy during a rollout",

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use control::routes::{RouteTable, RoutedService};
 use engine::simulated::Simulated;
 use engine::{Engine, Phase};
-use model::app::Serving;
+use model::app::{Returning, Serving};
 use model::operation::Work;
 use model::{
     App, Condition, Instance, InstanceId, Millis, Name, OperationState, Purpose, Release, ReleaseState,
@@ -24,6 +24,8 @@ const LATE: Millis = Millis::seconds(30);
 const ADOPTION: u64 = 10_000;
 /// What nobody owns stays at least this long.
 const ORPHAN_GRACE: u64 = 20_000;
+/// For so long what is given up may stand in for what serves, and an edge may refuse to let it go.
+const RETURN: Millis = Millis::seconds(60);
 
 pub type Seen = BTreeMap<InstanceId, Phase>;
 
@@ -114,13 +116,7 @@ pub fn table(
             let uid = mirror.known.get(&target.id).copied().unwrap_or_default();
             let row = mirror.instances.get(&target.id);
             let row = row.ok_or_else(|| format!("requests go to i{uid}, which has no row"))?;
-            let Purpose::Service {
-                release,
-                app,
-                service: name,
-                ..
-            } = &row.purpose
-            else {
+            let Purpose::Service { release, app, .. } = &row.purpose else {
                 return Err(format!("requests go to i{uid}, which serves nobody"));
             };
             if asked.contains(&target.id) {
@@ -131,12 +127,11 @@ pub fn table(
             }
             let release = &mirror.releases[release];
             let label = mirror.label(release);
+            is_owned(&mirror.apps[app], row, &label)?;
             if before.contains(&target.id) {
                 continue;
             }
-            if let ReleaseState::Rejected { why } = &release.state
-                && !is_held(mirror, &mirror.apps[app], service, name)
-            {
+            if let ReleaseState::Rejected { why } = &release.state {
                 return Err(format!(
                     "requests go to i{uid} of {label}, which was rejected: {why}"
                 ));
@@ -181,24 +176,50 @@ fn is_last_resort(mirror: &Mirror, app: &App, routed: &RoutedService, row: &Inst
         && !others.any(is_ready)
 }
 
-/// What came back from the middle of a rollout holds ready instances back while its own are missing: the floor is worth
-/// more than the verdict (`plan`, `keep`). A canary has its own share of the requests and replaces none of those.
-fn is_held(mirror: &Mirror, app: &App, routed: &RoutedService, name: &Name) -> bool {
-    let on_trial = app.rollout.as_ref().map(|rollout| rollout.to).filter(|to| {
-        let release = mirror.releases.get(&to.release);
-        app.serving.is_some() && release.is_some_and(|one| matches!(one.strategy, Strategy::Canary { .. }))
-    });
-    let mut owners_now = owners(mirror, app, name);
-    owners_now.retain(|(owner, _)| Some(*owner) != on_trial);
-    let own = routed.targets.iter().filter(|target| {
-        let row = mirror.instances.get(&target.id);
-        row.is_some_and(|row| owners_now.iter().any(|(owner, _)| is_of(row, *owner)))
-    });
-    let counts = mirror.versions(app).flat_map(|app| owners(mirror, app, name));
-    own.count() < counts.map(|(_, count)| count).max().unwrap_or_default()
+/// Nobody answers but what serves and, until its operation is settled, what a rollout moves to.
+fn is_owned(app: &App, row: &Instance, label: &str) -> Result<(), String> {
+    let rollout = app.rollout.as_ref().map(|rollout| rollout.to);
+    if app
+        .serving
+        .into_iter()
+        .chain(rollout)
+        .any(|owner| is_of(row, owner))
+    {
+        return Ok(());
+    }
+    let uid = row.uid_range;
+    Err(format!(
+        "requests go to i{uid} of {label}, which neither serves nor is moved to"
+    ))
 }
 
-/// After a look whose table the edge took: a rejected release has what is held back, and nothing else.
+/// A movement is over, says the store: the edge must have let go of everything but what serves. Unless it took no table for
+/// as long as a return may last.
+pub fn is_alone(
+    mirror: &Mirror,
+    app: &App,
+    returning: Option<&Returning>,
+    table: &RouteTable,
+    now: u64,
+) -> Result<(), String> {
+    if returning.is_some_and(|returning| returning.since.plus(RETURN).as_ms() <= now) {
+        return Ok(());
+    }
+    for target in targets(table) {
+        let Some(row) = mirror.instances.get(&target) else {
+            continue;
+        };
+        if row.purpose.app() == Some(app.id) && !app.serving.is_some_and(|serving| is_of(row, serving)) {
+            return Err(format!(
+                "{}'s operation is settled, but i{} of what it left or gave up still gets requests",
+                app.name, row.uid_range
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// After a look whose table the edge took: a rejected release gets nothing.
 pub fn rejected(mirror: &mut Mirror, table: &RouteTable) -> Result<(), String> {
     for service in &table.services {
         for target in &service.targets {
@@ -206,20 +227,13 @@ pub fn rejected(mirror: &mut Mirror, table: &RouteTable) -> Result<(), String> {
             let Some(row) = mirror.instances.get(&target.id) else {
                 continue;
             };
-            let Purpose::Service {
-                release,
-                app,
-                service: name,
-                ..
-            } = &row.purpose
-            else {
+            let Purpose::Service { release, .. } = &row.purpose else {
                 continue;
             };
-            let (Some(release), Some(app)) = (mirror.releases.get(release), mirror.apps.get(app)) else {
+            let Some(release) = mirror.releases.get(release) else {
                 continue;
             };
-            if matches!(release.state, ReleaseState::Rejected { .. }) && !is_held(mirror, app, service, name)
-            {
+            if matches!(release.state, ReleaseState::Rejected { .. }) {
                 let label = mirror.label(release);
                 return Err(format!(
                     "i{} of {label} keeps its requests, though it was rejected",
@@ -363,12 +377,18 @@ fn floor(
             continue;
         }
         // What nobody wants any more is held back only while a place of what serves gets its first or second life.
-        let owners: Vec<(Serving, usize)> = owners(mirror, app, name);
+        let mut owners: Vec<(Serving, usize)> = owners(mirror, app, name);
+        let returning = app.rollout.as_ref().filter(|rollout| rollout.returning.is_some());
+        owners.retain(|(owner, _)| returning.is_none_or(|rollout| rollout.to != *owner));
         let is_own = |row: &Instance| {
             owners
                 .iter()
                 .any(|(owner, count)| is_of(row, *owner) && index(row) < *count)
         };
+        // Nor for longer than a return may last.
+        let is_given_up = returning
+            .and_then(|rollout| rollout.returning.as_ref())
+            .is_some_and(|returning| returning.since.plus(RETURN).as_ms() <= moment.now);
         let keeps_failing = of_service(mirror, app, name).any(|(_, row)| is_own(row) && row.attempt > 0);
         // The last word about an instance was said when it began to drain: other ones may have crashed since.
         let may_go = |id: &InstanceId| {
@@ -378,7 +398,7 @@ fn floor(
                 Condition::Draining { .. }
                 | Condition::Starting { .. }
                 | Condition::Ready { .. }
-                | Condition::Unready { .. } => keeps_failing && !is_own(row),
+                | Condition::Unready { .. } => keeps_failing && !is_own(row) || is_given_up,
             })
         };
         if had.difference(&has).filter(|id| !may_go(id)).count() == 0 {

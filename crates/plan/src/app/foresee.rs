@@ -102,6 +102,7 @@ pub fn foresee(
         deadline: Timestamp::from_ms(u64::MAX),
         failed: BTreeSet::new(),
         begun: BTreeMap::new(),
+        returning: None,
     });
     let mut future = Future {
         rows,
@@ -131,7 +132,7 @@ pub fn foresee(
                 app.serving = Some(to);
                 app.rollout = None;
             }
-            (Some(Verdict::Return { .. } | Verdict::Gone), _) => break,
+            (Some(Verdict::Return { .. } | Verdict::Returned | Verdict::Gone), _) => break,
             (None | Some(Verdict::Promote), None) => {}
         }
         let has_changed = future.carry_out(&app, &decision, now, fresh);
@@ -188,7 +189,7 @@ impl Future {
         }
         match decision.verdict {
             Some(Verdict::Promote) => self.moves.push(Move::Promote),
-            Some(Verdict::Return { .. } | Verdict::Gone) | None => {}
+            Some(Verdict::Return { .. } | Verdict::Returned | Verdict::Gone) | None => {}
         }
         for (service, instances) in ends {
             self.moves.push(Move::End { service, instances });

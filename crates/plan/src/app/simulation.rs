@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::app::{Rollout, Serving};
+use model::app::{Returning, Rollout, Serving};
 use model::strategy::{self, Share, Steps};
 use model::{
-    App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
-    ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
+    App, AppId, Condition, Exit, Failure, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release,
+    ReleaseId, ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
 };
 use uuid::Uuid;
 
@@ -76,6 +76,8 @@ struct World {
     /// What most releases of this fleet ask for.
     strategy: Strategy,
     epoch: u64,
+    /// What people want next: it begins when the movement under way is over.
+    wanted: Option<ReleaseId>,
     is_gone: bool,
     is_calm: bool,
     /// Ends of movements by their way: a rule that nothing ever meets proves nothing.
@@ -143,6 +145,7 @@ impl World {
             policy: Policy::default(),
             strategy,
             epoch: 0,
+            wanted: None,
             is_gone: false,
             is_calm: false,
             ends: BTreeMap::new(),
@@ -208,8 +211,34 @@ impl World {
         id
     }
 
-    /// Begins a movement; one under way is given up for it.
+    /// Asks for a movement; one under way is given up for it.
     fn roll_to(&mut self, release: ReleaseId) {
+        self.wanted = Some(release);
+        self.turn_back("given up on request");
+    }
+
+    /// From now on the movement under way goes back, if it does not yet.
+    fn turn_back(&mut self, why: &str) {
+        let since = Timestamp::from_ms(self.now);
+        if let Some(rollout) = &mut self.app.rollout {
+            rollout.returning.get_or_insert(Returning {
+                since,
+                failure: Failure {
+                    code: String::new(),
+                    message: why.to_owned(),
+                    next_step: String::new(),
+                    log_tail: Vec::new(),
+                },
+            });
+        }
+    }
+
+    /// Begins what is wanted when nothing is under way.
+    fn begin(&mut self) {
+        if self.app.rollout.is_some() {
+            return;
+        }
+        let Some(release) = self.wanted.take() else { return };
         self.epoch += 1;
         let started_at = Timestamp::from_ms(self.now);
         let hold = match &self.releases[&release].strategy {
@@ -227,6 +256,7 @@ impl World {
             deadline: started_at.plus(limit).plus(hold),
             failed: BTreeSet::new(),
             begun: BTreeMap::new(),
+            returning: None,
         });
     }
 
@@ -379,6 +409,7 @@ impl World {
 
     /// One turn: look, decide, be judged, store, act; perhaps die anywhere after the decision.
     fn turn(&mut self) -> Result<Decision, String> {
+        self.begin();
         let instances: Vec<Instance> = self.rows.values().cloned().collect();
         let idle = self.idle();
         let facts = Facts {
@@ -417,8 +448,8 @@ impl World {
     fn note_end(&mut self, decision: &Decision) {
         let end = match &decision.verdict {
             Some(Verdict::Promote) => "promoted",
-            Some(Verdict::Return { .. }) => "returned",
-            Some(Verdict::Gone) | None => return,
+            Some(Verdict::Returned) => "returned",
+            Some(Verdict::Return { .. } | Verdict::Gone) | None => return,
         };
         let Some(rollout) = &self.app.rollout else { return };
         let way = match self.way(rollout) {
@@ -451,9 +482,19 @@ impl World {
                 self.app.serving = Some(rollout.to);
             }
             (Some(Verdict::Return { why }), Some(rollout)) => {
+                self.app.rollout = Some(Rollout {
+                    failed: decision.failed.clone(),
+                    begun: decision.begun.clone(),
+                    ..rollout
+                });
+                self.turn_back(&why.to_string());
+            }
+            (Some(Verdict::Returned), Some(rollout)) => {
                 let release = self.releases.get_mut(&rollout.to.release).expect("known");
-                if release.state == ReleaseState::Pending {
-                    release.state = ReleaseState::Rejected { why: why.to_string() };
+                if let (ReleaseState::Pending, Some(returning)) = (&release.state, rollout.returning) {
+                    release.state = ReleaseState::Rejected {
+                        why: returning.failure.message,
+                    };
                 }
             }
             (Some(Verdict::Gone), _) => self.is_gone = true,
@@ -714,9 +755,18 @@ impl World {
             }
         }
         self.judge_pairs(decision, &seen)?;
+        self.judge_owners(decision, &seen)?;
         let Some(rollout) = self.app.rollout.as_ref().filter(|_| !self.app.deleting) else {
             return Ok(());
         };
+        if let Some(returning) = &rollout.returning {
+            self.judge_going_back(rollout, returning.since, decision, &seen)?;
+            self.judge_return(rollout, decision, &seen)?;
+            return match self.way(rollout) {
+                Expected::Canary(steps) => self.judge_share(rollout, steps, decision, &seen),
+                Expected::Rolling | Expected::BlueGreen | Expected::Recreate => Ok(()),
+            };
+        }
         self.judge_verdict(rollout, decision, &seen)?;
         self.judge_blame(rollout, decision)?;
         match self.way(rollout) {
@@ -793,7 +843,7 @@ impl World {
         let rollout = self.app.rollout.as_ref().map(|rollout| rollout.to);
         let base = match decision.verdict {
             Some(Verdict::Promote) => rollout,
-            Some(Verdict::Return { .. } | Verdict::Gone) | None => self.app.serving,
+            Some(Verdict::Return { .. } | Verdict::Returned | Verdict::Gone) | None => self.app.serving,
         };
         for one in base.into_iter().chain(rollout) {
             let is_here = routed.iter().any(|seen| seen.owner == one);
@@ -806,6 +856,53 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Nothing answers but what serves and, until its movement is over, what that moves to.
+    fn judge_owners(&self, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
+        let rollout = self.app.rollout.as_ref().map(|rollout| rollout.to);
+        let owners = match decision.verdict {
+            Some(Verdict::Promote) => [None, rollout],
+            Some(Verdict::Returned | Verdict::Gone) => [self.app.serving, None],
+            Some(Verdict::Return { .. }) | None => [self.app.serving, rollout],
+        };
+        let mut routed = decision.routes.instances.values().flatten();
+        let is_foreign = |id: &&InstanceId| {
+            seen.iter()
+                .any(|seen| seen.id == **id && !owners.contains(&Some(seen.owner)))
+        };
+        match routed.find(is_foreign) {
+            Some(id) => Err(format!(
+                "{id} answers, {:?}, though neither what serves nor a movement has it",
+                decision.verdict
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// A return is over when nothing else is meant to work, and in time.
+    fn judge_going_back(
+        &self,
+        rollout: &Rollout,
+        since: Timestamp,
+        decision: &Decision,
+        seen: &[Seen],
+    ) -> Result<(), String> {
+        let end = since.as_ms() + self.policy.return_limit.as_ms();
+        let others = || {
+            seen.iter()
+                .filter(|seen| seen.is_active && Some(seen.owner) != self.app.serving)
+        };
+        match &decision.verdict {
+            Some(Verdict::Returned) => match others().next() {
+                Some(other) => Err(format!("it is back, but {} is still there", other.id)),
+                None => Ok(()),
+            },
+            // One look more, in which we do not die, ends them all.
+            None if self.now < end || others().any(|other| other.leaves) => Ok(()),
+            None => Err(format!("since {since} {:?} goes back", rollout.to)),
+            Some(other) => Err(format!("a movement that goes back ends with {other:?}")),
+        }
     }
 
     /// Nothing of the new release answers before it is promoted.
@@ -929,9 +1026,10 @@ impl World {
 
     /// A canary that failed gets nothing any more, as long as anything else answers.
     fn judge_return(&self, rollout: &Rollout, decision: &Decision, seen: &[Seen]) -> Result<(), String> {
-        let Some(Verdict::Return { .. }) = decision.verdict else {
+        let is_canary = matches!(self.way(rollout), Expected::Canary(_));
+        if !is_canary || decision.verdict == Some(Verdict::Promote) {
             return Ok(());
-        };
+        }
         for (service, ids) in &decision.routes.instances {
             let owner = |id: &InstanceId| seen.iter().find(|seen| seen.id == *id).map(|seen| seen.owner);
             let serving = self.app.serving.map_or(0, |serving| self.count(serving, service));
@@ -1274,6 +1372,9 @@ fn every_mutant_is_found() {
         Mutant::NoLastResort,
         Mutant::UnreadyBesideReady,
         Mutant::BlameLost,
+        Mutant::ReturnEarly,
+        Mutant::ReturnForEver,
+        Mutant::ServeGivenUp,
     ] {
         MUTANT.set(Some(mutant));
         let found = (1..=1000).find_map(|seed| live_through(seed).err().map(|why| (seed, why)));

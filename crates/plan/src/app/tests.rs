@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::app::{Rollout, Serving};
+use model::app::{Returning, Rollout, Serving};
 use model::strategy::{Share, Steps};
 use model::{
-    App, AppId, Condition, Exit, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release, ReleaseId,
-    ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
+    App, AppId, Condition, Exit, Failure, Health, Id, Instance, InstanceId, Millis, Name, Purpose, Release,
+    ReleaseId, ReleaseState, Resources, Service, Strategy, Surge, Timestamp,
 };
 use uuid::Uuid;
 
@@ -79,6 +79,7 @@ fn scene(count: u16, serving: Option<u64>, to: Option<u64>, instances: &str) -> 
         deadline: Timestamp::from_ms(NOW + 60_000),
         failed: BTreeSet::new(),
         begun: BTreeMap::new(),
+        returning: None,
     };
     let app = App {
         id: AppId::from_uuid(Uuid::from_u128(1)),
@@ -178,6 +179,7 @@ fn answer(scene: &Scene) -> String {
     let mut words = Vec::new();
     match &decision.verdict {
         Some(Verdict::Promote) => words.push("PROMOTE".to_owned()),
+        Some(Verdict::Returned) => words.push("RETURNED".to_owned()),
         Some(Verdict::Return { why }) => words.push(format!("RETURN ({why})")),
         Some(Verdict::Gone) => words.push("GONE".to_owned()),
         None => {}
@@ -313,12 +315,12 @@ fn situations() {
             "[1], drain 2 NotNeeded",
         ),
         (
-            "but not before the place is filled",
+            "even while the place is empty: what was left or given up answers no more",
             1,
             Some(1),
             None,
             "2.0 ready 9",
-            "[1], start 1.0 #0",
+            "[], start 1.0 #0, drain 1 NotNeeded",
         ),
         (
             "draining takes its time",
@@ -446,11 +448,72 @@ fn situations() {
             Some(1),
             Some(2),
             "1.0 ready 9, 1.1 ready 9, 1.2 ready 9, 2.0 ready 9, 2.1 exited 9",
-            "RETURN (web ended with exit code 1), [1 2 3 4], start 1.3 #0",
+            "RETURN (web ended with exit code 1), [1 2 3 4], start 1.3 #0, look in 1m",
         ),
         ("first rollout", 1, None, Some(1), "1.0 ready 9", "PROMOTE, [1]"),
     ] {
         assert_eq!(answer(&scene(count, serving, to, instances)), expected, "{title}");
+    }
+}
+
+#[test]
+fn a_return_is_over_when_nothing_else_may_answer() {
+    for (title, since_s, instances, expected) in [
+        (
+            "what is given up stands in for what is on its way",
+            9,
+            "1.0 ready 9, 1.1 starting 9, 2.0 ready 9",
+            "[1 3], run 2, look in 21s",
+        ),
+        (
+            "not when that has come",
+            9,
+            "1.0 ready 9, 1.1 ready 9, 2.0 ready 9",
+            "[1 2], drain 3 NotNeeded",
+        ),
+        (
+            "nor when it will not come",
+            9,
+            "1.0 ready 9, 1.1 exited 9 3, 2.0 ready 9",
+            "[1], start 1.1 #4, drain 3 NotNeeded",
+        ),
+        (
+            "nor for ever",
+            60,
+            "1.0 ready 9, 1.1 starting 9, 2.0 ready 9",
+            "[1], run 2, drain 3 NotNeeded, look in 21s",
+        ),
+        (
+            "then it is over",
+            60,
+            "1.0 ready 9, 1.1 starting 9, 2.0 draining 9",
+            "RETURNED, [1], run 2, look in 21s",
+        ),
+        (
+            "or before",
+            9,
+            "1.0 ready 9, 1.1 ready 9, 2.0 draining 9",
+            "RETURNED, [1 2], look in 21s",
+        ),
+        (
+            "not while what serves is on its way",
+            9,
+            "1.0 ready 9, 1.1 starting 9, 2.0 draining 9",
+            "[1], run 2, look in 21s",
+        ),
+    ] {
+        let mut scene = scene(2, Some(1), Some(2), instances);
+        let rollout = scene.app.rollout.as_mut().expect("a rollout");
+        rollout.returning = Some(Returning {
+            since: Timestamp::from_ms(NOW - since_s * 1000),
+            failure: Failure {
+                code: "release_rejected".to_owned(),
+                message: "it crashed".to_owned(),
+                next_step: String::new(),
+                log_tail: Vec::new(),
+            },
+        });
+        assert_eq!(answer(&scene), expected, "{title}");
     }
 }
 
@@ -663,7 +726,7 @@ fn recreate_ends_the_old_first() {
         (
             "a bad one has to end before the old one comes back",
             "1.0 exited 9, 2.0 starting 30",
-            "RETURN (web did not get ready within 30s), [], stop 2 NotNeeded",
+            "RETURN (web did not get ready within 30s), [], stop 2 NotNeeded, look in 1m",
         ),
     ] {
         assert_eq!(

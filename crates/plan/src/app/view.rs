@@ -53,6 +53,9 @@ pub(super) enum Mutant {
     NoLastResort,
     UnreadyBesideReady,
     BlameLost,
+    ReturnEarly,
+    ReturnForEver,
+    ServeGivenUp,
 }
 
 #[cfg(test)]
@@ -84,6 +87,10 @@ pub(super) struct View<'a> {
     pub(super) held_back: BTreeSet<InstanceId>,
     /// The part of the requests that goes to the instances of the rollout.
     pub(super) trial: Option<Share>,
+    /// Nothing of the rollout is to stand in for what serves any more.
+    pub(super) is_given_up: bool,
+    /// What serves lacks instances that are on their way.
+    pub(super) is_short: bool,
     pub(super) spec: Option<ReleaseId>,
     pub(super) why: Vec<Why>,
     pub(super) looks: BTreeSet<Timestamp>,
@@ -122,6 +129,8 @@ impl<'a> View<'a> {
             retired: BTreeMap::new(),
             held_back: BTreeSet::new(),
             trial: None,
+            is_given_up: false,
+            is_short: false,
             spec: None,
             why: Vec::new(),
             looks: BTreeSet::new(),
