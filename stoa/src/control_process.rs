@@ -20,7 +20,8 @@ use crate::{Failure, chain, logging};
 
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     logging::start();
-    let [data, domain, http_port] = arguments else {
+    // A warden of before `--api-rate` gives one fewer.
+    let [data, domain, http_port, rest @ ..] = arguments else {
         return Err(Failure::lasting("control is started by stoa up", "stoa up"));
     };
     let failed = |cause: &dyn std::error::Error| {
@@ -63,7 +64,13 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
     control::people::found(&control).map_err(refused)?;
     welcome(&control, &api).map_err(refused)?;
-    serve(&control, api, &places)
+    let rate = rest.first().and_then(|rate| rate.to_str()?.parse().ok());
+    let about = server::About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        listeners: listeners(&places),
+        requests_per_minute: rate.unwrap_or(server::REQUESTS_PER_MINUTE),
+    };
+    serve(&control, api, about, &places)
 }
 
 fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
@@ -149,7 +156,12 @@ fn welcome(control: &Control, api: &TcpListener) -> Result<(), control::ControlE
 }
 
 /// Reconciles and serves until it is ended. Ending it at any point is safe, so no signal is caught.
-fn serve(control: &Arc<Control>, api: TcpListener, places: &Places) -> Result<ExitCode, Failure> {
+fn serve(
+    control: &Arc<Control>,
+    api: TcpListener,
+    about: server::About,
+    places: &Places,
+) -> Result<ExitCode, Failure> {
     let failed =
         |cause: &dyn std::error::Error| Failure::new(chain(cause), "read the message above; then: stoa up");
     let reconciler = Reconciler::new(Arc::clone(control));
@@ -167,10 +179,6 @@ fn serve(control: &Arc<Control>, api: TcpListener, places: &Places) -> Result<Ex
         Ok(()) | Err(_) => {}
     }
     let local = UnixListener::bind(&socket).map_err(|cause| failed(&cause))?;
-    let about = server::About {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        listeners: listeners(places),
-    };
     let running = server::start(api, local, Arc::clone(control), about).map_err(|cause| failed(&cause))?;
     running.join();
     Err(Failure::new("the API ended", "see the log above"))

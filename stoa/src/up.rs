@@ -39,7 +39,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     }
     let adopted = places.clone();
     let (described, told) = (places.clone(), places.clone());
-    let (domain, threads) = (args.domain.clone(), args.threads);
+    let (domain, threads, rate) = (args.domain.clone(), args.threads, args.api_rate);
     let options = warden::Options {
         data_dir: places.data.clone(),
         sockets: vec![
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
             },
         ],
         adopt: Box::new(move || adopt(&adopted.edge_socket())),
-        children: Box::new(move |bound| children(&described, bound, &domain, threads)),
+        children: Box::new(move |bound| children(&described, bound, &domain, threads, rate)),
         upgrades: takeover::upgrades(&places),
         report: Box::new(move |event| {
             report(event);
@@ -98,7 +98,7 @@ fn adopt(socket: &Path) -> Option<Vec<(String, std::os::fd::OwnedFd)>> {
     edge::control::Client::connect(socket).ok()?.handover().ok()
 }
 
-fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usize>) -> Vec<Child> {
+fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usize>, rate: u32) -> Vec<Child> {
     let address = |name: &str| bound.iter().find(|one| one.name == name).map(|one| one.address);
     let http_port = address("http").map_or(80, |address| address.port());
     let listeners = serde_json::json!({
@@ -114,7 +114,8 @@ fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usiz
     let mut edge = Child::of_this_binary("edge", &["__edge", &data, &threads]);
     edge.sockets = vec!["http".to_owned(), "https".to_owned()];
     edge.replaced = Replaced::WhileItServes;
-    let mut control = Child::of_this_binary("control", &["__control", &data, domain, &http_port.to_string()]);
+    let (http_port, rate) = (http_port.to_string(), rate.to_string());
+    let mut control = Child::of_this_binary("control", &["__control", &data, domain, &http_port, &rate]);
     control.sockets = vec!["api".to_owned()];
     vec![edge, control]
 }

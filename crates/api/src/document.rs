@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value, json};
 
 use crate::endpoint::{Answer, Body, Endpoint, Need, Query, QueryKind, Shape};
-use crate::endpoints;
+use crate::operations::DRY_RUN_MEDIA_TYPE;
 use crate::problem::PROBLEM_MEDIA_TYPE;
+use crate::{endpoints, examples};
 
 /// The document.
 #[must_use]
@@ -47,6 +48,7 @@ fn make() -> Value {
     let mut schemas = BTreeMap::new();
     collect(crate::endpoint::shape_of::<crate::Problem>(), &mut schemas);
     collect(crate::endpoint::shape_of::<crate::Frame>(), &mut schemas);
+    collect(crate::endpoint::shape_of::<crate::DryRun>(), &mut schemas);
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for endpoint in endpoints::ALL {
         for shape in shapes(endpoint) {
@@ -57,8 +59,9 @@ fn make() -> Value {
             .or_default()
             .insert(endpoint.method.as_str().to_ascii_lowercase(), operation(endpoint));
     }
-    for schema in schemas.values_mut() {
+    for (name, schema) in &mut schemas {
         close_variants(schema);
+        examples::add(name, schema);
     }
     json!({
         "openapi": "3.1.0",
@@ -95,7 +98,7 @@ fn shapes(endpoint: &Endpoint) -> Vec<Shape> {
     let answers = endpoint.answers.iter().filter_map(|answer| match answer {
         Answer::Json(_, shape) | Answer::Tagged(_, shape) | Answer::Events(shape) => Some(*shape),
         Answer::Accepted => Some(crate::endpoint::shape_of::<crate::Operation>()),
-        Answer::Text | Answer::AnyJson | Answer::Empty | Answer::Upgrade => None,
+        Answer::Text | Answer::Page(_) | Answer::AnyJson | Answer::Empty | Answer::Upgrade => None,
     });
     body.into_iter().chain(answers).collect()
 }
@@ -133,7 +136,7 @@ fn operation(endpoint: &Endpoint) -> Value {
     });
     let parameters: Vec<Value> = path_parameters(endpoint)
         .chain(header_parameters(endpoint))
-        .chain(endpoint.query.iter().map(query_parameter))
+        .chain(endpoint.queries().map(query_parameter))
         .collect();
     if !parameters.is_empty() {
         operation["parameters"] = json!(parameters);
@@ -143,7 +146,8 @@ fn operation(endpoint: &Endpoint) -> Value {
         Body::Json(shape) => operation["requestBody"] = json_body(shape, true),
         Body::OptionalJson(shape) => operation["requestBody"] = json_body(shape, false),
         Body::Archive => {
-            let bytes = json!({"schema": {"type": "string", "contentMediaType": "application/octet-stream"}});
+            // The format is for generators that know it from OpenAPI 3.0 and would take the archive for text.
+            let bytes = json!({"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}});
             operation["requestBody"] = json!({
                 "required": true,
                 "description": "The archive.",
@@ -190,8 +194,9 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             "token" | "operation" | "instance" => format!("Id of the {name}."),
             _ => format!("Name or id of the {name}."),
         };
+        let schema = path_schema(name);
         json!({"name": name, "in": "path", "required": true, "description": about,
-            "schema": path_schema(name)})
+            "example": examples::of_parameter(name, &schema), "schema": schema})
     })
 }
 
@@ -205,14 +210,16 @@ fn path_schema(name: &str) -> Value {
 fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
     let key = (endpoint.method == crate::Method::Post && endpoint.need != Need::Nothing && is_repeatable(endpoint))
         .then(|| {
+            let schema = json!({"type": "string", "pattern": "^[!-~]{1,200}$"});
             json!({"name": "Idempotency-Key", "in": "header", "required": false,
                 "description": "Send the same key again to get the first answer again instead of a second effect; kept 24 hours.",
-                "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"}})
+                "example": examples::of_parameter("Idempotency-Key", &schema), "schema": schema})
         });
     let condition = endpoint.is_conditional.then(|| {
+        let schema = json!({"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"});
         json!({"name": "If-Match", "in": "header", "required": false,
             "description": "The `ETag` you have seen: 412 when it was changed meanwhile.",
-            "schema": {"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"}})
+            "example": examples::of_parameter("If-Match", &schema), "schema": schema})
     });
     key.into_iter().chain(condition)
 }
@@ -232,7 +239,8 @@ fn query_parameter(query: &Query) -> Value {
         QueryKind::Form(pattern) => json!({"type": "string", "pattern": pattern}),
         QueryKind::Duration => json!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"}),
     };
-    json!({"name": query.name, "in": "query", "required": false, "description": query.about, "schema": schema})
+    json!({"name": query.name, "in": "query", "required": false, "description": query.about,
+        "example": examples::of_parameter(query.name, &schema), "schema": schema})
 }
 
 fn json_body(shape: Shape, required: bool) -> Value {
@@ -250,6 +258,10 @@ fn responses(endpoint: &Endpoint) -> Value {
         let entry = responses.entry(status.to_string()).or_insert_with(|| json!({}));
         merge(entry, response);
     }
+    if endpoint.is_mutation() && !endpoint.foretells {
+        let entry = responses.entry("200".to_owned()).or_insert_with(|| json!({}));
+        merge(entry, dry_run_response());
+    }
     for class in ["4XX", "5XX"] {
         responses.insert(
             class.to_owned(),
@@ -257,6 +269,12 @@ fn responses(endpoint: &Endpoint) -> Value {
         );
     }
     json!(responses)
+}
+
+/// Under a media type of its own, so that it is never taken for the answer to the request itself.
+fn dry_run_response() -> Value {
+    json!({"description": "With `dry_run`: what would change.",
+        "content": {DRY_RUN_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/DryRun"}}}})
 }
 
 /// Two answers with one status differ by media type: their `content` is united.
@@ -304,6 +322,10 @@ fn response(answer: &Answer) -> (u16, Value) {
         Answer::Text => (
             200,
             json!({"description": "Done.", "content": {"text/plain": text}}),
+        ),
+        Answer::Page(media_type) => (
+            200,
+            json!({"description": "Done.", "content": {*media_type: text}}),
         ),
         Answer::AnyJson => (
             200,

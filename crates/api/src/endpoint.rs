@@ -94,6 +94,8 @@ pub enum Answer {
     Events(Shape),
     /// Lines of text.
     Text,
+    /// A page for people, or a part of one, of that media type.
+    Page(&'static str),
     /// JSON of any form.
     AnyJson,
     /// 204.
@@ -153,7 +155,17 @@ pub struct Endpoint {
     pub answers: &'static [Answer],
     /// Whether it heeds `If-Match`.
     pub is_conditional: bool,
+    /// Whether it has an answer of its own to `dry_run`, which says more than what rows would change.
+    pub foretells: bool,
 }
+
+/// What whatever changes something takes.
+const DRY_RUN: Query = Query {
+    name: "dry_run",
+    about: "Only check the request, for values and rights, and say what it would do: nothing is changed, and an \
+            `Idempotency-Key` is left unused.",
+    kind: QueryKind::Boolean,
+};
 
 impl Endpoint {
     pub(crate) const fn new(
@@ -175,6 +187,7 @@ impl Endpoint {
             body: Body::None,
             answers: &[],
             is_conditional: false,
+            foretells: false,
         }
     }
     pub(crate) const fn about(mut self, summary: &'static str, description: &'static str) -> Self {
@@ -206,6 +219,23 @@ impl Endpoint {
     pub(crate) const fn conditional(mut self) -> Self {
         self.is_conditional = true;
         self
+    }
+
+    pub(crate) const fn foretelling(mut self) -> Self {
+        self.foretells = true;
+        self
+    }
+
+    /// Whether it may change something.
+    #[must_use]
+    pub fn is_mutation(&self) -> bool {
+        self.method != Method::Get
+    }
+
+    /// Parameters of the query: its own, and what all of its kind take.
+    pub fn queries(&self) -> impl Iterator<Item = &Query> {
+        let derived = self.is_mutation().then_some(&DRY_RUN);
+        self.query.iter().chain(derived)
     }
 
     /// The address with its parameters filled in, in the order of the path, each escaped.

@@ -4,7 +4,7 @@
 
 use model::Action::{Administer, Configure, Deploy, Manage, Read, ReadSecrets};
 
-use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Text, Upgrade};
+use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Page, Text, Upgrade};
 use crate::endpoint::Method::{Delete, Get, Patch, Post, Put};
 use crate::endpoint::Need::{Credential, Nothing, Right};
 use crate::endpoint::{Endpoint, Query, QueryKind, events, json, query, tagged, text};
@@ -74,11 +74,6 @@ const LOGS: &[Query] = &[
         "Keep the event stream open for new lines.",
     ),
 ];
-const DRY_RUN: &[Query] = &[query(
-    "dry_run",
-    QueryKind::Boolean,
-    "Only say what would be done.",
-)];
 const OPERATION_LOG: &[Query] = &[
     query(
         "since",
@@ -181,7 +176,7 @@ endpoints! {
         "List releases" "Newest first.", query(PAGES), gives(&[json::<crate::ReleasePage>(200)]);
     RELEASE_CREATE = "release_create" Post place!("/apps/{app}/releases"), "releases", Right(Deploy);
         "Make a release and move the app to it" "Builds when needed, runs the release job, starts instances, checks them, switches the routes at once and drains the old instances. When anything fails before the switch, the old release stays and the operation says why (`release_rejected`). With `dry_run` it answers 200 and what it would do instead.",
-        takes::<crate::CreateRelease>(), query(DRY_RUN), gives(&[json::<crate::ReleasePlan>(200), Accepted]);
+        takes::<crate::CreateRelease>(), foretelling(), gives(&[json::<crate::ReleasePlan>(200), Accepted]);
     RELEASE_VIEW = "release_view" Get place!("/apps/{app}/releases/{release}"), "releases", Right(Read);
         "Show a release" "By name (`v3`) or id.", gives(&[json::<crate::Release>(200)]);
     APP_ROLLBACK = "app_rollback" Post place!("/apps/{app}/rollback"), "releases", Right(Deploy);
@@ -246,6 +241,11 @@ endpoints! {
         "Read metrics" "In the text form of Prometheus.", gives(&[Text]);
     DOCUMENT = "document_view" Get "/openapi.json", "installation", Nothing;
         "Get this document" "", gives(&[AnyJson]);
+    REFERENCE = "reference_view" Get "/docs", "installation", Nothing;
+        "Read this document as a page" "Made from it; without scripts, and nothing in it comes from elsewhere.",
+        gives(&[Page("text/html")]);
+    REFERENCE_STYLE = "reference_style_view" Get "/docs/style.css", "installation", Nothing;
+        "Get the style of that page" "", gives(&[Page("text/css")]);
     MANIFEST_SCHEMA = "manifest_schema_view" Get "/schema/stoa-1.json", "installation", Nothing;
         "Get the JSON Schema of stoa.toml" "Draft-07, for editors: name its address in a first line `#:schema ADDRESS`.",
         gives(&[AnyJson]);

@@ -9,6 +9,7 @@ pub mod databases;
 pub mod document;
 pub mod endpoint;
 pub mod endpoints;
+pub mod examples;
 pub mod exec;
 pub mod images;
 pub mod installation;
@@ -17,11 +18,15 @@ pub mod page;
 pub mod people;
 pub mod places;
 pub mod problem;
+pub mod reference;
 pub mod releases;
 pub mod validate;
 
 /// Where control listens for root on the host, below the data directory.
 pub const LOCAL_SOCKET: &str = "run/api.sock";
+/// Requests that one credential may send in a minute, unless `stoa up` is told otherwise: far above what people, pipelines
+/// and a console do, and a tenth of what would keep a small machine busy with nothing else.
+pub const REQUESTS_PER_MINUTE: u32 = 60_000;
 /// Where `stoa up` listens for the API by default.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7070";
 

@@ -6,6 +6,9 @@ use utoipa::ToSchema;
 
 use crate::page::pages;
 
+/// The media type of what a dry run answers, unless the endpoint has a plan of its own.
+pub const DRY_RUN_MEDIA_TYPE: &str = "application/vnd.stoa.dry-run+json";
+
 /// Where an operation stands. The last three are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -104,6 +107,30 @@ pub struct OperationLog {
     pub position: u64,
     /// Whether nothing more will come.
     pub settled: bool,
+}
+
+/// What a request would do, told by `dry_run`. Nothing of it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRun {
+    /// The HTTP status of the answer without `dry_run`.
+    #[schema(minimum = 100, maximum = 299)]
+    pub status: u16,
+    /// What it would change at once, in order. What an operation would do after that is not in it.
+    pub changes: Vec<DryRunChange>,
+}
+
+/// Something that would change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DryRunChange {
+    /// Kind of the thing, for example `app` or `operation`.
+    pub kind: String,
+    /// Its id; absent for what would only then come to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its name, for an operation what it does; empty for what has none.
+    pub name: String,
+    /// What would happen to it: `insert`, `update` (what is wanted), `status` (what is seen) or `delete`.
+    pub change: String,
 }
 
 pages! {

@@ -385,6 +385,7 @@ mod tests {
             "format",
             "propertyNames",
             "default",
+            "examples",
         ];
         fn walk(schema: &Value) {
             let Some(keywords) = schema.as_object() else {

@@ -76,6 +76,9 @@ pub struct UpArgs {
     /// Apps without a host of their own answer at APP.DOMAIN.
     #[arg(long, default_value = "localhost", value_name = "DOMAIN", value_parser = domain)]
     pub domain: String,
+    /// Requests to the API that one credential may send in a minute; 0: as many as it likes.
+    #[arg(long, default_value_t = api::REQUESTS_PER_MINUTE, value_name = "N")]
+    pub api_rate: u32,
     /// Threads of the edge; without it, one for each processor.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

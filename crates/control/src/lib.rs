@@ -18,6 +18,7 @@ pub mod people;
 #[doc(hidden)]
 pub mod planted;
 pub mod reconcile;
+pub mod rehearsal;
 pub mod releases;
 pub mod routes;
 pub mod secrets;

@@ -62,6 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let about = server::About {
         version: "door".to_owned(),
         listeners: std::collections::BTreeMap::new(),
+        requests_per_minute: server::REQUESTS_PER_MINUTE,
     };
     let running = server::start(tcp, local, Arc::clone(&control), about)?;
     let stop = AtomicBool::new(false);

@@ -3,12 +3,15 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION,
+};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
 
+use crate::rate::Standing;
 use crate::refusal::Refusal;
 use crate::stream::Events;
 
@@ -27,8 +30,8 @@ pub(crate) enum Reply {
     },
     /// 204.
     Empty,
-    /// Text, as metrics are.
-    Text(String),
+    /// Anything else that is whole: text, a document.
+    Whole { media_type: &'static str, body: Vec<u8> },
     /// An event stream.
     Events(Events),
 }
@@ -64,6 +67,21 @@ impl Reply {
         Ok(reply)
     }
 
+    /// Of another media type than plain JSON.
+    pub(crate) fn typed(body: &impl Serialize, media_type: &'static str) -> Result<Self, Refusal> {
+        let body = serde_json::to_vec(body).map_err(|why| Refusal::internal(why.to_string()))?;
+        Ok(Self::Whole { media_type, body })
+    }
+
+    /// The HTTP status it has.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Json { status, .. } => *status,
+            Self::Empty => 204,
+            Self::Whole { .. } | Self::Events(_) => 200,
+        }
+    }
+
     pub(crate) fn into_response(self) -> Response<Outgoing> {
         match self {
             Self::Json {
@@ -86,7 +104,7 @@ impl Reply {
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 response
             }
-            Self::Text(text) => whole(200, "text/plain; version=0.0.4; charset=utf-8", text.into_bytes()),
+            Self::Whole { media_type, body } => whole(200, media_type, body),
             Self::Events(events) => {
                 let mut response = Response::new(events.into_body());
                 insert(&mut response, CONTENT_TYPE, "text/event-stream");
@@ -111,9 +129,17 @@ pub(crate) fn refused(refusal: &Refusal, request_id: &str) -> Response<Outgoing>
     response
 }
 
+/// A browser that is made to show an answer may load our style for it, and do nothing else with it.
+const POLICY: &str =
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// What every answer says.
-pub(crate) fn seal(response: &mut Response<Outgoing>, request_id: &str) {
+pub(crate) fn seal(response: &mut Response<Outgoing>, request_id: &str, standing: Option<&Standing>) {
+    for (name, value) in standing.iter().flat_map(|standing| standing.headers()) {
+        insert(response, HeaderName::from_static(name), &value);
+    }
     insert(response, HeaderName::from_static("x-request-id"), request_id);
+    insert(response, CONTENT_SECURITY_POLICY, POLICY);
     insert(response, CACHE_CONTROL, "no-store");
     insert(
         response,

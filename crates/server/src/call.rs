@@ -86,6 +86,11 @@ impl Call {
         self.query(name) == Some("true")
     }
 
+    /// Whether nothing may come of it.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.endpoint.is_mutation() && self.is_set("dry_run")
+    }
+
     pub(crate) fn duration(&self, name: &str) -> Option<Duration> {
         self.query(name)?.parse::<Millis>().ok().map(Millis::as_duration)
     }
@@ -102,7 +107,7 @@ pub(crate) fn check_query(endpoint: &Endpoint, query: &[(String, String)]) -> Ve
                 message,
             });
         };
-        let Some(known) = endpoint.query.iter().find(|known| known.name == name) else {
+        let Some(known) = endpoint.queries().find(|known| known.name == name) else {
             refuse(match name.as_str() {
                 "token" | "access_token" | "api_key" => {
                     "a credential never belongs into an address; send it as Authorization: Bearer".to_owned()

@@ -39,7 +39,7 @@ const GLANCE: Timespec = Timespec {
 /// After the program's end its children may hold the pipes open; what comes later than this is not waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub(crate) fn of_instance(call: &Call) -> Result<ExecStreams, Refusal> {
+pub(crate) fn of_instance(call: &Call) -> Result<Option<ExecStreams>, Refusal> {
     let body: api::Exec = call.needed_body()?;
     let argv = if body.command.is_empty() {
         vec!["/bin/sh".to_owned()]
@@ -65,7 +65,7 @@ pub(crate) fn of_instance(call: &Call) -> Result<ExecStreams, Refusal> {
     )?)
 }
 
-pub(crate) fn of_database(call: &Call) -> Result<ExecStreams, Refusal> {
+pub(crate) fn of_database(call: &Call) -> Result<Option<ExecStreams>, Refusal> {
     let body: api::Exec = call.needed_body()?;
     let terminal = body.terminal.map(|size| (size.rows, size.columns));
     let (place, database) = (call.place()?, call.parameter("database")?);

@@ -59,11 +59,30 @@ pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
         // What control itself counted is worth telling even while the edge restarts.
         Err(why) => tracing::warn!(why, "the edge did not tell its counters"),
     }
-    Ok(Reply::Text(text))
+    Ok(Reply::Whole {
+        media_type: "text/plain; version=0.0.4; charset=utf-8",
+        body: text.into_bytes(),
+    })
 }
 
 pub(crate) fn document(_: &Call) -> Result<Reply, Refusal> {
     Reply::ok(api::document::document())
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
+pub(crate) fn reference(_: &Call) -> Result<Reply, Refusal> {
+    Ok(Reply::Whole {
+        media_type: "text/html; charset=utf-8",
+        body: api::reference::page().as_bytes().to_vec(),
+    })
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
+pub(crate) fn reference_style(_: &Call) -> Result<Reply, Refusal> {
+    Ok(Reply::Whole {
+        media_type: "text/css; charset=utf-8",
+        body: api::reference::STYLE.as_bytes().to_vec(),
+    })
 }
 
 pub(crate) fn manifest_schema(_: &Call) -> Result<Reply, Refusal> {

@@ -10,6 +10,7 @@ mod apps;
 mod body;
 mod call;
 mod databases;
+mod dry_run;
 mod exec;
 mod idempotency;
 mod images;
@@ -20,6 +21,7 @@ mod operations;
 mod pages;
 mod people;
 mod places;
+mod rate;
 mod refusal;
 mod releases;
 mod request;
@@ -30,6 +32,7 @@ mod upload;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use api::REQUESTS_PER_MINUTE;
 pub use listen::{Running, start};
 
 /// What the door needs to know besides control.
@@ -38,6 +41,8 @@ pub struct About {
     pub version: String,
     /// Addresses by name, for people: `api`, `http`, `https`.
     pub listeners: BTreeMap<String, String>,
+    /// Requests that one credential may send in a minute; 0: as many as it likes.
+    pub requests_per_minute: u32,
 }
 
 /// What all requests share.
@@ -46,4 +51,5 @@ pub(crate) struct Shared {
     pub(crate) about: About,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) limits: listen::Limits,
+    pub(crate) rates: Arc<rate::Rates>,
 }

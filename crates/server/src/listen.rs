@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::metrics::Metrics;
+use crate::rate::Rates;
 use crate::{About, Shared, request};
 
 /// Connections at once over TCP. A console opens a few, a CLI one.
@@ -112,6 +113,7 @@ pub fn start(
 ) -> io::Result<Running> {
     let shared = Arc::new(Shared {
         control,
+        rates: Arc::new(Rates::new(about.requests_per_minute)),
         about,
         metrics: Metrics::default(),
         limits: Limits::default(),

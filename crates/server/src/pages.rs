@@ -1,6 +1,7 @@
 //! Cutting a list into pages.
 //!
-//! Invariant: a page token names the last item shown, so that what is added or removed meanwhile shifts nothing.
+//! Invariants: a page token names the last item shown, so that what is added or removed meanwhile shifts nothing; it is
+//! sealed for this list and this filter, so that none is taken that we did not give for them.
 
 use api::page::PAGE_DEFAULT;
 
@@ -13,102 +14,128 @@ pub(crate) fn cut<T>(
     all: Vec<T>,
     id: impl Fn(&T) -> String,
 ) -> Result<(Vec<T>, String), Refusal> {
-    let limit = usize::try_from(call.number("limit").unwrap_or(PAGE_DEFAULT as u64)).unwrap_or(PAGE_DEFAULT);
-    let start = match call.query("page_token") {
-        None => 0,
-        Some(token) => after(token, &all, &id)?,
+    let walk = Walk::of(call)?;
+    let start = match walk.position {
+        0 => 0,
+        position => match all.iter().position(|item| id(item) == walk.from) {
+            Some(found) => found + 1,
+            // It is gone: where it would have been.
+            None => (position - 1).min(all.len()),
+        },
     };
     let total = all.len();
-    let items: Vec<T> = all.into_iter().skip(start).take(limit).collect();
+    let items: Vec<T> = all.into_iter().skip(start).take(walk.limit).collect();
     let end = start + items.len();
-    let next = match items.last() {
-        Some(last) if end < total => format!("{end}.{}", id(last)),
-        Some(_) | None => String::new(),
-    };
+    let last = items.last().filter(|_| end < total).map(id);
+    let next = last.map_or_else(String::new, |last| walk.list.token(end, &last));
     Ok((items, next))
 }
 
 /// A page of a list that the store walks itself, because it grows for ever.
-pub(crate) struct Walk {
+pub(crate) struct Walk<'c> {
     /// The item before the page; empty at the begin of the list.
     pub(crate) from: String,
     /// Most items of the page.
     pub(crate) limit: usize,
     position: usize,
+    list: List<'c>,
 }
 
-impl Walk {
+impl<'c> Walk<'c> {
     /// As asked for.
-    pub(crate) fn of(call: &Call) -> Result<Self, Refusal> {
+    pub(crate) fn of(call: &'c Call) -> Result<Self, Refusal> {
         let limit =
             usize::try_from(call.number("limit").unwrap_or(PAGE_DEFAULT as u64)).unwrap_or(PAGE_DEFAULT);
+        let list = List(call);
         let (position, from) = match call.query("page_token") {
             None => (0, String::new()),
-            Some(token) => named(token)?,
+            Some(token) => list.read(token).ok_or_else(|| {
+                Refusal::field("?page_token", "is not the next_page of a page of this list")
+            })?,
         };
         Ok(Self {
             from,
             limit,
             position,
+            list,
         })
     }
 
     /// The token of the page after this one, which showed so many and ends with `last` if there are more.
     pub(crate) fn next(&self, shown: usize, last: Option<String>) -> String {
-        last.map_or_else(String::new, |last| format!("{}.{last}", self.position + shown))
+        last.map_or_else(String::new, |last| self.list.token(self.position + shown, &last))
     }
 }
 
-/// The position and the item that a token names. Its form is that of the document, for every list.
-fn named(token: &str) -> Result<(usize, String), Refusal> {
-    let read = || {
-        let (position, last) = token.split_once('.')?;
-        let is_number = !position.starts_with('0') && position.bytes().all(|byte| byte.is_ascii_digit());
-        let is_item = (1..=200).contains(&last.len()) && last.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        let position = position
-            .parse()
-            .ok()
-            .filter(|_| is_number && position.len() <= 15)?;
-        is_item.then(|| (position, last.to_owned()))
-    };
-    read().ok_or_else(|| Refusal::field("?page_token", "is not the next_page of a page of this list"))
+/// What a token is sealed for: an endpoint, what its path names, and its filters.
+struct List<'c>(&'c Call);
+
+impl List<'_> {
+    fn texts<'t>(&'t self, position: &'t str, last: &'t str) -> Vec<&'t str> {
+        let mut filters: Vec<(&str, &str)> = self
+            .0
+            .query
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !matches!(*name, "limit" | "page_token"))
+            .collect();
+        filters.sort_unstable();
+        let mut texts = vec![self.0.endpoint.id, position, last];
+        texts.extend(self.0.parameters.iter().map(|(_, value)| value.as_str()));
+        texts.extend(filters.iter().flat_map(|(name, value)| [*name, *value]));
+        texts
+    }
+
+    fn token(&self, position: usize, last: &str) -> String {
+        let position = position.to_string();
+        let mark = self.0.control().store.mark(PURPOSE, &self.texts(&position, last));
+        let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{position}.{last}~{mark}")
+    }
+
+    fn read(&self, token: &str) -> Option<(usize, String)> {
+        let (position, last, mark) = parts(token)?;
+        let is_ours = self
+            .0
+            .control()
+            .store
+            .is_mark(PURPOSE, &self.texts(position, last), &mark);
+        is_ours.then(|| Some((position.parse().ok()?, last.to_owned())))?
+    }
 }
 
-/// Where the item named by a token ends; where it would have been when it is gone.
-fn after<T>(token: &str, all: &[T], id: &impl Fn(&T) -> String) -> Result<usize, Refusal> {
-    let (position, last) = named(token)?;
-    match all.iter().position(|item| id(item) == last) {
-        Some(found) => Ok(found + 1),
-        None if position > 0 => Ok((position - 1).min(all.len())),
-        None => Err(Refusal::field(
-            "?page_token",
-            "is not the next_page of a page of this list",
-        )),
-    }
+const PURPOSE: &str = "page token 1";
+
+/// Position, item and seal of a token.
+fn parts(token: &str) -> Option<(&str, &str, Vec<u8>)> {
+    let (position, rest) = token.split_once('.')?;
+    let (last, mark) = rest.rsplit_once('~')?;
+    let is_hex = mark.len() == 32 && mark.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = |at: usize| u8::from_str_radix(mark.get(at..at + 2)?, 16).ok();
+    let mark = (0..32).step_by(2).map(digits).collect::<Option<Vec<u8>>>();
+    mark.filter(|_| is_hex).map(|mark| (position, last, mark))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::parts;
 
     #[test]
     fn a_token_has_one_form() {
-        for (token, fits) in [
-            ("1.v1", true),
-            ("999999999999999.sha256:ab cd", true),
-            ("0.v1", false),
-            ("01.v1", false),
-            ("+1.v1", false),
-            ("1000000000000000.v1", false),
-            ("1.", false),
-            (".v1", false),
-            ("1", false),
-            ("", false),
-            ("1.\u{e9}", false),
-            ("1.a\n", false),
+        let mark = "0123456789abcdef0123456789abcdef";
+        let whole = format!("12.a~b.c~{mark}");
+        let (position, last, bytes) = parts(&whole).expect("a token");
+        assert_eq!((position, last, bytes.len(), bytes[1]), ("12", "a~b.c", 16, 0x23));
+        for bad in [
+            String::new(),
+            "1.v1".to_owned(),
+            format!("1~{mark}"),
+            format!("1.v1~{}", &mark[1..]),
+            format!("1.v1~{}", mark.to_uppercase()),
+            format!("1.v1~{}\u{e9}\u{e9}", &mark[4..]),
+            format!("1.v1~{mark} "),
         ] {
-            assert_eq!(named(token).is_ok(), fits, "{token:?}");
+            assert!(parts(&bad).is_none(), "{bad:?}");
         }
-        assert!(named(&format!("1.{}", "a".repeat(201))).is_err());
     }
 }

@@ -65,27 +65,12 @@ pub(crate) fn token_delete(call: &Call) -> Result<Reply, Refusal> {
 }
 
 pub(crate) fn audit_list(call: &Call) -> Result<Reply, Refusal> {
-    let limit = usize::try_from(call.number("limit").unwrap_or(100)).unwrap_or(100);
-    let before =
-        match call.query("page_token") {
-            None => None,
-            Some(token) => {
-                let number = token
-                    .split_once('.')
-                    .filter(|(n, same)| n == same)
-                    .unwrap_or_default()
-                    .0
-                    .parse::<u64>();
-                Some(number.map_err(|_| {
-                    Refusal::field("?page_token", "is not the next_page of a page of this list")
-                })?)
-            }
-        };
-    let found = control::audit::list(call.control(), call.actor()?, before, limit)?;
-    let next_page = match found.last() {
-        Some(last) if found.len() == limit && last.seq > 1 => format!("{0}.{0}", last.seq),
-        Some(_) | None => String::new(),
-    };
+    let walk = pages::Walk::of(call)?;
+    let found = control::audit::list(call.control(), call.actor()?, walk.from.parse().ok(), walk.limit)?;
+    let last = found
+        .last()
+        .filter(|last| found.len() == walk.limit && last.seq > 1);
+    let next_page = walk.next(found.len(), last.map(|last| last.seq.to_string()));
     let rows = found.into_iter().map(|record| {
         let body = serde_json::to_value(&record.body).unwrap_or_default();
         let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();

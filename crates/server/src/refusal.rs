@@ -133,6 +133,32 @@ impl Refusal {
         refusal
     }
 
+    /// A credential asked too often.
+    pub(crate) fn too_often(wait_s: u64) -> Self {
+        let mut refusal = Self::new(
+            429,
+            "rate_limited",
+            "too many requests with this credential, or without one, in the last minute",
+            format!(
+                "wait {wait_s} s, then send it again; watch /v1/events instead of asking again and again"
+            ),
+        );
+        refusal.0.header = Some(("retry-after", wait_s.to_string()));
+        refusal
+    }
+
+    /// A credential keeps too many event streams open.
+    pub(crate) fn too_many_streams(most: u32) -> Self {
+        let mut refusal = Self::new(
+            429,
+            "rate_limited",
+            format!("this credential has {most} event streams open already"),
+            "close those that nobody reads, then open it again",
+        );
+        refusal.0.header = Some(("retry-after", "5".to_owned()));
+        refusal
+    }
+
     pub(crate) fn not_ready() -> Self {
         Self::new(
             503,
@@ -302,6 +328,7 @@ mod tests {
             "too_large",
             "too_slow",
             "busy",
+            "rate_limited",
             "not_ready",
             "upgrade_required",
             "key_reused",

@@ -1,6 +1,6 @@
 //! One request, from head to answer: route, authenticate, authorise, body, act.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use api::endpoint::{Method, Need};
@@ -14,9 +14,10 @@ use crate::answer::{self, Outgoing, Reply};
 use crate::call::{Call, check_query};
 use crate::listen::Peer;
 use crate::metrics::Metrics;
+use crate::rate::{Standing, Who};
 use crate::refusal::Refusal;
 use crate::route::{self, Found, Handler};
-use crate::{Shared, body, exec, idempotency, upload};
+use crate::{Shared, body, dry_run, exec, idempotency, upload};
 
 /// Answers one request, whatever happens.
 pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Outgoing> {
@@ -24,7 +25,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, request: Request<Inco
     let began = Instant::now();
     let method = request.method().clone();
     let mut name = "none";
-    let mut response = match phases(&shared, peer, request, &mut name).await {
+    let standing = Arc::default();
+    let mut response = match phases(&shared, peer, request, &mut name, &standing).await {
         Ok(response) => response,
         Err(refusal) => {
             if let Some(inner) = refusal.inner() {
@@ -33,7 +35,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, request: Request<Inco
             answer::refused(&refusal, &id)
         }
     };
-    answer::seal(&mut response, &id);
+    answer::seal(&mut response, &id, standing.get());
     let status = response.status().as_u16();
     shared.metrics.count(name, status);
     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -47,8 +49,15 @@ async fn phases(
     peer: Peer,
     mut request: Request<Incoming>,
     name: &mut &'static str,
+    standing: &Arc<OnceLock<Standing>>,
 ) -> Result<Response<Outgoing>, Refusal> {
-    let found = route::find(request.method(), request.uri().path())?;
+    let found = match route::find(request.method(), request.uri().path()) {
+        Ok(found) => found,
+        Err(refusal) => {
+            charge(shared, Some(&Who::Anybody(name)), standing)?;
+            return Err(refusal);
+        }
+    };
     *name = found.endpoint.id;
     let upgrade = match found.handler {
         Handler::Exec(_) => Some(hyper::upgrade::on(&mut request)),
@@ -57,10 +66,10 @@ async fn phases(
     let (head, incoming) = request.into_parts();
     let handler = found.handler;
     let mut call = {
-        let (shared, headers) = (Arc::clone(shared), head.headers.clone());
+        let (shared, headers, standing) = (Arc::clone(shared), head.headers.clone(), Arc::clone(standing));
         let query = head.uri.query().unwrap_or_default().to_owned();
         blocking(&Arc::clone(&shared), move || {
-            admit(shared, peer, found, &headers, &query)
+            admit(shared, peer, found, &headers, &query, &standing)
         })
         .await?
     };
@@ -76,7 +85,18 @@ async fn phases(
             let key = idempotency::key(call.endpoint, &head.headers)?;
             let reply = blocking(shared, move || {
                 check(&mut call, &bytes)?;
-                idempotency::once(&call, key.as_deref(), &bytes, act)
+                match call.is_dry() {
+                    true if call.endpoint.foretells => act(&call),
+                    true => dry_run::of(|| act(&call).map(|reply| reply.status())),
+                    false => idempotency::once(&call, key.as_deref(), &bytes, act),
+                }
+            });
+            Ok(reply.await?.into_response())
+        }
+        (Handler::Exec(begin), Some(_)) if call.is_dry() => {
+            let reply = blocking(shared, move || {
+                check(&mut call, &bytes)?;
+                dry_run::of(|| begin(&call).map(|_| 101))
             });
             Ok(reply.await?.into_response())
         }
@@ -87,7 +107,7 @@ async fn phases(
             let permit = exec::permit(shared)?;
             let streams = blocking(shared, move || {
                 check(&mut call, &bytes)?;
-                begin(&call)
+                begin(&call)?.ok_or_else(|| Refusal::internal("an exec that was only rehearsed"))
             });
             Ok(exec::hand_over(streams.await?, upgrade, permit))
         }
@@ -125,12 +145,20 @@ fn admit(
     found: Found,
     headers: &HeaderMap,
     query: &str,
+    standing: &OnceLock<Standing>,
 ) -> Result<Call, Refusal> {
     let token = bearer(headers)?;
-    let actor = match found.endpoint.need {
-        Need::Nothing => None,
-        Need::Credential | Need::Right(_) => Some(authenticate(&shared, peer, token.as_deref())?),
+    let asks = match found.endpoint.need {
+        Need::Nothing => Ok(None),
+        Need::Credential | Need::Right(_) => authenticate(&shared, peer, token.as_deref()).map(Some),
     };
+    let who = match &asks {
+        Ok(None) => Some(Who::Anybody(found.endpoint.id)),
+        Ok(Some(actor)) => Who::of(actor),
+        Err(_) => Some(Who::Refused),
+    };
+    charge(&shared, who.as_ref(), standing)?;
+    let actor = asks?;
     let call = Call {
         shared,
         endpoint: found.endpoint,
@@ -153,6 +181,15 @@ fn admit(
         None
     };
     Ok(Call { expected, ..call })
+}
+
+/// Counts the request; too many are refused before anything of them is done.
+fn charge(shared: &Shared, who: Option<&Who>, standing: &OnceLock<Standing>) -> Result<(), Refusal> {
+    let Some(who) = who else { return Ok(()) };
+    let (now, verdict) = shared.rates.take(who, Instant::now());
+    // Charged once for each request, so this is the first and only word.
+    let _said = now.map(|now| standing.set(now));
+    verdict
 }
 
 fn check(call: &mut Call, bytes: &[u8]) -> Result<(), Refusal> {

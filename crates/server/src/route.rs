@@ -19,7 +19,7 @@ pub(crate) enum Handler {
     /// Takes an archive.
     Upload,
     /// Starts a program and hands the connection over to it.
-    Exec(fn(&Call) -> Result<ExecStreams, Refusal>),
+    Exec(fn(&Call) -> Result<Option<ExecStreams>, Refusal>),
 }
 
 /// Every endpoint with what does it.
@@ -81,6 +81,8 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::READINESS, Handler::Act(installation::readiness)),
     (&e::METRICS, Handler::Act(installation::metrics)),
     (&e::DOCUMENT, Handler::Act(installation::document)),
+    (&e::REFERENCE, Handler::Act(installation::reference)),
+    (&e::REFERENCE_STYLE, Handler::Act(installation::reference_style)),
     (&e::MANIFEST_SCHEMA, Handler::Act(installation::manifest_schema)),
 ];
 

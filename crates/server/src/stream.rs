@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use crate::Shared;
 use crate::answer::Outgoing;
 use crate::call::Call;
+use crate::rate::{Place, Who};
 use crate::refusal::Refusal;
 
 /// Pause between two looks that found nothing: quick enough for a person who watches.
@@ -57,6 +58,7 @@ pub(crate) struct Events {
     shared: Arc<Shared>,
     token: Option<String>,
     permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Events {
@@ -65,6 +67,7 @@ impl Events {
         let permit = Arc::clone(&call.shared.limits.streams)
             .try_acquire_owned()
             .map_err(|_| Refusal::busy("event streams"))?;
+        let place = call.shared.rates.stream(call.actor.as_ref().and_then(Who::of))?;
         let first = look()?;
         Ok(Self {
             first,
@@ -72,6 +75,7 @@ impl Events {
             shared: Arc::clone(&call.shared),
             token: call.token.clone(),
             permit,
+            place,
         })
     }
 
@@ -135,7 +139,7 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
             }
         }
     }
-    drop(events.permit);
+    drop((events.permit, events.place));
 }
 
 /// A body fed by a channel.

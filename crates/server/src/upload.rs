@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::Reply;
 use crate::call::Call;
+use crate::dry_run;
 use crate::refusal::Refusal;
 use crate::request::blocking;
 
@@ -49,17 +50,24 @@ pub(crate) async fn receive(call: Call, headers: &HeaderMap, mut body: Incoming)
             chunks,
             current: Bytes::new(),
         };
-        let kept = control::uploads::receive(call.control(), call.actor()?, &call.place()?, &mut reader)?;
+        let mut keep = || -> Result<Reply, Refusal> {
+            let (actor, place) = (call.actor()?, call.place()?);
+            let row = control::uploads::receive(call.control(), actor, &place, &mut reader)?.row;
+            Reply::json(
+                201,
+                &api::Upload {
+                    id: row.id.to_string(),
+                    bytes: row.bytes,
+                    sha256: row.sha256,
+                },
+            )
+        };
+        let reply = match call.is_dry() {
+            true => dry_run::of(|| keep().map(|reply| reply.status())),
+            false => keep(),
+        };
         drop(permit);
-        let row = kept.row;
-        Reply::json(
-            201,
-            &api::Upload {
-                id: row.id.to_string(),
-                bytes: row.bytes,
-                sha256: row.sha256,
-            },
-        )
+        reply
     });
     let (kept, broken) = tokio::join!(kept, feed(&mut body, sender));
     match broken {

@@ -148,6 +148,21 @@ impl Store {
         reserve::release(&self.path)
     }
 
+    /// A seal over texts that leave Stoa and come back, a page token for example: only this store can make it.
+    pub fn mark(&self, purpose: &str, texts: &[&str]) -> [u8; 16] {
+        self.marked(purpose, texts).tag()
+    }
+
+    /// Whether that is the seal over these texts. Takes the same time for each that is not.
+    pub fn is_mark(&self, purpose: &str, texts: &[&str], mark: &[u8]) -> bool {
+        self.marked(purpose, texts).is(mark)
+    }
+
+    fn marked(&self, purpose: &str, texts: &[&str]) -> mac::Fields {
+        let begun = self.keys.integrity.seal("mark").text(purpose);
+        texts.iter().fold(begun, |fields, text| fields.text(text))
+    }
+
     /// A sealer with this store's keys.
     pub fn sealer(&self) -> &Sealer {
         &self.keys.sealer

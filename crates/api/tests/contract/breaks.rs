@@ -254,7 +254,8 @@ impl<'d> Search<'d> {
             let (was, is) = (&old[key], &new[key]);
             let is_wider = was == "int32" && is == "int64";
             let matters = match side {
-                Side::Request => !is.is_null() && !is_wider,
+                // Bytes in whatever form bind nobody.
+                Side::Request => !is.is_null() && !is_wider && is != "binary",
                 Side::Response => !was.is_null() && key != "pattern" && !(was == "int64" && is == "int32"),
             };
             if was != is && matters {

@@ -12,7 +12,7 @@ use store::{ReadTx, Versioned};
 use crate::authorize::{self, EnvPath, Scope};
 use crate::operations::{self, Accepted};
 use crate::transact::Current;
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, rehearsal};
 
 pub use branches::{branch, reset};
 pub(crate) use branches::{branches_of, joined};
@@ -326,7 +326,7 @@ pub(crate) fn tenant(id: DatabaseId) -> String {
     format!("db:{id}")
 }
 
-/// Opens an interactive or piped program in a database's instance, as its owner role.
+/// Opens an interactive or piped program in a database's instance, as its owner role. Nothing when it is only rehearsed.
 ///
 /// # Errors
 /// As the gate's; `State` when it does not run.
@@ -337,7 +337,7 @@ pub fn enter(
     name: &str,
     arguments: &[String],
     terminal: Option<(u16, u16)>,
-) -> Result<engine::ExecStreams, ControlError> {
+) -> Result<Option<engine::ExecStreams>, ControlError> {
     let instance = control.mutate(actor, "database.connect", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
         let database = scope.database(tx, name)?;
@@ -352,7 +352,11 @@ pub fn enter(
             next_step: format!("see why: stoa db info {name}"),
         })
     })?;
+    if rehearsal::is_on() {
+        rehearsal::note("session", name, "insert");
+        return Ok(None);
+    }
     let mut exec = ::databases::psql(arguments);
     exec.terminal = terminal;
-    Ok(control.engine.exec(instance.id, &exec)?)
+    Ok(Some(control.engine.exec(instance.id, &exec)?))
 }

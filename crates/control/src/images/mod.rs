@@ -5,6 +5,7 @@ use model::{Action, Actor};
 
 use crate::authorize;
 use crate::operations::{self, Accepted};
+use crate::rehearsal;
 use crate::{Control, ControlError};
 
 /// All images.
@@ -113,5 +114,9 @@ pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), Contro
     control.audited(actor, "image.delete", name, is_there())?;
     // Recorded before it is done: what was removed without a record could not be found out later.
     control.mutate(actor, "image.delete", name, |_| Ok(()))?;
+    if rehearsal::is_on() {
+        rehearsal::note("image", name, "delete");
+        return Ok(());
+    }
     Ok(control.engine.remove_image(name)?)
 }

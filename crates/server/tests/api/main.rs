@@ -1,5 +1,7 @@
 //! The API over real sockets, with a real store and the simulated engine.
 
+mod dry_run;
+
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -35,6 +37,7 @@ impl EdgeLink for NoEdge {
 struct World {
     running: Option<server::Running>,
     control: Arc<Control>,
+    engine: Arc<engine::simulated::Simulated>,
     address: SocketAddr,
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
@@ -43,6 +46,11 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_rate(server::REQUESTS_PER_MINUTE)
+    }
+
+    /// With a bound of its own on requests.
+    fn with_rate(rate: u32) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let run = dir.path().join("run");
         std::fs::create_dir_all(&run).expect("run");
@@ -53,9 +61,10 @@ impl World {
             wall_ms: model::Timestamp::now().as_ms(),
             mono_ms: 0,
         };
+        let engine = Arc::new(engine::simulated::Simulated::new());
         let control = Arc::new(Control {
             store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
-            engine: Arc::new(engine::simulated::Simulated::new()),
+            engine: Arc::clone(&engine) as Arc<dyn engine::Engine>,
             edge: Arc::new(NoEdge),
             sealer: store::Sealer::new(&master),
             settings: Settings::new(dir.path().to_owned()),
@@ -70,11 +79,13 @@ impl World {
         let about = server::About {
             version: "test".to_owned(),
             listeners: [("api".to_owned(), address.to_string())].into(),
+            requests_per_minute: rate,
         };
         let running = server::start(tcp, local, Arc::clone(&control), about).expect("started");
         Self {
             running: Some(running),
             control,
+            engine,
             address,
             dir,
             stop: Arc::default(),
@@ -104,13 +115,17 @@ impl World {
 
     /// A client with a fresh token of that role.
     fn of(&self, role: Role) -> Client {
+        self.with(&self.token(role))
+    }
+
+    fn token(&self, role: Role) -> String {
         let body = CreateToken {
             name: format!("{role:?}"),
             role,
             org: None,
             lifetime_s: None,
         };
-        self.with(&self.root().token_create(&body).expect("a token").token)
+        self.root().token_create(&body).expect("a token").token
     }
 
     /// Bytes in, bytes out: what a client of ours would never send.
@@ -149,6 +164,13 @@ impl Drop for World {
         if let Some(reconciler) = self.reconciler.take() {
             reconciler.join().expect("no panic in the reconciler");
         }
+    }
+}
+
+fn now() -> store::Now {
+    store::Now {
+        wall_ms: model::Timestamp::now().as_ms(),
+        mono_ms: 0,
     }
 }
 
@@ -582,6 +604,21 @@ fn lists_come_in_pages() {
         token = page.next_page;
     }
     assert_eq!(names, (0..7).map(|n| format!("app-{n}")).collect::<Vec<_>>());
+    // What was altered, or given for another list, is refused; what was given for this one is not.
+    let altered = format!("9{token}");
+    let list = |endpoint, token: &str| -> u16 {
+        let path = ["default", "default", "production"];
+        let query = [("limit", "3"), ("page_token", token)];
+        match root.call::<Value>(endpoint, &path, &query, None::<&()>) {
+            Ok(_) => 200,
+            refused => problem(refused).status,
+        }
+    };
+    assert_eq!(list(&api::endpoints::APP_LIST, &token), 200);
+    assert_eq!(list(&api::endpoints::APP_LIST, &altered), 422);
+    assert_eq!(list(&api::endpoints::APP_LIST, "3.app-2"), 422, "without a seal");
+    assert_eq!(list(&api::endpoints::DATABASE_LIST, &token), 422);
+    assert_eq!(list(&api::endpoints::OPERATION_LIST, &token), 422);
     let wrong: Result<api::AppPage, _> = root.call(
         &api::endpoints::APP_LIST,
         &["default", "default", "production"],
@@ -769,6 +806,44 @@ fn uploads_are_kept_whole_or_not_at_all() {
     }
 }
 
+/// Each credential has a bucket of its own; who shows none shares others, and root on the host has no bound.
+#[test]
+fn a_credential_may_ask_so_often_and_no_more() {
+    let world = World::with_rate(5);
+    let header = |token: String| format!("authorization: Bearer {token}\r\n");
+    let (alice, bob) = (
+        header(world.token(Role::Viewer)),
+        header(world.token(Role::Viewer)),
+    );
+    let whoami = |headers: &str| world.call("GET", "/v1/whoami", headers, "");
+    for left in (0..5).rev() {
+        let (status, answer) = whoami(&alice);
+        assert_eq!(status, 200, "{answer}");
+        assert!(
+            answer.contains("ratelimit-policy: \"credential\";q=5;w=60\r\n"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains(&format!("ratelimit: \"credential\";r={left};t=")),
+            "{answer}"
+        );
+    }
+    let (status, answer) = whoami(&alice);
+    assert!(status == 429 && answer.contains("retry-after: 1"), "{answer}");
+    assert!(answer.contains("\"code\":\"rate_limited\""), "{answer}");
+    // A flood of strangers takes from nobody who shows a right credential, and not from what needs none.
+    let statuses: Vec<u16> = (0..10).map(|_| whoami("").0).collect();
+    assert!(
+        statuses.starts_with(&[401; 5]) && statuses.contains(&429),
+        "{statuses:?}"
+    );
+    assert_eq!(whoami(&bob).0, 200);
+    assert_eq!(world.call("GET", "/healthz", "", "").0, 200);
+    for _ in 0..20 {
+        world.root().whoami().expect("root has no bound");
+    }
+}
+
 /// Strangers who hold every connection they can get do not shut the machine's owner out.
 #[test]
 fn strangers_do_not_shut_root_out() {
@@ -792,6 +867,13 @@ fn the_open_endpoints_tell_what_they_should() {
         ("/readyz", "\"ok\""),
         ("/openapi.json", "\"3.1.0\""),
         ("/schema/stoa-1.json", "draft-07"),
+        ("/docs", "<h3>Make a release and move the app to it</h3>"),
+        (
+            "/docs",
+            "content-security-policy: default-src 'none'; style-src 'self'",
+        ),
+        ("/docs", "content-type: text/html"),
+        ("/docs/style.css", "content-type: text/css"),
     ] {
         let (status, answer) = world.call("GET", path, "", "");
         assert!(status == 200 && answer.contains(wanted), "{path}: {answer}");

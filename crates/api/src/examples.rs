@@ -1,0 +1,382 @@
+//! An example for every field and parameter of the document, and whole bodies made of them.
+//!
+//! Lives here: the values. Does not live here: what a field means (its own description).
+//! Invariant: every field has one and it fits the field's own schema; a new field without one fails a test, which is mended
+//! by a line here. What can only be one of a few values, or is a time, needs none.
+
+use serde_json::{Map, Value, json};
+
+/// A field's name, or `Schema.field` where one name means several things; its example as JSON.
+const FIELDS: &[(&str, &str)] = &[
+    ("App.id", r#""app_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("App.name", r#""shop""#),
+    ("App.serving", r#""v3""#),
+    ("Database.id", r#""db_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Database.name", r#""main""#),
+    ("Database.state", r#""active""#),
+    ("Database.version", r#""17""#),
+    ("Database.volume", r#""main-20260314""#),
+    ("CreateBranch.name", r#""preview-x""#),
+    ("CreateDatabase.name", r#""main""#),
+    ("CreateDatabase.version", r#""17""#),
+    ("CreateEnvironment.name", r#""staging""#),
+    ("CreateImage.name", r#""debian:12""#),
+    ("CreateToken.name", r#""ci""#),
+    ("DryRun.status", "201"),
+    ("DryRunChange.change", r#""insert""#),
+    ("DryRunChange.id", r#""app_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("DryRunChange.kind", r#""app""#),
+    ("Environment.id", r#""env_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Environment.name", r#""production""#),
+    ("Event.change", r#""update""#),
+    ("Event.id", r#""app_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Event.kind", r#""app""#),
+    ("Failure.code", r#""release_rejected""#),
+    (
+        "Failure.message",
+        r#""v8 rejected: 3 of 3 health checks failed (connection refused on :8080). v7 still serves.""#,
+    ),
+    ("Failure.next_step", r#""stoa logs --release v8""#),
+    ("FieldError.message", r#""must be a whole number from 1 to 500""#),
+    ("Frame.id", r#""4711""#),
+    ("Health.status", r#""ok""#),
+    ("ImageDetail.command", r#"["/bin/bash"]"#),
+    ("ImageDetail.env", r#"{"PATH": "/usr/bin:/bin"}"#),
+    ("Instance.id", r#""ins_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Instance.name", r#""web""#),
+    (
+        "Instance.why",
+        r#""3 of 3 health checks failed: connection refused on :8080""#,
+    ),
+    ("Operation.id", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Operation.outcome", r#""v3 serves at http://shop.localhost/""#),
+    ("Operation.release", r#""rel_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Org.id", r#""org_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Org.name", r#""default""#),
+    ("PatchEnv.set", r#"{"LOG_LEVEL": "info"}"#),
+    ("Problem.code", r#""not_found""#),
+    ("Problem.status", "404"),
+    ("Project.id", r#""prj_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Project.name", r#""default""#),
+    ("Release.id", r#""rel_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    (
+        "Release.image",
+        r#""sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef""#,
+    ),
+    ("Release.name", r#""v3""#),
+    ("Release.secrets", r#"{"STRIPE_KEY": 2}"#),
+    ("Release.state", r#""proven""#),
+    ("Release.why", r#""it never got ready""#),
+    ("ReleasePlan.release", r#""v4""#),
+    ("ReleasePlan.serving", r#""v3""#),
+    ("ReleasePlanChange.change", r#""changed""#),
+    ("ReleasePlanChange.name", r#""web""#),
+    ("ReleaseService.secrets", r#"["STRIPE_KEY"]"#),
+    ("PutScale.services", r#"{"web": 3}"#),
+    ("Secret.version", "2"),
+    ("Server.version", r#""0.1.0""#),
+    ("ServiceStatus.name", r#""web""#),
+    ("ServiceStatus.ready", "3"),
+    ("Token.id", r#""tok_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Token.name", r#""ci""#),
+    ("Claim.token", r#""stoa_claim_0f1e2d3c4b5a""#),
+    ("Upload.id", r#""upl_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("AuditRow.outcome", r#""committed""#),
+    (
+        "AuditVerification.why",
+        r#""its link does not follow from the row before""#,
+    ),
+    ("LogLine.source", r#""web""#),
+    ("action", r#""app.create""#),
+    ("actor", r#""token:tok_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("address", r#""10.77.0.5""#),
+    ("attempt", "0"),
+    ("branches", r#"["preview-x"]"#),
+    ("bytes", "28311552"),
+    ("capabilities", r#"{"pool": "reflink", "engine": "host"}"#),
+    ("columns", "80"),
+    ("command", r#"["bin/shop", "serve"]"#),
+    ("completes", "41"),
+    ("condition", r#""ready""#),
+    ("count", "2"),
+    ("cpu_millis", "500"),
+    ("credential_version", "1"),
+    ("data", r#""{\"revision\": 4711}""#),
+    ("data_dir", r#""/var/lib/stoa""#),
+    ("database", r#""main""#),
+    ("decision", r#""allowed""#),
+    ("detail", r#""there is no app \"shop\"""#),
+    (
+        "digest",
+        r#""sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef""#,
+    ),
+    ("domain", r#""localhost""#),
+    ("env", r#"{"LOG_LEVEL": "info"}"#),
+    ("event", r#""event""#),
+    ("exit_code", "0"),
+    ("first_bad", "17"),
+    ("generation", "7"),
+    (
+        "hash",
+        r#""9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#,
+    ),
+    ("health_path", r#""/healthz""#),
+    ("host", r#""main.db.internal""#),
+    ("image", r#""debian:12""#),
+    ("index", "0"),
+    ("instance", r#""ins_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("key", r#""STRIPE_KEY""#),
+    ("labels", r#"{"org.opencontainers.image.version": "12"}"#),
+    ("lifetime_s", "7776000"),
+    ("listeners", r#"{"api": "127.0.0.1:7070"}"#),
+    ("log_tail", r#"["listen: address already in use"]"#),
+    ("lsn", r#""0/3000060""#),
+    (
+        "manifest",
+        r#""schema = 1\napp = \"shop\"\n\n[services.web]\nport = 8080\n""#,
+    ),
+    ("memory_bytes", "268435456"),
+    ("name", r#""shop""#),
+    ("names", r#"["debian:12"]"#),
+    ("next_page", r#""100.shop~0f1e2d3c4b5a69788796a5b4c3d2e1f0""#),
+    ("next_step", r#""see what is there: stoa status""#),
+    ("note", r#""from a directory""#),
+    ("number", "42"),
+    ("object", r#""shop""#),
+    ("obstacles", r#"["the secret STRIPE_KEY is not set"]"#),
+    ("operation", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("org", r#""default""#),
+    ("packages", r#"["ca-certificates"]"#),
+    ("parent", r#""env_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("pointer", r#""?limit""#),
+    ("port", "8080"),
+    ("ports", "[8080]"),
+    ("position", "2048"),
+    ("purpose", r#""service""#),
+    ("records", "1042"),
+    ("reference", r#""registry.example.org/mailer:4.2""#),
+    ("release", r#""v3""#),
+    ("request_id", r#""req_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("revision", "4711"),
+    ("rollout", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("rows", "24"),
+    ("settings", r#"["command"]"#),
+    (
+        "sha256",
+        r#""9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#,
+    ),
+    ("size_bytes", "10737418240"),
+    ("step", r#""waiting for 2 of 3 instances""#),
+    (
+        "steps",
+        r#"["start 2 instances of web", "switch the routes", "drain the old instances"]"#,
+    ),
+    ("strategy", r#""rolling""#),
+    ("stream", r#""stdout""#),
+    ("suite", r#""bookworm""#),
+    ("target", r#""app_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("text", r#""GET / 200""#),
+    ("title", r#""Not Found""#),
+    ("to", r#""v2""#),
+    (
+        "token",
+        r#""stoa_pat_0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0""#,
+    ),
+    ("token_name", r#""ci""#),
+    ("ttl_s", "604800"),
+    ("type", r#""urn:stoa:error:not_found""#),
+    ("unknown", r#"["what the build makes of it"]"#),
+    ("unset", r#"["DEBUG"]"#),
+    ("upload", r#""upl_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("urls", r#"["http://shop.localhost/"]"#),
+    ("used_by", r#"["shop"]"#),
+    ("user", r#""1000:1000""#),
+    ("uses", r#"["main"]"#),
+    ("value", r#""sk_live_51H""#),
+    (
+        "variables",
+        r#"{"DATABASE_URL": "postgresql://app_1:SECRET@main.db.internal:5432/app"}"#,
+    ),
+    ("wanted", "3"),
+    ("what", r#""service""#),
+    ("why", r#""the image has no PostgreSQL""#),
+    ("work", r#""deploy""#),
+    ("workdir", r#""/app""#),
+];
+
+/// The same for parameters of paths, queries and headers.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("Idempotency-Key", r#""deploy-2f1c""#),
+    ("If-Match", r#""\"7\"""#),
+    ("app", r#""shop""#),
+    ("database", r#""main""#),
+    ("dry_run", "true"),
+    ("environment", r#""production""#),
+    ("follow", "true"),
+    ("grep", r#""timeout""#),
+    ("image", r#""debian:12""#),
+    ("instance", r#""ins_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("key", r#""STRIPE_KEY""#),
+    ("limit", "100"),
+    ("operation", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("org", r#""default""#),
+    ("page_token", r#""100.shop~0f1e2d3c4b5a69788796a5b4c3d2e1f0""#),
+    ("project", r#""default""#),
+    ("release", r#""v3""#),
+    ("service", r#""web""#),
+    ("since", "4711"),
+    ("tail", "200"),
+    ("token", r#""tok_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("wait", r#""30s""#),
+];
+
+const MOMENT: &str = "2026-03-14T15:09:26.535Z";
+
+/// The example of a parameter.
+pub(crate) fn of_parameter(name: &str, schema: &Value) -> Option<Value> {
+    let value = listed(PARAMETERS, name)?;
+    // One name, two forms: a number in one place, a text that may hold one in another.
+    match (&value, schema["type"].as_str()) {
+        (Value::Number(number), Some("string")) => Some(json!(number.to_string())),
+        _ => Some(value),
+    }
+}
+
+/// Gives each field of a schema its example, where it has none.
+pub(crate) fn add(name: &str, schema: &mut Value) {
+    let variants = match schema["oneOf"].is_array() {
+        true => schema["oneOf"].as_array_mut(),
+        false => None,
+    };
+    if let Some(variants) = variants {
+        return variants.iter_mut().for_each(|variant| add(name, variant));
+    }
+    let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for (field, about) in fields.into_iter().flatten() {
+        if let (Some(example), Some(about)) = (of_field(name, field, about), about.as_object_mut()) {
+            about.entry("examples").or_insert_with(|| json!([example]));
+        }
+    }
+}
+
+fn of_field(schema: &str, field: &str, about: &Value) -> Option<Value> {
+    if is_composed(about) {
+        return None;
+    }
+    if let Some(first) = about["enum"].get(0) {
+        return Some(first.clone());
+    }
+    if about["format"] == "date-time" {
+        return Some(json!(MOMENT));
+    }
+    if about["type"] == "boolean" {
+        return Some(json!(false));
+    }
+    listed(FIELDS, &format!("{schema}.{field}")).or_else(|| listed(FIELDS, field))
+}
+
+fn listed(table: &[(&str, &str)], name: &str) -> Option<Value> {
+    let (_, text) = table.iter().find(|(known, _)| *known == name)?;
+    serde_json::from_str(text).ok()
+}
+
+/// Whether its example follows from the schemas it is made of.
+fn is_composed(about: &Value) -> bool {
+    let inner = [about, &about["items"], &about["additionalProperties"]];
+    inner
+        .iter()
+        .any(|schema| schema["$ref"].is_string() || schema["oneOf"].is_array())
+}
+
+/// A whole value of a named schema, out of the examples of its fields.
+#[must_use]
+pub fn whole(schemas: &Value, name: &str) -> Value {
+    value(schemas, &schemas[name])
+}
+
+fn value(schemas: &Value, schema: &Value) -> Value {
+    if let Some(example) = schema["examples"].get(0) {
+        return example.clone();
+    }
+    if let Some(target) = schema["$ref"].as_str() {
+        return whole(schemas, target.rsplit('/').next().unwrap_or_default());
+    }
+    if let Some(variants) = schema["oneOf"].as_array() {
+        let known = variants.iter().find(|variant| variant["type"] != "null");
+        return known.map_or(Value::Null, |variant| value(schemas, variant));
+    }
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
+    }
+    if let Some(fields) = schema["properties"].as_object() {
+        let all = fields
+            .iter()
+            .map(|(field, about)| (field.clone(), value(schemas, about)));
+        return Value::Object(all.collect::<Map<_, _>>());
+    }
+    if schema["items"].is_object() {
+        return json!([value(schemas, &schema["items"])]);
+    }
+    if schema["additionalProperties"].is_object() {
+        return json!({"web": value(schemas, &schema["additionalProperties"])});
+    }
+    Value::Null
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::document;
+    use crate::{Body, endpoints, validate};
+
+    #[test]
+    fn every_field_and_parameter_has_an_example() {
+        for (name, schema) in document()["components"]["schemas"].as_object().expect("schemas") {
+            let variants = schema["oneOf"].as_array();
+            for schema in variants.map_or_else(|| vec![schema], |v| v.iter().collect()) {
+                for (field, about) in schema["properties"].as_object().into_iter().flatten() {
+                    let has = is_composed(about) || about["examples"].get(0).is_some();
+                    assert!(
+                        has,
+                        "{name}.{field} has no example: give it one in crates/api/src/examples.rs"
+                    );
+                }
+            }
+        }
+        for operations in document()["paths"].as_object().expect("paths").values() {
+            for operation in operations.as_object().expect("operations").values() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let (id, name) = (&operation["operationId"], &parameter["name"]);
+                    assert!(
+                        !parameter["example"].is_null(),
+                        "{id} {name} has no example: give it one in crates/api/src/examples.rs"
+                    );
+                    assert!(parameter["description"].as_str().is_some_and(|d| !d.is_empty()));
+                }
+            }
+        }
+    }
+
+    /// Whole requests made of the examples are requests that the server takes.
+    #[test]
+    fn examples_fit() {
+        let schemas = &document()["components"]["schemas"];
+        for endpoint in endpoints::ALL {
+            if let Body::Json(shape) | Body::OptionalJson(shape) = endpoint.body {
+                let mut body = whole(schemas, &(shape.name)());
+                let errors = validate::body(endpoint, &mut body);
+                assert!(errors.is_empty(), "{}: {body}: {errors:?}", endpoint.id);
+            }
+        }
+    }
+
+    #[test]
+    fn no_example_is_left_over() {
+        let text = document().to_string();
+        for (name, value) in FIELDS.iter().chain(PARAMETERS) {
+            let field = name.rsplit('.').next().unwrap_or_default();
+            assert!(text.contains(&format!("\"{field}\"")), "nothing is called {name}");
+            assert!(serde_json::from_str::<Value>(value).is_ok(), "{name}: {value}");
+        }
+    }
+}

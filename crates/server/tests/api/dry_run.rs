@@ -1,0 +1,388 @@
+//! `dry_run`: whatever changes something takes it, checks as much as without it, and leaves all as it was.
+
+use std::collections::BTreeMap;
+
+use model::app::Serving;
+use model::operation::Work;
+use model::{
+    App, AppId, Condition, Credential, Database, DatabaseId, DatabaseState, Environment, Instance,
+    InstanceId, Operation, OperationId, OperationState, Origin, Purpose, Release, ReleaseId, ReleaseState,
+    Resources, Service, Timestamp,
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use store::Row;
+use store::rows::Claim;
+
+use super::{World, now};
+
+/// What a mutation is asked for so that it would be done: its body, and the kind of the change that its plan tells.
+/// A mutation without a row here fails the test.
+fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
+    let command = json!({"command": ["/bin/true"]});
+    [
+        ("installation_claim", json!({"token": CLAIM}), "token"),
+        ("token_create", json!({"name": "ci", "role": "viewer"}), "token"),
+        ("token_delete", Value::Null, "token"),
+        ("audit_verify", Value::Null, ""),
+        ("environment_create", json!({"name": "staging"}), "environment"),
+        ("upload_create", Value::Null, "upload"),
+        ("app_create", json!({"name": "blog"}), "app"),
+        ("app_delete", Value::Null, "operation"),
+        ("app_env_update", json!({"set": {"A": "1"}}), "app"),
+        ("secret_put", json!({"value": "v"}), "secret"),
+        ("secret_delete", Value::Null, "secret"),
+        ("app_scale", json!({"services": {"web": 2}}), "operation"),
+        ("app_restart", Value::Null, "operation"),
+        ("app_run", command.clone(), "operation"),
+        ("instance_exec", command.clone(), "session"),
+        ("release_create", json!({"source": {"kind": "configuration"}}), ""),
+        ("app_rollback", json!({"to": "v1"}), "operation"),
+        ("database_create", json!({"name": "other"}), "database"),
+        ("database_delete", Value::Null, "operation"),
+        ("database_rotate", Value::Null, "operation"),
+        ("database_branch", json!({"name": "copy"}), "database"),
+        ("database_reset", Value::Null, "operation"),
+        ("database_exec", command, "session"),
+        (
+            "image_create",
+            json!({"name": "base:1", "source": {"kind": "host"}}),
+            "operation",
+        ),
+        ("image_delete", Value::Null, "image"),
+        ("operation_cancel", Value::Null, "operation"),
+    ]
+    .into_iter()
+    .map(|(id, body, kind)| (id, (body, kind)))
+    .collect()
+}
+
+const CLAIM: &str = "stoa_claim_0";
+const IMAGE: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// A world in which each of these requests makes sense, and the parameters of their paths.
+fn furnished() -> (World, BTreeMap<&'static str, String>) {
+    let world = World::new();
+    let at = Timestamp::now();
+    let environments = world.control.store.read(store::ReadTx::list_all::<Environment>);
+    let environment = environments.expect("environments").remove(0).row.id;
+    let (app, release, database, branch) = (
+        AppId::fresh(),
+        ReleaseId::fresh(),
+        DatabaseId::fresh(),
+        DatabaseId::fresh(),
+    );
+    let (instance, operation) = (InstanceId::fresh(), OperationId::fresh());
+    let serving = Serving { release, epoch: 1 };
+    world.put(&App {
+        id: app,
+        environment,
+        name: name("shop"),
+        env: BTreeMap::new(),
+        scale: BTreeMap::new(),
+        serving: Some(serving),
+        served_before: vec![release],
+        rollout: None,
+        deleting: false,
+    });
+    world.put(&release_of(app, release, operation, at));
+    let place = |purpose: Purpose, id: InstanceId| Instance {
+        id,
+        purpose,
+        attempt: 0,
+        created_at: at,
+        address: None,
+        uid_range: 1,
+        excused: false,
+        condition: Condition::Ready { since: at },
+    };
+    let web = Purpose::Service {
+        app,
+        release,
+        epoch: 1,
+        service: name("web"),
+        index: 0,
+    };
+    world.put(&place(web, instance));
+    world.put(&place(
+        Purpose::Database { database: branch },
+        InstanceId::fresh(),
+    ));
+    world.put(&database_of(database, environment, "main", None, at));
+    world.put(&database_of(branch, environment, "branch", Some(database), at));
+    world.put(&Operation {
+        id: operation,
+        environment: Some(environment),
+        work: Work::Restart { app },
+        actor: "test".to_owned(),
+        created_at: at,
+        deadline: at,
+        state: OperationState::Pending,
+        step: String::new(),
+        cancel: false,
+        release: None,
+        outcome: None,
+        exit_code: None,
+    });
+    let hash = Sha256::digest(CLAIM.as_bytes());
+    world.put(&Claim {
+        hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+        expires_at: at.plus(model::Millis::seconds(600)),
+    });
+    std::fs::write(world.dir.path().join("run/claim-token"), CLAIM).expect("a claim");
+    world.engine.add_image(
+        "base:0",
+        &IMAGE.parse().expect("a digest"),
+        engine::simulated::Behaviour::default(),
+    );
+    world.token(api::Role::Viewer);
+    let token = world.root().tokens().expect("tokens").remove(0).id;
+    let secret = api::PutSecret {
+        value: "old".to_owned(),
+    };
+    world
+        .root()
+        .secret_put(&super::place(), "shop", "KEY", &secret)
+        .expect("a secret");
+    let known = [
+        ("org", "default".to_owned()),
+        ("project", "default".to_owned()),
+        ("environment", "production".to_owned()),
+        ("app", "shop".to_owned()),
+        ("key", "KEY".to_owned()),
+        ("instance", instance.to_string()),
+        ("database", "branch".to_owned()),
+        ("image", "base:0".to_owned()),
+        ("operation", operation.to_string()),
+        ("token", token),
+    ];
+    (world, known.into())
+}
+
+fn name(text: &str) -> model::Name {
+    text.parse().expect("a name")
+}
+
+fn release_of(app: AppId, id: ReleaseId, operation: OperationId, at: Timestamp) -> Release {
+    let service = Service {
+        command: vec!["/bin/true".to_owned()],
+        image: None,
+        port: None,
+        count: 1,
+        resources: Resources::default(),
+        health: model::Health::default(),
+        routes: Vec::new(),
+        uses: std::collections::BTreeSet::new(),
+        secrets: std::collections::BTreeSet::new(),
+        stop_grace: model::Millis::seconds(30),
+    };
+    Release {
+        id,
+        app,
+        number: 1,
+        created_at: at,
+        operation,
+        note: String::new(),
+        image: IMAGE.parse().expect("a digest"),
+        images: BTreeMap::new(),
+        services: [(name("web"), service)].into(),
+        jobs: BTreeMap::new(),
+        env: BTreeMap::new(),
+        manifest_env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        strategy: model::Strategy::default(),
+        state: ReleaseState::Proven,
+    }
+}
+
+fn database_of(
+    id: DatabaseId,
+    environment: model::EnvironmentId,
+    named: &str,
+    of: Option<DatabaseId>,
+    at: Timestamp,
+) -> Database {
+    Database {
+        id,
+        environment,
+        name: name(named),
+        version: Some("15".to_owned()),
+        image: None,
+        size: model::Bytes::mi(128),
+        resources: Resources::default(),
+        created_at: at,
+        credentials: vec![Credential {
+            version: 1,
+            sealed: Vec::new(),
+            since: at,
+        }],
+        state: DatabaseState::Active,
+        origin: of.map(|of| Origin {
+            of,
+            name: name("main"),
+            at: Some(at),
+            lsn: None,
+        }),
+        expires_at: None,
+    }
+}
+
+impl World {
+    fn put<R: Row>(&self, row: &R) {
+        let put = self.control.store.write(now(), |tx| tx.insert(row).map(drop));
+        put.expect("a row");
+    }
+
+    /// Everything there is: the last revision, the audit log, keys of requests, files of uploads, images, sessions begun.
+    fn census(&self) -> Value {
+        let uploads = std::fs::read_dir(self.dir.path().join("uploads")).map_or(0, Iterator::count);
+        let audit = self
+            .control
+            .store
+            .read(|tx| tx.audit_list(None, 1))
+            .expect("the audit log");
+        let claim = self.dir.path().join("run/claim-token").exists();
+        json!({
+            "revision": self.control.store.rev(),
+            "audit": audit.first().map(|last| last.seq),
+            "uploads": uploads,
+            "claim": claim,
+            "images": self.control.engine.images().expect("images").len(),
+        })
+    }
+}
+
+/// A mutation of the document, as a request that would be done.
+struct Mutation {
+    id: String,
+    method: String,
+    path: String,
+    body: String,
+    headers: String,
+    tells: &'static str,
+}
+
+fn mutations(known: &BTreeMap<&'static str, String>) -> Vec<Mutation> {
+    let mut requests = requests();
+    let mut all = Vec::new();
+    let paths = api::document::document()["paths"].as_object().expect("paths");
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().expect("an item") {
+            if method == "get" {
+                continue;
+            }
+            let id = operation["operationId"].as_str().expect("an id");
+            let mut path = path.clone();
+            for (parameter, value) in known {
+                path = path.replace(&format!("{{{parameter}}}"), &value.replace(':', "%3A"));
+            }
+            let takes = operation["parameters"].as_array().into_iter().flatten();
+            assert!(
+                takes.into_iter().any(|p| p["name"] == "dry_run"),
+                "{id} takes no dry_run"
+            );
+            let (body, tells) = requests.remove(id).unwrap_or_else(|| panic!("no row for {id}"));
+            let (body, media_type) = match (id, &body) {
+                ("upload_create", _) => ("archive".to_owned(), "application/x-tar"),
+                (_, Value::Null) => (String::new(), ""),
+                (_, body) => (body.to_string(), "application/json"),
+            };
+            let media_type = match media_type {
+                "" => String::new(),
+                media_type => format!("content-type: {media_type}\r\n"),
+            };
+            all.push(Mutation {
+                id: id.to_owned(),
+                method: method.to_uppercase(),
+                path,
+                body,
+                headers: media_type,
+                tells,
+            });
+        }
+    }
+    assert!(
+        requests.is_empty(),
+        "rows of what is no mutation: {:?}",
+        requests.keys()
+    );
+    all
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_and_changes_nothing() {
+    let (world, known) = furnished();
+    let token = world.token(api::Role::Owner);
+    // The first use of a token is written down.
+    let header = format!("authorization: Bearer {token}\r\n");
+    assert_eq!(world.call("GET", "/v1/whoami", &header, "").0, 200);
+    let key = "idempotency-key: once\r\n";
+    for mutation in mutations(&known) {
+        let Mutation {
+            id,
+            method,
+            path,
+            body,
+            headers,
+            tells,
+        } = mutation;
+        let headers = format!("authorization: Bearer {token}\r\n{key}{headers}");
+        let before = world.census();
+        let (status, answer) = world.call(&method, &format!("{path}?dry_run=true"), &headers, &body);
+        assert_eq!(status, 200, "{id}: {answer}");
+        assert_eq!(world.census(), before, "{id} left something behind");
+        let told = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        assert!(!told.contains("stoa_pat_"), "{id} tells a token");
+        let told: Value = serde_json::from_str(told).expect("JSON");
+        let changes = told["changes"].as_array().cloned().unwrap_or_default();
+        let kinds = || changes.iter().filter_map(|change| change["kind"].as_str());
+        assert!(
+            tells.is_empty() || kinds().any(|kind| kind == tells),
+            "{id}: {told}"
+        );
+        // Neither is it done for somebody who may not.
+        let (status, _) = world.call(&method, &format!("{path}?dry_run=true"), "", &body);
+        assert!(status == 401 || id == "installation_claim", "{id}: {status}");
+    }
+}
+
+/// The census sees what a request changes, and a plan foretells the status: each is a control of the test above.
+#[test]
+fn without_dry_run_the_same_requests_change_something() {
+    let (_, known) = furnished();
+    for mutation in mutations(&known) {
+        let Mutation {
+            id,
+            method,
+            path,
+            body,
+            headers,
+            ..
+        } = mutation;
+        // Hands the connection over, or needs an instance that is real.
+        if matches!(id.as_str(), "instance_exec" | "database_exec") {
+            continue;
+        }
+        let (world, here) = furnished();
+        let path = known.iter().fold(path, |path, (parameter, value)| {
+            path.replace(value, &here[parameter])
+        });
+        let headers = format!(
+            "authorization: Bearer {}\r\n{headers}",
+            world.token(api::Role::Owner)
+        );
+        let (_, foretold) = world.call(&method, &format!("{path}?dry_run=true"), &headers, &body);
+        let before = world.census();
+        let (status, answer) = world.call(&method, &path, &headers, &body);
+        assert!(status < 300, "{id}: {answer}");
+        assert_ne!(world.census(), before, "{id} changed nothing");
+        let foretold: Value =
+            serde_json::from_str(foretold.split("\r\n\r\n").nth(1).unwrap_or_default()).expect("JSON");
+        assert!(
+            foretold["status"]
+                .as_u64()
+                .is_none_or(|told| told == u64::from(status)),
+            "{id}: {foretold}"
+        );
+    }
+}
