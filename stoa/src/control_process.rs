@@ -60,9 +60,10 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         bell: Bell::default(),
         clock: control::Clock::default(),
         open: control::operations::Open::default(),
+        door: control::people::Door::default(),
     });
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
-    control::people::found(&control).map_err(refused)?;
+    control::places::found(&control).map_err(refused)?;
     welcome(&control, &api).map_err(refused)?;
     let rate = rest.first().and_then(|rate| rate.to_str()?.parse().ok());
     let about = server::About {

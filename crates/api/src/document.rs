@@ -74,7 +74,7 @@ fn make() -> Value {
         },
         "servers": [{"url": "http://127.0.0.1:7070", "description": "Where `stoa up` listens by default"}],
         "tags": TAGS.iter().map(|(name, about)| json!({"name": name, "description": about})).collect::<Vec<_>>(),
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -84,7 +84,10 @@ fn make() -> Value {
             }},
             "securitySchemes": {"token": {
                 "type": "http", "scheme": "bearer",
-                "description": "An access token (`stoa_pat_...`), in the Authorization header only.",
+                "description": "An access token (`stoa_pat_...`, `stoa_dpl_...`), in the Authorization header only.",
+            }, "session": {
+                "type": "apiKey", "in": "cookie", "name": crate::sessions::SESSION_COOKIE,
+                "description": "The session of a user who signed in. A change must come from the same site: `Sec-Fetch-Site` `same-origin` or `none`, or an `Origin` that is the host.",
             }},
         },
     })
@@ -166,6 +169,12 @@ fn description(endpoint: &Endpoint) -> String {
         Need::Nothing => "Needs no credential.".to_owned(),
         Need::Credential => "Needs a valid credential.".to_owned(),
         Need::Right(action) => format!("Needs the right `{}`.", right_name(action)),
+        Need::Installation(action) => {
+            format!(
+                "Needs the right `{}` for the whole installation.",
+                right_name(action)
+            )
+        }
     };
     if endpoint.description.is_empty() {
         format!("{}. {right}", endpoint.summary)
@@ -176,6 +185,7 @@ fn description(endpoint: &Endpoint) -> String {
 
 fn right_name(action: model::Action) -> &'static str {
     match action {
+        model::Action::See => "see",
         model::Action::Read => "read",
         model::Action::Deploy => "deploy",
         model::Action::Configure => "configure",
@@ -191,7 +201,9 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             "key" => "Name of the variable.".to_owned(),
             "image" => "Name or digest of the image.".to_owned(),
             "release" => "Name (`v3`) or id of the release.".to_owned(),
-            "token" | "operation" | "instance" => format!("Id of the {name}."),
+            "user" => "Address or id of the user.".to_owned(),
+            "session" => "Id of the session, or `current`.".to_owned(),
+            "token" | "operation" | "instance" | "invitation" => format!("Id of the {name}."),
             _ => format!("Name or id of the {name}."),
         };
         let schema = path_schema(name);

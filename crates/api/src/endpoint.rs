@@ -42,8 +42,10 @@ pub enum Need {
     Nothing,
     /// Any valid one.
     Credential,
-    /// One that is allowed to do this.
+    /// One that is allowed to do this to what the path names; somewhere, when it names no org.
     Right(Action),
+    /// One that is allowed to do this in the whole installation.
+    Installation(Action),
 }
 
 /// A type of the wire, as the document names it.

@@ -2,11 +2,11 @@
 //!
 //! Invariant: [`ALL`] names each one; what is not in it answers 404.
 
-use model::Action::{Administer, Configure, Deploy, Manage, Read, ReadSecrets};
+use model::Action::{Administer, Configure, Deploy, Manage, Read, ReadSecrets, See};
 
 use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Page, Text, Upgrade};
 use crate::endpoint::Method::{Delete, Get, Patch, Post, Put};
-use crate::endpoint::Need::{Credential, Nothing, Right};
+use crate::endpoint::Need::{Credential, Installation, Nothing, Right};
 use crate::endpoint::{Endpoint, Query, QueryKind, events, json, query, tagged, text};
 use crate::page::{PAGE_DEFAULT, PAGE_MAX};
 
@@ -94,38 +94,134 @@ endpoints! {
     WHOAMI = "caller_view" Get "/v1/whoami", "people", Credential;
         "Say who the caller is" "",
         gives(&[json::<crate::Whoami>(200)]);
-    TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Right(Administer);
-        "List access tokens" "Without their texts.",
-        query(PAGES), gives(&[json::<crate::TokenPage>(200)]);
-    TOKEN_CREATE = "token_create" Post "/v1/tokens", "people", Right(Administer);
-        "Make an access token" "Its text is in this answer and never shown again.",
-        takes::<crate::CreateToken>(), gives(&[json::<crate::IssuedToken>(201)]);
-    TOKEN_DELETE = "token_delete" Delete "/v1/tokens/{token}", "people", Right(Administer);
-        "Revoke an access token" "It is refused from the next request on.",
+    SESSION_CREATE = "session_create" Post "/v1/sessions", "people", Nothing;
+        "Sign in" "With a password. The answer sets the cookie `__Host-stoa` (Secure, HttpOnly, SameSite=Lax); a change that comes with it must come from the same site. An unknown address and a wrong password get the same 401; after too many wrong ones 429 says when the next is looked at.",
+        takes::<crate::CreateSession>(), gives(&[json::<crate::SignedIn>(201)]);
+    SESSION_LIST = "session_list" Get "/v1/sessions", "people", Credential;
+        "List the own sessions" "Newest use first; without their texts.",
+        query(PAGES), gives(&[json::<crate::SessionPage>(200)]);
+    SESSION_DELETE = "session_delete" Delete "/v1/sessions/{session}", "people", Credential;
+        "Sign out" "Ends one of the own sessions at once, `current` the one that asks.",
         gives(&[Empty]);
-    AUDIT_LIST = "audit_list" Get "/v1/audit", "people", Right(Administer);
+    PASSWORD_PUT = "password_put" Put "/v1/password", "people", Credential;
+        "Change the own password" "Only by a session, never by a token. Other sessions end; tokens stay.",
+        takes::<crate::PutPassword>(), gives(&[Empty]);
+    TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Credential;
+        "List access tokens" "The own ones; all, for who administers the installation. Without their texts.",
+        query(PAGES), gives(&[json::<crate::TokenPage>(200)]);
+    TOKEN_CREATE = "token_create" Post "/v1/tokens", "people", Credential;
+        "Make an access token" "A user makes them for himself, as strong as he is at any time; a token makes one only with the right `administer`, and none stronger. Its text is in this answer and never shown again.",
+        takes::<crate::CreateToken>(), gives(&[json::<crate::IssuedToken>(201)]);
+    TOKEN_DELETE = "token_delete" Delete "/v1/tokens/{token}", "people", Credential;
+        "Revoke an access token" "It is refused from the next request on, and open streams of it end within a second.",
+        gives(&[Empty]);
+    USER_LIST = "user_list" Get "/v1/users", "people", Installation(Administer);
+        "List users" "Needs the right for the whole installation.",
+        query(PAGES), gives(&[json::<crate::UserPage>(200)]);
+    USER_VIEW = "user_view" Get "/v1/users/{user}", "people", Installation(Administer);
+        "Show a user" "By address or id.",
+        gives(&[json::<crate::User>(200)]);
+    USER_DELETE = "user_delete" Delete "/v1/users/{user}", "people", Installation(Administer);
+        "Remove a user" "With all memberships, sessions and tokens, at once. Refused for the last owner of something.",
+        gives(&[Empty]);
+    USER_ROLE_PUT = "user_role_put" Put "/v1/users/{user}/role", "people", Installation(Administer);
+        "Give a user a role for the whole installation" "Nobody gives more than the own.",
+        takes::<crate::PutRole>(), gives(&[json::<crate::User>(200)]);
+    USER_ROLE_DELETE = "user_role_delete" Delete "/v1/users/{user}/role", "people", Installation(Administer);
+        "Take a user's role for the whole installation" "Roles in orgs and projects stay.",
+        gives(&[json::<crate::User>(200)]);
+    USER_RESET = "user_reset" Post "/v1/users/{user}/reset", "people", Installation(Administer);
+        "Let a user choose a new password" "Gives a text that works once within 24 hours, as an invitation does.",
+        gives(&[json::<crate::IssuedInvitation>(201)]);
+    USER_INVITATION_LIST = "user_invitation_list" Get "/v1/invitations", "people", Installation(Administer);
+        "List open invitations to the installation" "Without their texts.",
+        query(PAGES), gives(&[json::<crate::InvitationPage>(200)]);
+    USER_INVITATION_CREATE = "user_invitation_create" Post "/v1/invitations", "people", Installation(Administer);
+        "Invite an address to the whole installation" "The text is in this answer and never shown again; it works once within 7 days.",
+        takes::<crate::CreateInvitation>(), gives(&[json::<crate::IssuedInvitation>(201)]);
+    USER_INVITATION_DELETE = "user_invitation_delete" Delete "/v1/invitations/{invitation}", "people", Installation(Administer);
+        "End an invitation to the installation" "", gives(&[Empty]);
+    INVITATION_ACCEPT = "invitation_accept" Post "/v1/invitations/accept", "people", Nothing;
+        "Take an invitation" "Makes the user when there is none of that address, and signs in as `session_create` does.",
+        takes::<crate::AcceptInvitation>(), gives(&[json::<crate::SignedIn>(201)]);
+    MEMBER_LIST = "member_list" Get "/v1/orgs/{org}/members", "people", Right(Read);
+        "List members of an org" "", query(PAGES), gives(&[json::<crate::MemberPage>(200)]);
+    MEMBER_PUT = "member_put" Put "/v1/orgs/{org}/members/{user}", "people", Right(Administer);
+        "Give a member of an org another role" "Or make a user one. Nobody gives or takes more than the own role; the last owner stays owner.",
+        takes::<crate::PutRole>(), gives(&[json::<crate::Member>(200)]);
+    MEMBER_DELETE = "member_delete" Delete "/v1/orgs/{org}/members/{user}", "people", Right(See);
+        "Remove a member of an org" "From its projects too; it counts from the next request on, also for open streams. Anybody may leave but the last owner; others need the right `administer`.",
+        gives(&[Empty]);
+    INVITATION_LIST = "invitation_list" Get "/v1/orgs/{org}/invitations", "people", Right(Administer);
+        "List open invitations to an org" "And to its projects. Without their texts.",
+        query(PAGES), gives(&[json::<crate::InvitationPage>(200)]);
+    INVITATION_CREATE = "invitation_create" Post "/v1/orgs/{org}/invitations", "people", Right(See);
+        "Invite an address to an org or a project" "The text is in this answer and never shown again; it works once within 7 days and only for that address. Needs the right `administer` in the org, or in the project.",
+        takes::<crate::CreateInvitation>(), gives(&[json::<crate::IssuedInvitation>(201)]);
+    INVITATION_DELETE = "invitation_delete" Delete "/v1/orgs/{org}/invitations/{invitation}", "people", Right(Administer);
+        "End an invitation" "", gives(&[Empty]);
+    PROJECT_MEMBER_LIST = "project_member_list" Get "/v1/orgs/{org}/projects/{project}/members", "people", Right(Read);
+        "List members of a project" "Those who have a role in it beside the one in its org.",
+        query(PAGES), gives(&[json::<crate::MemberPage>(200)]);
+    PROJECT_MEMBER_PUT = "project_member_put" Put "/v1/orgs/{org}/projects/{project}/members/{user}", "people", Right(Administer);
+        "Give somebody a role in a project" "It only adds to the role in the org. Nobody gives more than the own role.",
+        takes::<crate::PutRole>(), gives(&[json::<crate::Member>(200)]);
+    PROJECT_MEMBER_DELETE = "project_member_delete" Delete "/v1/orgs/{org}/projects/{project}/members/{user}", "people", Right(See);
+        "Take somebody's role in a project" "A role in the org stays. Anybody may leave; others need the right `administer`.",
+        gives(&[Empty]);
+    DEPLOY_TOKEN_LIST = "deploy_token_list" Get "/v1/orgs/{org}/projects/{project}/tokens", "people", Right(Administer);
+        "List deploy tokens of a project" "Without their texts.",
+        query(PAGES), gives(&[json::<crate::TokenPage>(200)]);
+    DEPLOY_TOKEN_CREATE = "deploy_token_create" Post "/v1/orgs/{org}/projects/{project}/tokens", "people", Right(Administer);
+        "Make a deploy token of a project" "It begins with `stoa_dpl_`, counts in this project only, and ends with its maker's own rights there. Its text is in this answer and never shown again.",
+        takes::<crate::CreateDeployToken>(), gives(&[json::<crate::IssuedToken>(201)]);
+    DEPLOY_TOKEN_DELETE = "deploy_token_delete" Delete "/v1/orgs/{org}/projects/{project}/tokens/{token}", "people", Right(Administer);
+        "Revoke a deploy token" "It is refused from the next request on, and open streams of it end within a second.",
+        gives(&[Empty]);
+    AUDIT_LIST = "audit_list" Get "/v1/audit", "people", Installation(Administer);
         "Read the audit log" "Newest first. Reading it is audited too.",
         query(PAGES), gives(&[json::<crate::AuditPage>(200)]);
-    AUDIT_VERIFY = "audit_verify" Post "/v1/audit/verify", "people", Right(Administer);
+    AUDIT_VERIFY = "audit_verify" Post "/v1/audit/verify", "people", Installation(Administer);
         "Verify the audit log" "Walks the chain of all rows and names the first one that was altered, moved or removed.",
         gives(&[json::<crate::AuditVerification>(200)]);
 
     ORG_LIST = "org_list" Get "/v1/orgs", "places", Credential;
         "List orgs" "Those the caller may see.",
         query(PAGES), gives(&[json::<crate::OrgPage>(200)]);
-    ORG_VIEW = "org_view" Get "/v1/orgs/{org}", "places", Right(Read);
-        "Show an org" "", gives(&[json::<crate::Org>(200)]);
-    PROJECT_LIST = "project_list" Get "/v1/orgs/{org}/projects", "places", Right(Read);
-        "List projects of an org" "", query(PAGES), gives(&[json::<crate::ProjectPage>(200)]);
-    PROJECT_VIEW = "project_view" Get "/v1/orgs/{org}/projects/{project}", "places", Right(Read);
-        "Show a project" "", gives(&[json::<crate::Project>(200)]);
+    ORG_CREATE = "org_create" Post "/v1/orgs", "places", Installation(Administer);
+        "Make an org" "It has no project yet.",
+        takes::<crate::CreateOrg>(), gives(&[tagged::<crate::Org>(201)]);
+    ORG_VIEW = "org_view" Get "/v1/orgs/{org}", "places", Right(See);
+        "Show an org" "", gives(&[tagged::<crate::Org>(200)]);
+    ORG_UPDATE = "org_update" Patch "/v1/orgs/{org}", "places", Right(Administer);
+        "Rename an org" "Its id stays, and so does what is in it.",
+        takes::<crate::Rename>(), gives(&[tagged::<crate::Org>(200)]), conditional();
+    ORG_DELETE = "org_delete" Delete "/v1/orgs/{org}", "places", Installation(Administer);
+        "Remove an empty org" "409 with what is in it while it has a project. Memberships end with it, tokens bound to it are revoked.",
+        gives(&[Empty]), conditional();
+    PROJECT_LIST = "project_list" Get "/v1/orgs/{org}/projects", "places", Right(See);
+        "List projects of an org" "Those the caller may see.", query(PAGES), gives(&[json::<crate::ProjectPage>(200)]);
+    PROJECT_CREATE = "project_create" Post "/v1/orgs/{org}/projects", "places", Right(Administer);
+        "Make a project" "It has no environment yet.",
+        takes::<crate::CreateProject>(), gives(&[tagged::<crate::Project>(201)]);
+    PROJECT_VIEW = "project_view" Get "/v1/orgs/{org}/projects/{project}", "places", Right(See);
+        "Show a project" "", gives(&[tagged::<crate::Project>(200)]);
+    PROJECT_UPDATE = "project_update" Patch "/v1/orgs/{org}/projects/{project}", "places", Right(Administer);
+        "Rename a project" "Its id stays, and so does what is in it.",
+        takes::<crate::Rename>(), gives(&[tagged::<crate::Project>(200)]), conditional();
+    PROJECT_DELETE = "project_delete" Delete "/v1/orgs/{org}/projects/{project}", "places", Right(Administer);
+        "Remove an empty project" "409 with what is in it while it has an environment. Needs the right for the whole org.",
+        gives(&[Empty]), conditional();
     ENVIRONMENT_LIST = "environment_list" Get "/v1/orgs/{org}/projects/{project}/environments", "places", Right(Read);
         "List environments of a project" "", query(PAGES), gives(&[json::<crate::EnvironmentPage>(200)]);
     ENVIRONMENT_CREATE = "environment_create" Post "/v1/orgs/{org}/projects/{project}/environments", "places", Right(Administer);
         "Make an environment" "It gets a private network of its own.",
         takes::<crate::CreateEnvironment>(), gives(&[json::<crate::Environment>(201)]);
     ENVIRONMENT_VIEW = "environment_view" Get place!(""), "places", Right(Read);
-        "Show an environment" "", gives(&[json::<crate::Environment>(200)]);
+        "Show an environment" "", gives(&[tagged::<crate::Environment>(200)]);
+    ENVIRONMENT_DELETE = "environment_delete" Delete place!(""), "places", Right(Administer);
+        "Remove an empty environment" "409 with what is in it while there is an app, a database, the kept data of one that was ended, or an operation under way.",
+        gives(&[Empty]), conditional();
 
     UPLOAD_CREATE = "upload_create" Post place!("/uploads"), "releases", Right(Deploy);
         "Send an archive" "A tar archive, plain or compressed with gzip or zstd. At most 2 GiB as sent. It is removed when no release or image used it for a day.",
@@ -209,11 +305,11 @@ endpoints! {
 
     IMAGE_LIST = "image_list" Get "/v1/images", "images", Right(Read);
         "List images" "", query(PAGES), gives(&[json::<crate::ImagePage>(200)]);
-    IMAGE_CREATE = "image_create" Post "/v1/images", "images", Right(Administer);
+    IMAGE_CREATE = "image_create" Post "/v1/images", "images", Installation(Administer);
         "Get an image into the store" "", takes::<crate::CreateImage>(), gives(&[Accepted]);
     IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
         "Show an image" "By name or digest.", gives(&[json::<crate::ImageDetail>(200)]);
-    IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Right(Administer);
+    IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Installation(Administer);
         "Remove an image" "A name goes at once; the content stays for as long as a release, instance or database uses it.", gives(&[Empty]);
 
     OPERATION_LIST = "operation_list" Get place!("/operations"), "operations", Right(Read);
@@ -237,7 +333,7 @@ endpoints! {
         "Say that the process answers" "", gives(&[json::<crate::Health>(200)]);
     READINESS = "readiness_view" Get "/readyz", "installation", Nothing;
         "Say whether requests can be served" "503 while the store can not be read.", gives(&[json::<crate::Health>(200)]);
-    METRICS = "metrics_view" Get "/metrics", "installation", Credential;
+    METRICS = "metrics_view" Get "/metrics", "installation", Installation(Read);
         "Read metrics" "In the text form of Prometheus.", gives(&[Text]);
     DOCUMENT = "document_view" Get "/openapi.json", "installation", Nothing;
         "Get this document" "", gives(&[AnyJson]);

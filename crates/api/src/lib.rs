@@ -13,6 +13,7 @@ pub mod examples;
 pub mod exec;
 pub mod images;
 pub mod installation;
+pub mod members;
 pub mod operations;
 pub mod page;
 pub mod people;
@@ -20,6 +21,7 @@ pub mod places;
 pub mod problem;
 pub mod reference;
 pub mod releases;
+pub mod sessions;
 pub mod validate;
 
 /// Where control listens for root on the host, below the data directory.
@@ -35,9 +37,11 @@ pub use databases::*;
 pub use endpoint::{Answer, Body, Endpoint, Method, Need};
 pub use images::*;
 pub use installation::*;
+pub use members::*;
 pub use operations::*;
 pub use page::Page;
 pub use people::*;
 pub use places::*;
 pub use problem::{FieldError, Problem};
 pub use releases::*;
+pub use sessions::*;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::members::{Grant, User};
 use crate::page::pages;
 use model::Timestamp;
 
@@ -20,13 +21,43 @@ pub enum Role {
     Owner,
 }
 
-/// Trade the one-time claim token that `stoa up` printed for an access token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// One right that a token can be limited to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// See apps, releases, instances, operations, logs; never values of secrets.
+    Read,
+    /// Deploy, roll back, restart, scale, run, exec.
+    Deploy,
+    /// Change configuration, write secrets.
+    Configure,
+    /// Read values of secrets and the credentials of databases.
+    ReadSecrets,
+    /// Create and destroy apps and databases.
+    Manage,
+    /// Projects, environments, members, tokens, images, audit, the server.
+    Administer,
+}
+
+/// Trade the one-time claim token that `stoa up` printed for an access token. With an address, the first user is made too.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     /// The claim token.
     #[schema(min_length = 1, max_length = 200)]
     pub token: String,
+    /// Address of the first user; with it go `name` and `password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 3, max_length = 254)]
+    pub email: Option<String>,
+    /// Name of the first user, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 80)]
+    pub name: Option<String>,
+    /// Password of the first user: 12 characters or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256)]
+    pub password: Option<String>,
 }
 
 /// A fresh access token. Its text is shown this once and never again.
@@ -50,6 +81,15 @@ pub struct Token {
     /// The org it is bound to; absent when it counts for the whole installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
+    /// The project it is bound to: a deploy token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The user who made it, and whose present rights it never exceeds; absent for those of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The rights it is limited to; absent when it has all of its role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<Scope>>,
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -64,18 +104,41 @@ pub struct Token {
     pub revoked: bool,
 }
 
-/// Make an access token. It can not be stronger than the one who makes it.
+/// Make an access token. It can not be stronger than the one who makes it is at any time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateToken {
     /// Name for people.
     #[schema(min_length = 1, max_length = 80)]
     pub name: String,
-    /// What it may do.
+    /// What it may do at most.
     pub role: Role,
     /// Name or id of the org it is bound to; without it, as far as the maker's own reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
+    /// Only these rights of the role; all of them when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 6)]
+    pub scopes: Option<Vec<Scope>>,
+    /// How long it lives; 90 days when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_622_400)]
+    pub lifetime_s: Option<u64>,
+}
+
+/// Make a deploy token of a project. It can not be stronger than the one who makes it is at any time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDeployToken {
+    /// Name for people.
+    #[schema(min_length = 1, max_length = 80)]
+    pub name: String,
+    /// What it may do at most, in this project.
+    pub role: Role,
+    /// Only these rights of the role; all of them when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 6)]
+    pub scopes: Option<Vec<Scope>>,
     /// How long it lives; 90 days when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 60, maximum = 31_622_400)]
@@ -87,8 +150,14 @@ pub struct CreateToken {
 pub struct Whoami {
     /// How the audit log names the caller.
     pub actor: String,
-    /// What the caller may do.
+    /// The strongest role that the caller has anywhere.
     pub role: Role,
+    /// What the caller may do where, as far as the token in use lets it pass.
+    #[serde(default)]
+    pub roles: Vec<Grant>,
+    /// The user; absent for root on the host and for tokens that are nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
     /// The org the caller is bound to; absent when the whole installation is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,

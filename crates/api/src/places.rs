@@ -41,6 +41,33 @@ pub struct CreateEnvironment {
     pub name: String,
 }
 
+/// Make an org.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOrg {
+    /// Its name.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+}
+
+/// Make a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateProject {
+    /// Its name.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+}
+
+/// Give an org or a project another name. Its id stays, and so does what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rename {
+    /// The new name.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+}
+
 pages! {
     OrgPage of Org, "orgs";
     ProjectPage of Project, "projects";

@@ -1,24 +1,28 @@
 //! What can be typed.
 //!
-//! Invariant: no secret is an argument (`login --claim` excepted: it works once); every prompt has a flag.
+//! Invariant: no secret is an argument (`login --claim` and `--invitation` excepted: they work once); every prompt has a flag.
 
 mod app;
 mod config;
 mod db;
 mod image;
+mod places;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use model::{Millis, Name};
+use model::Millis;
 
 pub use app::{AppsCommand, ExecArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
 pub use config::{EnvCommand, SecretsCommand};
 pub use db::DbCommand;
 pub use image::{BaseCommand, ImageCommand};
+pub use places::{EnvironmentsCommand, OrgsCommand, ProjectsCommand};
 
 pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
-pub use crate::people_args::{AuditCommand, LoginArgs, TokensCommand};
+pub use crate::people_args::{
+    AuditCommand, LoginArgs, MembersCommand, SessionsCommand, TokensCommand, UsersCommand,
+};
 pub use crate::release_args::{DeployArgs, MoveArgs, RollbackArgs};
 
 /// Your own cloud in one binary.
@@ -178,11 +182,41 @@ pub enum Remote {
         #[command(subcommand)]
         command: OpCommand,
     },
+    /// Orgs: who owns projects.
+    Orgs {
+        /// What to do.
+        #[command(subcommand)]
+        command: OrgsCommand,
+    },
+    /// Projects of an org.
+    Projects {
+        /// What to do.
+        #[command(subcommand)]
+        command: ProjectsCommand,
+    },
     /// Environments of a project.
     Environments {
         /// What to do.
         #[command(subcommand)]
         command: EnvironmentsCommand,
+    },
+    /// Who is in an org or a project, and invitations to it.
+    Members {
+        /// What to do.
+        #[command(subcommand)]
+        command: MembersCommand,
+    },
+    /// Users of the whole installation.
+    Users {
+        /// What to do.
+        #[command(subcommand)]
+        command: UsersCommand,
+    },
+    /// Where you are signed in with a browser.
+    Sessions {
+        /// What to do.
+        #[command(subcommand)]
+        command: SessionsCommand,
     },
     /// Access tokens.
     Tokens {
@@ -250,18 +284,6 @@ pub enum OpCommand {
     Cancel {
         /// Its id.
         operation: String,
-    },
-}
-
-/// What `stoa environments` does.
-#[derive(Debug, Clone, Subcommand)]
-pub enum EnvironmentsCommand {
-    /// List environments.
-    Ls,
-    /// Make an environment with a private network of its own.
-    Create {
-        /// Its name.
-        name: Name,
     },
 }
 

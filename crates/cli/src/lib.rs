@@ -18,9 +18,11 @@ mod host_args;
 mod images;
 mod init;
 mod logs;
+mod members;
 mod output;
 mod people;
 mod people_args;
+mod places;
 mod project;
 mod release_args;
 mod releases;
@@ -75,6 +77,9 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Login(args) => people::login(globals, args),
         Remote::Logout => people::logout(globals),
         Remote::Whoami => people::whoami(&open()?),
+        Remote::Members { command } => members::members(&open()?, command),
+        Remote::Users { command } => members::users(&open()?, command),
+        Remote::Sessions { command } => members::sessions(&open()?, command),
         Remote::Tokens { command } => people::tokens(&open()?, command),
         Remote::Audit { command } => audit::audit(&open()?, command),
         Remote::Status => status::status(&open()?),
@@ -95,7 +100,9 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Db { command } => databases::databases(&open()?, command),
         Remote::Image { command } => images::images(&open()?, command),
         Remote::Op { command } => follow::operations(&open()?, command),
-        Remote::Environments { command } => status::environments(&open()?, command),
+        Remote::Orgs { command } => places::orgs(&open()?, command),
+        Remote::Projects { command } => places::projects(&open()?, command),
+        Remote::Environments { command } => places::environments(&open()?, command),
         Remote::Api(args) => status::api(&open()?, args),
         Remote::Completion { shell } => {
             let mut script = Vec::new();

@@ -1,8 +1,8 @@
 //! Signing in, contexts, tokens.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 
-use api::CreateToken;
+use api::{CreateDeployToken, CreateToken};
 use client::{Address, Client};
 
 use crate::args::{Globals, LoginArgs, TokensCommand};
@@ -10,6 +10,7 @@ use crate::context::{Context, Contexts, DEFAULT};
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
 use crate::session::{Session, check_token};
+use crate::terminal;
 
 /// `stoa login`: gets a credential, tries it, and only then remembers it.
 pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> {
@@ -25,13 +26,7 @@ pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> 
         (Address::Unix(dir.join(api::LOCAL_SOCKET)), None)
     } else {
         let address: Address = text.parse().map_err(client::Error::from)?;
-        let token = match &args.claim {
-            Some(claim) => {
-                let issued = Client::new(address.clone(), None, globals.ca_file.clone())?.claim(claim.trim());
-                issued.map_err(explain_claim)?.token
-            }
-            None => read_token()?,
-        };
+        let token = sign_in(&address, globals, args)?;
         (address, Some(token))
     };
     let who = Client::new(address.clone(), token.clone(), globals.ca_file.clone())?.whoami()?;
@@ -54,6 +49,113 @@ pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> 
         output::json(&who)?;
     }
     Ok(0)
+}
+
+/// A token for this machine, by whatever was given.
+fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<String, Failure> {
+    let client = |token| Client::new(address.clone(), token, globals.ca_file.clone());
+    if let Some(claim) = &args.claim {
+        let password = args.founder.as_ref().map(|_| new_password()).transpose()?;
+        let issued = client(None)?.claim(&api::Claim {
+            token: claim.trim().to_owned(),
+            email: args.founder.clone(),
+            name: args.founder.as_ref().and(args.name.clone()),
+            password,
+        });
+        return Ok(issued.map_err(explain_claim)?.token);
+    }
+    let session = if let Some(email) = &args.email {
+        let body = api::CreateSession {
+            email: email.clone(),
+            password: password("Password: ")?,
+        };
+        client(None)?.session_create(&body).map_err(explain_password)?.1
+    } else if let Some(token) = &args.invitation {
+        let body = api::AcceptInvitation {
+            token: token.trim().to_owned(),
+            name: args.name.clone(),
+            password: password("Password (yours, or the one to have from now on): ")?,
+        };
+        client(None)?
+            .invitation_accept(&body)
+            .map_err(explain_invitation)?
+            .1
+    } else {
+        return read_token();
+    };
+    // The session was only to show who we are: what is kept is a token of its own name, which can be revoked alone.
+    let signed_in = client(Some(session))?;
+    let issued = signed_in.token_create(&CreateToken {
+        name: format!("login on {}", host_name()),
+        role: api::Role::Owner,
+        org: None,
+        scopes: None,
+        lifetime_s: None,
+    })?;
+    signed_in.session_delete("current")?;
+    Ok(issued.token)
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    name.chars()
+        .filter(|letter| !letter.is_control())
+        .take(60)
+        .collect()
+}
+
+/// Asked for at a terminal; else the first line of standard input.
+fn password(question: &str) -> Result<String, Failure> {
+    if terminal::is_interactive() {
+        return terminal::ask_hidden(question);
+    }
+    let mut line = String::new();
+    std::io::stdin()
+        .lock()
+        .take(4096)
+        .read_line(&mut line)
+        .map_err(|cause| Failure::local("could not read the password", &cause))?;
+    let line = line.trim_end_matches(['\n', '\r']);
+    if line.is_empty() {
+        return Err(Failure::new(
+            Code::Usage,
+            "there is no password on standard input",
+            "stoa login --email ADDRESS < FILE",
+        ));
+    }
+    Ok(line.to_owned())
+}
+
+/// Typed twice, because nobody sees what is typed.
+fn new_password() -> Result<String, Failure> {
+    let first = password("Password to have from now on: ")?;
+    if terminal::is_interactive() && first != terminal::ask_hidden("Again: ")? {
+        return Err(Failure::new(
+            Code::Usage,
+            "the two are not the same; nothing was done",
+            "repeat the command",
+        ));
+    }
+    Ok(first)
+}
+
+fn explain_password(error: client::Error) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.code == Code::SignIn {
+        "there is no such user with that password".clone_into(&mut failure.message);
+        "try again, or ask an administrator: stoa users reset ADDRESS".clone_into(&mut failure.next);
+    }
+    failure
+}
+
+fn explain_invitation(error: client::Error) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.code == Code::SignIn {
+        "this invitation was used, is too old, or is not for the user with that password"
+            .clone_into(&mut failure.message);
+        "ask for another one: stoa members invite ADDRESS".clone_into(&mut failure.next);
+    }
+    failure
 }
 
 fn explain_claim(error: client::Error) -> Failure {
@@ -121,11 +223,11 @@ pub(crate) fn whoami(session: &Session) -> Result<u8, Failure> {
     if session.json {
         output::json(&who)?;
     } else {
-        let name = who
-            .token_name
-            .as_deref()
-            .map(|name| format!(" ({name})"))
-            .unwrap_or_default();
+        let name = match (&who.user, &who.token_name) {
+            (Some(user), _) => format!(" ({})", user.email),
+            (None, Some(name)) => format!(" ({name})"),
+            (None, None) => String::new(),
+        };
         let bound = who
             .org
             .as_deref()
@@ -144,8 +246,12 @@ pub(crate) fn whoami(session: &Session) -> Result<u8, Failure> {
 /// `stoa tokens`.
 pub(crate) fn tokens(session: &Session, command: &TokensCommand) -> Result<u8, Failure> {
     match command {
-        TokensCommand::Ls => {
-            let all = session.client.tokens()?;
+        TokensCommand::Ls { deploy } => {
+            let place = &session.place;
+            let all = match deploy {
+                true => session.client.deploy_tokens(&place.org, &place.project)?,
+                false => session.client.tokens()?,
+            };
             if session.json {
                 output::json(&all)?;
                 return Ok(0);
@@ -174,15 +280,32 @@ pub(crate) fn tokens(session: &Session, command: &TokensCommand) -> Result<u8, F
             name,
             role,
             bound,
+            scopes,
+            deploy,
             expires,
         } => {
-            let body = CreateToken {
-                name: name.clone(),
-                role: *role,
-                org: bound.then(|| session.place.org.clone()),
-                lifetime_s: Some(expires.as_ms() / 1000),
+            let scopes = (!scopes.is_empty()).then(|| scopes.clone());
+            let lifetime_s = Some(expires.as_ms() / 1000);
+            let place = &session.place;
+            let issued = if *deploy {
+                let body = CreateDeployToken {
+                    name: name.clone(),
+                    role: *role,
+                    scopes,
+                    lifetime_s,
+                };
+                session
+                    .client
+                    .deploy_token_create(&place.org, &place.project, &body)?
+            } else {
+                session.client.token_create(&CreateToken {
+                    name: name.clone(),
+                    role: *role,
+                    org: bound.then(|| place.org.clone()),
+                    scopes,
+                    lifetime_s,
+                })?
             };
-            let issued = session.client.token_create(&body)?;
             if session.json {
                 output::json(&issued)?;
             } else {
@@ -190,8 +313,15 @@ pub(crate) fn tokens(session: &Session, command: &TokensCommand) -> Result<u8, F
                 output::data(&format!("{}\n", issued.token))?;
             }
         }
-        TokensCommand::Revoke { token } => {
-            session.client.token_delete(token)?;
+        TokensCommand::Revoke { token, deploy } => {
+            let place = &session.place;
+            if *deploy {
+                session
+                    .client
+                    .deploy_token_delete(&place.org, &place.project, token)?;
+            } else {
+                session.client.token_delete(token)?;
+            }
             say(&format!("revoked {token}"));
             if session.json {
                 output::json(&serde_json::json!({"token": token, "revoked": true}))?;

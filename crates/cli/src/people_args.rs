@@ -1,4 +1,4 @@
-//! Arguments of what is about people: signing in, tokens, the audit log.
+//! Arguments of what is about people: signing in, members, users, tokens, the audit log.
 //!
 //! Lives here: their flags and help texts. Does not live here: the list of commands (`args`).
 
@@ -14,6 +14,18 @@ pub struct LoginArgs {
     /// Trade the one-time token that `stoa up` printed for an access token.
     #[arg(long, group = "how", value_name = "TOKEN")]
     pub claim: Option<String>,
+    /// Sign in with a password: asked for at a terminal, else read from standard input.
+    #[arg(long, group = "how", value_name = "ADDRESS", value_parser = email)]
+    pub email: Option<String>,
+    /// Take an invitation, or choose a new password; the password is asked for or read as with --email.
+    #[arg(long, group = "how", value_name = "TOKEN")]
+    pub invitation: Option<String>,
+    /// With --invitation and --claim: your name, for people.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// With --claim: your address; makes the first user too.
+    #[arg(long = "as", value_name = "ADDRESS", value_parser = email, requires_all = ["claim", "name"])]
+    pub founder: Option<String>,
     /// As root on the machine that runs Stoa.
     #[arg(long, group = "how")]
     pub local: bool,
@@ -35,7 +47,11 @@ pub struct LoginArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub enum TokensCommand {
     /// List tokens; never their texts.
-    Ls,
+    Ls {
+        /// The deploy tokens of the project given with --project instead of your own.
+        #[arg(long)]
+        deploy: bool,
+    },
     /// Make a token and print it, this once.
     Create {
         /// Name for people.
@@ -46,6 +62,12 @@ pub enum TokensCommand {
         /// Bind it to the org given with --org.
         #[arg(long)]
         bound: bool,
+        /// Only this right: read, deploy, configure, read_secrets, manage or administer; may be given more than once.
+        #[arg(long = "scope", value_name = "RIGHT", value_parser = scope)]
+        scopes: Vec<api::Scope>,
+        /// Make a deploy token of the project given with --project instead of one of your own.
+        #[arg(long, conflicts_with = "bound")]
+        deploy: bool,
         /// How long it lives.
         #[arg(long, default_value = "90d", value_name = "TIME")]
         expires: Millis,
@@ -54,7 +76,122 @@ pub enum TokensCommand {
     Revoke {
         /// Its id.
         token: String,
+        /// It is a deploy token of the project given with --project.
+        #[arg(long)]
+        deploy: bool,
     },
+}
+
+/// What `stoa members` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum MembersCommand {
+    /// List the members of an org, or of a project in it.
+    Ls {
+        /// Of the project given with --project.
+        #[arg(long)]
+        of_project: bool,
+    },
+    /// Invite an address; prints a token for that address only, this once.
+    Invite {
+        /// Whom.
+        #[arg(value_parser = email)]
+        email: String,
+        /// viewer, developer, admin or owner.
+        #[arg(long, default_value = "developer", value_name = "ROLE", value_parser = role)]
+        role: api::Role,
+        /// Only to the project given with --project.
+        #[arg(long)]
+        of_project: bool,
+    },
+    /// Give a member another role, or a user one.
+    Set {
+        /// Address or id.
+        user: String,
+        /// viewer, developer, admin or owner.
+        #[arg(long, value_name = "ROLE", value_parser = role)]
+        role: api::Role,
+        /// In the project given with --project; it only adds to the role in the org.
+        #[arg(long)]
+        of_project: bool,
+    },
+    /// Remove a member at once.
+    Rm {
+        /// Address or id.
+        user: String,
+        /// Only from the project given with --project.
+        #[arg(long)]
+        of_project: bool,
+    },
+    /// List open invitations; never their texts.
+    Invitations,
+    /// End an open invitation.
+    Uninvite {
+        /// Its id.
+        invitation: String,
+    },
+}
+
+/// What `stoa users` does. It needs the right to administer the whole installation.
+#[derive(Debug, Clone, Subcommand)]
+pub enum UsersCommand {
+    /// List users.
+    Ls,
+    /// Invite an address to the whole installation; prints a token for that address only, this once.
+    Invite {
+        /// Whom.
+        #[arg(value_parser = email)]
+        email: String,
+        /// viewer, developer, admin or owner of everything.
+        #[arg(long, value_name = "ROLE", value_parser = role)]
+        role: api::Role,
+    },
+    /// Give a user a role for the whole installation.
+    Set {
+        /// Address or id.
+        user: String,
+        /// viewer, developer, admin or owner of everything.
+        #[arg(long, value_name = "ROLE", value_parser = role, required_unless_present = "none")]
+        role: Option<api::Role>,
+        /// Take the one there is.
+        #[arg(long, conflicts_with = "role")]
+        none: bool,
+    },
+    /// Let a user choose a new password; prints a token that works once.
+    Reset {
+        /// Address or id.
+        user: String,
+    },
+    /// Remove a user with all memberships, sessions and tokens.
+    Rm {
+        /// Address or id.
+        user: String,
+        /// The user again, to go on without a question.
+        #[arg(long, value_name = "USER")]
+        confirm: Option<String>,
+    },
+}
+
+/// What `stoa sessions` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum SessionsCommand {
+    /// List your sessions.
+    Ls,
+    /// End one of your sessions at once.
+    Revoke {
+        /// Its id.
+        session: String,
+    },
+}
+
+fn email(text: &str) -> Result<String, String> {
+    text.parse::<model::Email>()
+        .map(|email| email.to_string())
+        .map_err(|why| why.to_string())
+}
+
+fn scope(text: &str) -> Result<api::Scope, String> {
+    serde_json::from_value(serde_json::Value::from(text))
+        .map_err(|_| "there are read, deploy, configure, read_secrets, manage and administer".to_owned())
 }
 
 fn role(text: &str) -> Result<api::Role, String> {

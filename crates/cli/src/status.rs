@@ -1,10 +1,8 @@
-//! `stoa status`, `stoa environments` and `stoa api`.
+//! `stoa status` and `stoa api`.
 
 use std::io::Read as _;
 
-use api::CreateEnvironment;
-
-use crate::args::{ApiArgs, EnvironmentsCommand};
+use crate::args::ApiArgs;
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
 use crate::session::Session;
@@ -38,34 +36,6 @@ pub(crate) fn status(session: &Session) -> Result<u8, Failure> {
     output::data(&text)?;
     if all_apps.is_empty() && all_databases.is_empty() {
         say("nothing here yet; next: stoa init, then stoa deploy");
-    }
-    Ok(0)
-}
-
-/// `stoa environments`.
-pub(crate) fn environments(session: &Session, command: &EnvironmentsCommand) -> Result<u8, Failure> {
-    let (org, project) = (&session.place.org, &session.place.project);
-    match command {
-        EnvironmentsCommand::Ls => {
-            let all = session.client.environments(org, project)?;
-            if session.json {
-                output::json(&all)?;
-            } else {
-                let rows: Vec<Vec<String>> = all.iter().map(|e| vec![e.name.clone(), e.id.clone()]).collect();
-                output::data(&output::table(&["ENVIRONMENT", "ID"], &rows))?;
-            }
-        }
-        EnvironmentsCommand::Create { name } => {
-            let body = CreateEnvironment {
-                name: name.to_string(),
-            };
-            let made = session.client.environment_create(org, project, &body)?;
-            if session.json {
-                output::json(&made)?;
-            } else {
-                say(&format!("made the environment {name}; use it with --env {name}"));
-            }
-        }
     }
     Ok(0)
 }

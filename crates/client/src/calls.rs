@@ -4,12 +4,15 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp, CreateBranch,
-    CreateDatabase, CreateEnvironment, CreateImage, CreateRelease, CreateToken, Database,
-    DatabaseCredentials, DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage,
-    Instance, InstancePage, IssuedToken, LogPage, Operation, OperationLog, OperationPage, Org, OrgPage,
-    PatchEnv, Project, ProjectPage, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rollback, Run,
-    Secret, SecretChange, SecretPage, Server, Token, TokenPage, Upload, Whoami,
+    AcceptInvitation, App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp,
+    CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage, CreateInvitation,
+    CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database, DatabaseCredentials,
+    DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
+    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, Member, MemberPage, Operation,
+    OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutPassword, PutRole,
+    PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
+    SecretChange, SecretPage, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
+    Whoami,
 };
 
 use crate::error::Error;
@@ -45,15 +48,100 @@ impl Place {
     reason = "each is documented at its endpoint"
 )]
 impl Client {
-    pub fn claim(&self, token: &str) -> Result<IssuedToken, Error> {
-        self.call(
-            &e::CLAIM,
-            &[],
-            &[],
-            Some(&Claim {
-                token: token.to_owned(),
-            }),
-        )
+    pub fn claim(&self, body: &Claim) -> Result<IssuedToken, Error> {
+        self.call(&e::CLAIM, &[], &[], Some(body))
+    }
+    pub fn session_create(&self, body: &CreateSession) -> Result<(SignedIn, String), Error> {
+        self.begin_session(&e::SESSION_CREATE, body)
+    }
+    pub fn sessions(&self) -> Result<Vec<api::Session>, Error> {
+        self.all::<SessionPage>(&e::SESSION_LIST, &[])
+    }
+    pub fn session_delete(&self, session: &str) -> Result<(), Error> {
+        self.call_empty(&e::SESSION_DELETE, &[session])
+    }
+    pub fn password_put(&self, body: &PutPassword) -> Result<(), Error> {
+        self.send_empty(&e::PASSWORD_PUT, &[], body)
+    }
+    pub fn users(&self) -> Result<Vec<User>, Error> {
+        self.all::<UserPage>(&e::USER_LIST, &[])
+    }
+    pub fn user(&self, user: &str) -> Result<User, Error> {
+        self.call(&e::USER_VIEW, &[user], &[], NONE)
+    }
+    pub fn user_delete(&self, user: &str) -> Result<(), Error> {
+        self.call_empty(&e::USER_DELETE, &[user])
+    }
+    pub fn user_role_put(&self, user: &str, role: Role) -> Result<User, Error> {
+        self.call(&e::USER_ROLE_PUT, &[user], &[], Some(&PutRole { role }))
+    }
+    pub fn user_role_delete(&self, user: &str) -> Result<User, Error> {
+        self.call(&e::USER_ROLE_DELETE, &[user], &[], NONE)
+    }
+    pub fn user_reset(&self, user: &str) -> Result<IssuedInvitation, Error> {
+        self.call(&e::USER_RESET, &[user], &[], NONE)
+    }
+    /// To an org, or to the installation.
+    pub fn invite(&self, org: Option<&str>, body: &CreateInvitation) -> Result<IssuedInvitation, Error> {
+        match org {
+            Some(org) => self.call(&e::INVITATION_CREATE, &[org], &[], Some(body)),
+            None => self.call(&e::USER_INVITATION_CREATE, &[], &[], Some(body)),
+        }
+    }
+    pub fn invitations(&self, org: Option<&str>) -> Result<Vec<Invitation>, Error> {
+        match org {
+            Some(org) => self.all::<InvitationPage>(&e::INVITATION_LIST, &[org]),
+            None => self.all::<InvitationPage>(&e::USER_INVITATION_LIST, &[]),
+        }
+    }
+    pub fn invitation_delete(&self, org: Option<&str>, invitation: &str) -> Result<(), Error> {
+        match org {
+            Some(org) => self.call_empty(&e::INVITATION_DELETE, &[org, invitation]),
+            None => self.call_empty(&e::USER_INVITATION_DELETE, &[invitation]),
+        }
+    }
+    pub fn invitation_accept(&self, body: &AcceptInvitation) -> Result<(SignedIn, String), Error> {
+        self.begin_session(&e::INVITATION_ACCEPT, body)
+    }
+    /// Of an org, or of a project in it.
+    pub fn members(&self, org: &str, project: Option<&str>) -> Result<Vec<Member>, Error> {
+        match project {
+            Some(project) => self.all::<MemberPage>(&e::PROJECT_MEMBER_LIST, &[org, project]),
+            None => self.all::<MemberPage>(&e::MEMBER_LIST, &[org]),
+        }
+    }
+    pub fn member_put(
+        &self,
+        org: &str,
+        project: Option<&str>,
+        user: &str,
+        role: Role,
+    ) -> Result<Member, Error> {
+        let body = Some(&PutRole { role });
+        match project {
+            Some(project) => self.call(&e::PROJECT_MEMBER_PUT, &[org, project, user], &[], body),
+            None => self.call(&e::MEMBER_PUT, &[org, user], &[], body),
+        }
+    }
+    pub fn member_delete(&self, org: &str, project: Option<&str>, user: &str) -> Result<(), Error> {
+        match project {
+            Some(project) => self.call_empty(&e::PROJECT_MEMBER_DELETE, &[org, project, user]),
+            None => self.call_empty(&e::MEMBER_DELETE, &[org, user]),
+        }
+    }
+    pub fn deploy_tokens(&self, org: &str, project: &str) -> Result<Vec<Token>, Error> {
+        self.all::<TokenPage>(&e::DEPLOY_TOKEN_LIST, &[org, project])
+    }
+    pub fn deploy_token_create(
+        &self,
+        org: &str,
+        project: &str,
+        body: &CreateDeployToken,
+    ) -> Result<IssuedToken, Error> {
+        self.call(&e::DEPLOY_TOKEN_CREATE, &[org, project], &[], Some(body))
+    }
+    pub fn deploy_token_delete(&self, org: &str, project: &str, token: &str) -> Result<(), Error> {
+        self.call_empty(&e::DEPLOY_TOKEN_DELETE, &[org, project, token])
     }
     pub fn whoami(&self) -> Result<Whoami, Error> {
         self.call(&e::WHOAMI, &[], &[], NONE)
@@ -84,6 +172,30 @@ impl Client {
 
     pub fn orgs(&self) -> Result<Vec<Org>, Error> {
         self.all::<OrgPage>(&e::ORG_LIST, &[])
+    }
+    pub fn org(&self, org: &str) -> Result<Org, Error> {
+        self.call(&e::ORG_VIEW, &[org], &[], NONE)
+    }
+    pub fn org_create(&self, body: &CreateOrg) -> Result<Org, Error> {
+        self.call(&e::ORG_CREATE, &[], &[], Some(body))
+    }
+    pub fn org_update(&self, org: &str, body: &Rename) -> Result<Org, Error> {
+        self.call(&e::ORG_UPDATE, &[org], &[], Some(body))
+    }
+    pub fn org_delete(&self, org: &str) -> Result<(), Error> {
+        self.call_empty(&e::ORG_DELETE, &[org])
+    }
+    pub fn project_create(&self, org: &str, body: &CreateProject) -> Result<Project, Error> {
+        self.call(&e::PROJECT_CREATE, &[org], &[], Some(body))
+    }
+    pub fn project_update(&self, org: &str, project: &str, body: &Rename) -> Result<Project, Error> {
+        self.call(&e::PROJECT_UPDATE, &[org, project], &[], Some(body))
+    }
+    pub fn project_delete(&self, org: &str, project: &str) -> Result<(), Error> {
+        self.call_empty(&e::PROJECT_DELETE, &[org, project])
+    }
+    pub fn environment_delete(&self, at: &Place) -> Result<(), Error> {
+        self.call_empty(&e::ENVIRONMENT_DELETE, &at.with([]))
     }
     pub fn projects(&self, org: &str) -> Result<Vec<Project>, Error> {
         self.all::<ProjectPage>(&e::PROJECT_LIST, &[org])

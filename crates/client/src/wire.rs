@@ -8,9 +8,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api::sessions::SESSION_COOKIE;
 use api::{Endpoint, Page, Problem};
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, USER_AGENT,
+};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -28,6 +31,9 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(1800);
 /// The largest answer read whole: a page of 500 items is far below it.
 const ANSWER_MAX: usize = 64 << 20;
 const CHUNK: usize = 64 << 10;
+
+/// What the text of a session begins with.
+const SESSION_PREFIX: &str = "stoa_ses_";
 
 pub(crate) type Outgoing = UnsyncBoxBody<Bytes, Error>;
 
@@ -48,6 +54,8 @@ pub struct RawAnswer {
     pub media_type: String,
     /// The body.
     pub body: Vec<u8>,
+    /// The session that it gave us to keep.
+    pub session: Option<String>,
 }
 
 impl Client {
@@ -92,12 +100,35 @@ impl Client {
         self.decode(&answer.body)
     }
 
+    /// One call that begins a session: its answer, and the session's text, with which another client can be made.
+    ///
+    /// # Errors
+    /// The server's problem, or why it could not be asked.
+    pub fn begin_session<T: DeserializeOwned>(
+        &self,
+        endpoint: &Endpoint,
+        body: &impl Serialize,
+    ) -> Result<(T, String), Error> {
+        let answer = self.answer(endpoint, &[], &[], Some(body))?;
+        let session = answer.session.clone();
+        let session = session.ok_or_else(|| self.not_stoa("it gave no session".to_owned()))?;
+        Ok((self.decode(&answer.body)?, session))
+    }
+
     /// One call whose answer has no body.
     ///
     /// # Errors
     /// The server's problem, or why it could not be asked.
     pub fn call_empty(&self, endpoint: &Endpoint, path: &[&str]) -> Result<(), Error> {
         self.answer(endpoint, path, &[], None::<&()>).map(drop)
+    }
+
+    /// The same with a body of ours.
+    ///
+    /// # Errors
+    /// The server's problem, or why it could not be asked.
+    pub fn send_empty(&self, endpoint: &Endpoint, path: &[&str], body: &impl Serialize) -> Result<(), Error> {
+        self.answer(endpoint, path, &[], Some(body)).map(drop)
     }
 
     /// All items of a list, page after page.
@@ -202,8 +233,15 @@ impl Client {
             .header(HOST, self.address.authority())
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, concat!("stoa/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        match &self.token {
+            Some(session) if session.starts_with(SESSION_PREFIX) => {
+                // The server takes a change with a session only from its own pages, or from who is no page at all.
+                request = request
+                    .header(COOKIE, format!("{SESSION_COOKIE}={session}"))
+                    .header("sec-fetch-site", "none");
+            }
+            Some(token) => request = request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => {}
         }
         request
     }
@@ -244,6 +282,7 @@ impl Client {
     pub(crate) async fn read_whole(&self, response: Response<Incoming>) -> Result<RawAnswer, Error> {
         let status = response.status().as_u16();
         let media_type = media_type(&response);
+        let session = session(&response);
         let body = tokio::time::timeout(
             ANSWER_TIMEOUT,
             Limited::new(response.into_body(), ANSWER_MAX).collect(),
@@ -260,6 +299,7 @@ impl Client {
             status,
             media_type,
             body,
+            session,
         })
     }
 
@@ -299,6 +339,21 @@ fn with_causes(why: &(dyn std::error::Error + 'static)) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
+}
+
+fn session(response: &Response<Incoming>) -> Option<String> {
+    let mut cookies = response.headers().get_all(SET_COOKIE).iter();
+    let text = cookies.find_map(|value| {
+        value
+            .to_str()
+            .ok()?
+            .strip_prefix(SESSION_COOKIE)?
+            .strip_prefix('=')
+    })?;
+    text.split(';')
+        .next()
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
 }
 
 pub(crate) fn media_type(response: &Response<Incoming>) -> String {

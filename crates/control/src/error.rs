@@ -60,6 +60,18 @@ pub enum ControlError {
         /// What is there.
         found: u64,
     },
+    /// Too many wrong passwords came from there.
+    #[error("too many wrong passwords; the next one is looked at in {} s", wait.as_ms().div_ceil(1000))]
+    Guessed {
+        /// For how long no other is looked at.
+        wait: model::Millis,
+    },
+    /// Too many ask for what is expensive.
+    #[error("too many {what} at once")]
+    Busy {
+        /// Who.
+        what: &'static str,
+    },
     /// A source could not be built.
     #[error("{message}")]
     Build {
@@ -114,6 +126,8 @@ impl ControlError {
             Self::Invalid(_) => "invalid",
             Self::State { .. } => "state",
             Self::Stale { .. } => "stale",
+            Self::Guessed { .. } => "too_many_attempts",
+            Self::Busy { .. } => "busy",
             Self::Build { .. } => "build_failed",
             Self::Store(StoreError::Full { .. }) | Self::Engine(EngineError::Full(_)) => "no_room",
             Self::Store(_) => "store",
@@ -149,6 +163,8 @@ impl ControlError {
                 "release" => "see what is there: stoa releases".to_owned(),
                 "database" => "see what is there: stoa db ls".to_owned(),
                 "image" => "see what is there: stoa image ls".to_owned(),
+                "user" | "member" => "see who is there: stoa members ls".to_owned(),
+                "org" | "project" | "environment" => "see what is there: stoa orgs ls".to_owned(),
                 "instance" => "see what runs: stoa ps".to_owned(),
                 _ => "see what is there: stoa status".to_owned(),
             },
@@ -158,6 +174,11 @@ impl ControlError {
             Self::Taken { .. } => "choose another name, or use the one that is there".to_owned(),
             Self::Invalid(_) => "mend the values named above and try again".to_owned(),
             Self::State { next_step, .. } | Self::Build { next_step, .. } => next_step.clone(),
+            Self::Guessed { .. } => {
+                "wait, or use a session or a token that you have; lost it? root on the host: stoa users reset EMAIL"
+                    .to_owned()
+            }
+            Self::Busy { .. } => "try again in a few seconds".to_owned(),
             Self::Stale { .. } => "read it again and repeat the change".to_owned(),
             Self::Store(cause) => cause.next(),
             Self::Engine(cause) => cause.next(),

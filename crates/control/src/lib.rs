@@ -15,6 +15,7 @@ pub mod images;
 pub mod logs;
 pub mod operations;
 pub mod people;
+pub mod places;
 #[doc(hidden)]
 pub mod planted;
 pub mod reconcile;
@@ -34,7 +35,7 @@ mod workload;
 
 // What the use cases take and give, so that the doors need to know no other room.
 pub use engine::{Exec, ExecStreams, LogRecord, Stream as LogStream};
-pub use store::{AuditVerdict, Begun, Now, Secret, StoreError};
+pub use store::{AuditVerdict, Begun, Now, Secret, StoreError, Versioned};
 pub use transact::with_key;
 
 pub use authorize::EnvPath;
@@ -69,4 +70,6 @@ pub struct Control {
     pub clock: Clock,
     /// The operations that have not settled.
     pub open: operations::Open,
+    /// What the door asks before anything else.
+    pub door: people::Door,
 }

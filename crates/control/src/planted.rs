@@ -1,4 +1,5 @@
-//! Defects planted on purpose: the simulation must find every one of them (`tests/simulation`).
+//! Defects planted on purpose: the simulation must find every one of them (`tests/simulation`), and
+//! the tests of the gate those of the gate.
 //!
 //! Lives here: their names, and the switch. Does not live here: the wrong code, which stands beside the right one.
 //! Invariant: without debug assertions there is no switch, the answer is a constant, and the wrong code is not compiled in.
@@ -45,9 +46,52 @@ pub enum Defect {
     ForgetsSteps,
     /// An operation that goes back is settled while what it gives up may still answer.
     SettlesBeforeBack,
+    /// The gate does not look where a right counts.
+    ForgetsRealm,
+    /// The gate does not look at the role.
+    ForgetsRole,
+    /// The gate does not look at the scopes of a token.
+    ForgetsScopes,
+    /// A token counts for itself, whatever became of it or its maker.
+    TrustsTokens,
+    /// Passwords are hashed by as many threads as ask.
+    HashesWithoutBound,
+    /// An account that is not there is told at once.
+    AnswersStrangersAtOnce,
+    /// Guessing is never slowed down.
+    NeverSlowsDown,
+    /// Who guesses an account's password keeps its owner out too.
+    LocksOwnersOut,
+    /// Roles are given by who does not have them.
+    GivesMoreThanItHas,
+    /// The last owner may go.
+    ForgetsLastOwner,
+    /// Invitations have no end.
+    InvitesForEver,
+    /// Sessions have no end.
+    KeepsSessions,
+    /// A cookie counts whatever page it comes from.
+    ForgetsSites,
 }
 
-/// All of them.
+/// Those of the gate, which its own tests find and no simulation of a fleet could.
+pub const GATE: [Defect; 13] = [
+    Defect::ForgetsRealm,
+    Defect::ForgetsRole,
+    Defect::ForgetsScopes,
+    Defect::TrustsTokens,
+    Defect::HashesWithoutBound,
+    Defect::AnswersStrangersAtOnce,
+    Defect::NeverSlowsDown,
+    Defect::LocksOwnersOut,
+    Defect::GivesMoreThanItHas,
+    Defect::ForgetsLastOwner,
+    Defect::InvitesForEver,
+    Defect::KeepsSessions,
+    Defect::ForgetsSites,
+];
+
+/// All that the simulation must find.
 pub const ALL: [Defect; 19] = [
     Defect::ActsBeforeIntent,
     Defect::PublishesBeforeReady,
@@ -88,4 +132,10 @@ pub(crate) fn is(defect: Defect) -> bool {
 #[cfg(not(debug_assertions))]
 pub(crate) const fn is(_: Defect) -> bool {
     false
+}
+
+/// Whether the door must not look where a cookie comes from: the one guard of these that lives there.
+#[must_use]
+pub fn forgets_sites() -> bool {
+    is(Defect::ForgetsSites)
 }

@@ -173,6 +173,9 @@ kinds! {
     UploadKind UploadId "upl" "an uploaded source";
     TokenKind TokenId "tok" "an access token";
     UserKind UserId "usr" "a user";
+    MembershipKind MembershipId "mem" "what a user is somewhere";
+    InvitationKind InvitationId "inv" "an invitation";
+    SessionKind SessionId "ses" "a session of a user";
     RequestKind RequestId "req" "one API request";
 }
 

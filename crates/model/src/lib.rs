@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod database;
+pub mod email;
 pub mod id;
 pub mod instance;
 pub mod manifest;
@@ -19,11 +20,12 @@ pub mod units;
 
 pub use app::{App, Environment, Org, Project};
 pub use database::{Credential, Database, DatabaseState, Origin};
+pub use email::Email;
 pub use id::*;
 pub use instance::{Condition, Exit, Instance, Purpose};
 pub use name::{EnvKey, Name, NameError, is_host_name};
 pub use operation::{Failure, Operation, OperationState, Work};
-pub use people::{Action, Actor, Role, Token};
+pub use people::{Action, Actor, Bounds, Invitation, Membership, Realm, Role, Session, Token, User};
 pub use release::{Release, ReleaseState};
 pub use spec::{Health, ImageDigest, Job, Resources, Route, Service};
 pub use strategy::{Strategy, Surge};

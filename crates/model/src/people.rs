@@ -1,9 +1,95 @@
 //! Who acts, and what they may do.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::id::{OrgId, TokenId};
+use crate::email::Email;
+use crate::id::{InvitationId, MembershipId, OrgId, ProjectId, SessionId, TokenId, UserId};
 use crate::time::Timestamp;
+
+/// Where a right counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "realm", rename_all = "snake_case")]
+pub enum Realm {
+    /// Everywhere, and for what belongs to the installation itself: its server, images, audit log.
+    Installation,
+    /// In an org and all its projects.
+    Org {
+        /// Which.
+        org: OrgId,
+    },
+    /// In one project.
+    Project {
+        /// Its org.
+        org: OrgId,
+        /// Which.
+        project: ProjectId,
+    },
+}
+
+impl Realm {
+    /// Whether a right in this realm counts in that one too.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Installation, _) => true,
+            (Self::Org { org }, Self::Org { org: of } | Self::Project { org: of, .. }) => org == of,
+            (Self::Project { project, .. }, Self::Project { project: other, .. }) => project == other,
+            (Self::Org { .. } | Self::Project { .. }, Self::Installation)
+            | (Self::Project { .. }, Self::Org { .. }) => false,
+        }
+    }
+
+    /// The org it is in.
+    #[must_use]
+    pub fn org(self) -> Option<OrgId> {
+        match self {
+            Self::Installation => None,
+            Self::Org { org } | Self::Project { org, .. } => Some(org),
+        }
+    }
+
+    /// How rows name it.
+    #[must_use]
+    pub fn key(self) -> String {
+        match self {
+            Self::Installation => "installation".to_owned(),
+            Self::Org { org } => org.to_string(),
+            Self::Project { project, .. } => project.to_string(),
+        }
+    }
+}
+
+/// The most that the bearer of a token may do, whatever its maker may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// At most as one of this role.
+    pub role: Role,
+    /// Only these rights; `None` is all that the role has.
+    pub scopes: Option<BTreeSet<Action>>,
+    /// Only there.
+    pub realm: Realm,
+}
+
+impl Bounds {
+    /// A role without other limits.
+    #[must_use]
+    pub fn of(role: Role, realm: Realm) -> Self {
+        Self {
+            role,
+            scopes: None,
+            realm,
+        }
+    }
+
+    /// Whether these bounds let an action pass.
+    #[must_use]
+    pub fn allow(&self, action: Action) -> bool {
+        self.role.allows(action)
+            && (action == Action::See || self.scopes.as_ref().is_none_or(|scopes| scopes.contains(&action)))
+    }
+}
 
 /// Who asks for something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,16 +100,21 @@ pub enum Actor {
         /// Process that connected.
         pid: i32,
     },
+    /// A user who has signed in.
+    User {
+        /// Which.
+        user: UserId,
+        /// By which session.
+        session: SessionId,
+    },
     /// The bearer of an access token.
     Token {
         /// Which.
         token: TokenId,
         /// Its name, for people and the audit log.
         name: String,
-        /// What it may do.
-        role: Role,
-        /// Where; `None` is the whole installation.
-        org: Option<OrgId>,
+        /// Who made it, and whose present rights it never exceeds; `None`: the host or a claim.
+        user: Option<UserId>,
     },
     /// A reconciler of ours.
     System,
@@ -35,13 +126,27 @@ impl Actor {
     pub fn describe(&self) -> String {
         match self {
             Self::HostRoot { .. } => "host-root".to_owned(),
-            Self::Token { token, .. } => format!("token:{token}"),
+            Self::User { user, .. } => format!("user:{user}"),
+            Self::Token { token, user, .. } => match user {
+                Some(user) => format!("user:{user} token:{token}"),
+                None => format!("token:{token}"),
+            },
             Self::System => "system".to_owned(),
+        }
+    }
+
+    /// The user who acts, himself or through a token.
+    #[must_use]
+    pub fn user(&self) -> Option<UserId> {
+        match self {
+            Self::User { user, .. } => Some(*user),
+            Self::Token { user, .. } => *user,
+            Self::HostRoot { .. } | Self::System => None,
         }
     }
 }
 
-/// What an actor is to an org.
+/// What an actor is to an org or project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -59,6 +164,8 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
+    /// Know that an org or project is there, and its name: whoever has any right in it or below it.
+    See,
     /// See apps, releases, instances, operations, logs.
     Read,
     /// Deploy, roll back, restart, scale, run, exec.
@@ -78,7 +185,7 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         match action {
-            Action::Read => self >= Self::Viewer,
+            Action::See | Action::Read => self >= Self::Viewer,
             Action::Deploy | Action::Configure | Action::ReadSecrets | Action::Manage => {
                 self >= Self::Developer
             }
@@ -100,6 +207,15 @@ pub struct Token {
     pub role: Role,
     /// Where; `None` is the whole installation.
     pub org: Option<OrgId>,
+    /// Only in this project of `org`: a deploy token.
+    #[serde(default)]
+    pub project: Option<ProjectId>,
+    /// Only these rights; `None` is all that the role has.
+    #[serde(default)]
+    pub scopes: Option<BTreeSet<Action>>,
+    /// Who made it, and whose present rights it never exceeds; `None`: the host or a claim.
+    #[serde(default)]
+    pub user: Option<UserId>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends.
@@ -108,4 +224,93 @@ pub struct Token {
     pub last_used_at: Option<Timestamp>,
     /// Set when it was revoked.
     pub revoked: bool,
+}
+
+impl Token {
+    /// What it may do at most.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let realm = match (self.org, self.project) {
+            (None, _) => Realm::Installation,
+            (Some(org), None) => Realm::Org { org },
+            (Some(org), Some(project)) => Realm::Project { org, project },
+        };
+        Bounds {
+            role: self.role,
+            scopes: self.scopes.clone(),
+            realm,
+        }
+    }
+}
+
+/// Somebody who can sign in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Id.
+    pub id: UserId,
+    /// Address, in the one form that [`Email`] gives it.
+    pub email: Email,
+    /// Name for people.
+    pub name: String,
+    /// Of the password, with its parameters and salt; `None` for who signs in elsewhere only.
+    pub password: Option<String>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// What a user is somewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Id.
+    pub id: MembershipId,
+    /// Who.
+    pub user: UserId,
+    /// Where.
+    pub realm: Realm,
+    /// As what.
+    pub role: Role,
+    /// Since when.
+    pub created_at: Timestamp,
+}
+
+/// The right of one address to become a member, once. Only the hash of its text is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Id.
+    pub id: InvitationId,
+    /// SHA-256 of its text, hexadecimal.
+    pub hash: String,
+    /// For whom.
+    pub email: Email,
+    /// Where.
+    pub realm: Realm,
+    /// As what; `None` lets a user choose a new password and nothing else.
+    pub role: Option<Role>,
+    /// Who made it, as the audit log names him.
+    pub by: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// A user who has signed in with a browser. Only the hash of its text is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Id.
+    pub id: SessionId,
+    /// Whose.
+    pub user: UserId,
+    /// SHA-256 of its text, hexadecimal.
+    pub hash: String,
+    /// From which address it began.
+    pub source: String,
+    /// What the browser said it is.
+    pub agent: String,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it ends however much it is used.
+    pub expires_at: Timestamp,
+    /// Last use, to about a minute.
+    pub last_used_at: Timestamp,
 }

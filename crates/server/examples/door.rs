@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use control::people::Wish;
 use control::routes::{EdgeLink, RouteTable};
 use control::{Bell, Control, Settings};
 use model::{Actor, InstanceId, Role, Timestamp};
@@ -48,10 +49,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         bell: Bell::default(),
         clock: control::Clock::default(),
         open: control::operations::Open::default(),
+        door: control::people::Door::default(),
     });
-    control::people::found(&control)?;
+    control::places::found(&control)?;
     let (_, token) =
-        control::people::create_token(&control, &Actor::System, "judge", Role::Owner, None, None)?;
+        control::people::create_token(&control, &Actor::System, &Wish::of("judge", Role::Owner), None)?;
     let tcp = std::net::TcpListener::bind(address)?;
     let local = UnixListener::bind(dir.path().join(api::LOCAL_SOCKET))?;
     println!(

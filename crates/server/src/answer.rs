@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION,
+    SET_COOKIE, X_FRAME_OPTIONS,
 };
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -27,9 +28,16 @@ pub(crate) enum Reply {
         etag: Option<u64>,
         /// Where to look next.
         location: Option<String>,
+        /// What a browser is to keep.
+        cookie: Option<String>,
     },
     /// 204.
     Empty,
+    /// 204, and what a browser kept is not good any more.
+    Gone {
+        /// What makes it forget.
+        cookie: String,
+    },
     /// Anything else that is whole: text, a document.
     Whole { media_type: &'static str, body: Vec<u8> },
     /// An event stream.
@@ -44,6 +52,7 @@ impl Reply {
             body,
             etag: None,
             location: None,
+            cookie: None,
         })
     }
 
@@ -57,6 +66,13 @@ impl Reply {
             *etag = Some(generation);
         }
         Ok(reply)
+    }
+
+    pub(crate) fn with_cookie(mut self, text: String) -> Self {
+        if let Self::Json { cookie, .. } = &mut self {
+            *cookie = Some(text);
+        }
+        self
     }
 
     pub(crate) fn accepted(operation: &model::Operation) -> Result<Self, Refusal> {
@@ -77,7 +93,7 @@ impl Reply {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Json { status, .. } => *status,
-            Self::Empty => 204,
+            Self::Empty | Self::Gone { .. } => 204,
             Self::Whole { .. } | Self::Events(_) => 200,
         }
     }
@@ -89,6 +105,7 @@ impl Reply {
                 body,
                 etag,
                 location,
+                cookie,
             } => {
                 let mut response = whole(status, "application/json", body);
                 if let Some(generation) = etag {
@@ -96,6 +113,9 @@ impl Reply {
                 }
                 if let Some(location) = location {
                     insert(&mut response, LOCATION, &location);
+                }
+                if let Some(cookie) = cookie {
+                    insert(&mut response, SET_COOKIE, &cookie);
                 }
                 response
             }
@@ -105,6 +125,11 @@ impl Reply {
                 response
             }
             Self::Whole { media_type, body } => whole(200, media_type, body),
+            Self::Gone { cookie } => {
+                let mut response = Self::Empty.into_response();
+                insert(&mut response, SET_COOKIE, &cookie);
+                response
+            }
             Self::Events(events) => {
                 let mut response = Response::new(events.into_body());
                 insert(&mut response, CONTENT_TYPE, "text/event-stream");
@@ -146,6 +171,7 @@ pub(crate) fn seal(response: &mut Response<Outgoing>, request_id: &str, standing
         HeaderName::from_static("x-content-type-options"),
         "nosniff",
     );
+    insert(response, X_FRAME_OPTIONS, "DENY");
 }
 
 fn whole(status: u16, media_type: &str, body: Vec<u8>) -> Response<Outgoing> {

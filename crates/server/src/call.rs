@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use api::endpoint::QueryKind;
 use api::{Endpoint, FieldError};
+use control::people::Source;
 use control::{Control, EnvPath};
 use model::{Actor, EnvKey, Millis, Name, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Shared;
+use crate::credential::{Credential, authenticate};
+use crate::listen::Peer;
 use crate::refusal::Refusal;
 
 /// One request as its handler sees it.
@@ -18,8 +21,13 @@ pub(crate) struct Call {
     pub(crate) shared: Arc<Shared>,
     pub(crate) endpoint: &'static Endpoint,
     pub(crate) actor: Option<Actor>,
-    /// The token's text, to look at it again while a stream is open.
-    pub(crate) token: Option<String>,
+    /// What was shown, to look at it again while a stream is open.
+    pub(crate) credential: Option<Credential>,
+    pub(crate) peer: Peer,
+    /// Where the request comes from, for counting wrong guesses.
+    pub(crate) source: Source,
+    /// What the client says it is.
+    pub(crate) agent: String,
     pub(crate) parameters: Vec<(&'static str, String)>,
     pub(crate) query: Vec<(String, String)>,
     /// The body: checked against the endpoint's schema. Null when there is none.
@@ -37,6 +45,17 @@ impl Call {
 
     pub(crate) fn actor(&self) -> Result<&Actor, Refusal> {
         self.actor.as_ref().ok_or_else(Refusal::sign_in)
+    }
+
+    /// Refuses what was shown if it does not count any more: for what goes on after the answer has begun.
+    pub(crate) fn still_counts(&self) -> Result<(), Refusal> {
+        authenticate(&self.shared, self.peer, self.credential.as_ref()).map(drop)
+    }
+
+    /// The same, for longer than the call lives.
+    pub(crate) fn glance(&self) -> Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync> {
+        let (shared, peer, credential) = (Arc::clone(&self.shared), self.peer, self.credential.clone());
+        Arc::new(move || authenticate(&shared, peer, credential.as_ref()).map(drop))
     }
 
     /// A parameter of the path. The endpoint list names them, so a missing one is a defect.

@@ -4,7 +4,7 @@
 //! connection --frames--> reader task --(channel)--> thread writing stdin / setting the size
 //! threads reading stdout, stderr, waiting for the end --(channel)--> writer task --frames--> connection
 //! ```
-//! Invariant: the exit code is the last frame; when the connection ends, the program's input ends (and with a terminal,
+//! Invariant: a session ends within a second of the end of what it was begun with; the exit code is the last frame; when the connection ends, the program's input ends (and with a terminal,
 //! the terminal hangs up).
 
 use std::fs::File;
@@ -36,8 +36,13 @@ const GLANCE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
+/// How often it is looked whether a session may go on.
+const CREDENTIAL_GLANCE: Duration = Duration::from_millis(700);
 /// After the program's end its children may hold the pipes open; what comes later than this is not waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Says whether whoever began a session may go on with it.
+pub(crate) type MayGoOn = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
 pub(crate) fn of_instance(call: &Call) -> Result<Option<ExecStreams>, Refusal> {
     let body: api::Exec = call.needed_body()?;
@@ -104,10 +109,11 @@ pub(crate) fn hand_over(
     streams: ExecStreams,
     upgrade: OnUpgrade,
     permit: OwnedSemaphorePermit,
+    may_go_on: MayGoOn,
 ) -> Response<Outgoing> {
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(connection) => carry(streams, connection).await,
+            Ok(connection) => carry(streams, connection, may_go_on).await,
             Err(cause) => tracing::debug!(%cause, "a client asked for exec and left"),
         }
         drop(permit);
@@ -119,7 +125,27 @@ pub(crate) fn hand_over(
     response
 }
 
-async fn carry(streams: ExecStreams, connection: Upgraded) {
+/// Returns when whoever began the session may not go on with it.
+async fn watch(may_go_on: MayGoOn) {
+    let may_go_on = Arc::new(may_go_on);
+    loop {
+        tokio::time::sleep(CREDENTIAL_GLANCE).await;
+        let look = Arc::clone(&may_go_on);
+        match tokio::task::spawn_blocking(move || look()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refusal)) => {
+                tracing::debug!(?refusal, "an exec session was ended");
+                return;
+            }
+            Err(cause) => {
+                tracing::error!(%cause, "an exec session could not be looked after");
+                return;
+            }
+        }
+    }
+}
+
+async fn carry(streams: ExecStreams, connection: Upgraded, may_go_on: MayGoOn) {
     let (from_peer, to_peer) = tokio::io::split(TokioIo::new(connection));
     let (input, inputs) = mpsc::channel::<Frame>(AHEAD);
     let (output, outputs) = mpsc::channel::<Frame>(AHEAD);
@@ -152,6 +178,7 @@ async fn carry(streams: ExecStreams, connection: Upgraded) {
     tokio::select! {
         () = read_frames(from_peer, input) => {}
         () = write_frames(to_peer, outputs, end) => {}
+        () = watch(may_go_on) => {}
     }
     // A program that does not look at its input would go on without anybody.
     drop(hold);
@@ -322,7 +349,12 @@ mod tests {
                 let service = service_fn(|mut request: http::Request<hyper::body::Incoming>| {
                     assert!(is_asked_for(request.headers()));
                     let permit = Arc::clone(&permits).try_acquire_owned().expect("a permit");
-                    let response = hand_over(make(), hyper::upgrade::on(&mut request), permit);
+                    let response = hand_over(
+                        make(),
+                        hyper::upgrade::on(&mut request),
+                        permit,
+                        Box::new(|| Ok(())),
+                    );
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
                 let http = hyper::server::conn::http1::Builder::new();

@@ -115,6 +115,7 @@ fn replay(status: u16, body: &[u8]) -> Reply {
         body: body.to_vec(),
         etag: value["generation"].as_u64(),
         location,
+        cookie: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::{Event, Health, Server};
-use control::{events as control_events, people};
+use control::{events as control_events, places};
 use model::{Actor, Timestamp};
 
 use crate::answer::Reply;
@@ -40,7 +40,7 @@ pub(crate) fn health(_: &Call) -> Result<Reply, Refusal> {
 }
 
 pub(crate) fn readiness(call: &Call) -> Result<Reply, Refusal> {
-    match people::orgs(call.control(), &Actor::System) {
+    match places::orgs(call.control(), &Actor::System) {
         Ok(_) => Reply::ok(&Health {
             status: "ok".to_owned(),
         }),

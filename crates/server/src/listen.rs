@@ -56,8 +56,11 @@ impl Default for Limits {
 /// Who is at the other end, as far as the connection itself tells.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Peer {
-    /// Somebody over TCP: must show a token.
-    Anybody,
+    /// Somebody over TCP: must show a credential.
+    Anybody {
+        /// Address of the other end.
+        from: std::net::IpAddr,
+    },
     /// Root on the host.
     Root {
         /// Process that connected.
@@ -156,10 +159,10 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             _ = &mut stopped => return,
-            accepted = tcp.accept() => accepted.map(|(stream, _)| {
+            accepted = tcp.accept() => accepted.map(|(stream, from)| {
                 // Small answers must not wait for an acknowledgement; without it they are only later.
                 drop(stream.set_nodelay(true));
-                (Connected::Tcp(stream), Peer::Anybody)
+                (Connected::Tcp(stream), Peer::Anybody { from: from.ip() })
             }),
             accepted = local.accept() => accepted.map(|(stream, _)| {
                 let peer = peer_of(&stream);
@@ -176,7 +179,7 @@ async fn accept(
             }
         };
         let connections = match peer {
-            Peer::Anybody => &anybody,
+            Peer::Anybody { .. } => &anybody,
             Peer::Root { .. } => &root,
             Peer::LocalUser => &local_users,
         };

@@ -1,41 +1,63 @@
 //! Claiming, tokens, the audit log, and who one is.
 
-use api::{AuditPage, AuditRow, AuditVerification, Claim, CreateToken, IssuedToken, Role, TokenPage, Whoami};
-use control::{AuditVerdict, people};
-use model::{Actor, Millis, Timestamp, Token};
+use api::{
+    AuditPage, AuditRow, AuditVerification, Claim, CreateDeployToken, CreateToken, IssuedToken, Role, Scope,
+    TokenPage, Whoami,
+};
+use control::people::{self, Founder, Wish};
+use control::{AuditVerdict, Secret, Versioned};
+use model::{Action, Actor, Millis, Timestamp, Token};
 
 use crate::answer::Reply;
 use crate::call::Call;
+use crate::members::{grant, wire_user};
 use crate::pages;
 use crate::refusal::Refusal;
-use control::Secret;
 
 pub(crate) fn claim(call: &Call) -> Result<Reply, Refusal> {
     let body: Claim = call.needed_body()?;
-    let (token, text) = people::claim(call.control(), body.token.trim())?;
+    let founder = match (body.email, body.name, body.password) {
+        (None, None, None) => None,
+        (Some(email), Some(name), Some(password)) => Some(Founder {
+            email: crate::members::email(&email)?,
+            name,
+            password: Secret::from(password),
+        }),
+        _some => {
+            return Err(Refusal::field(
+                "/email",
+                "the first user has an email, a name and a password",
+            ));
+        }
+    };
+    let (token, text) = people::claim(call.control(), body.token.trim(), founder.as_ref())?;
     issued(&token, &text)
 }
 
 pub(crate) fn whoami(call: &Call) -> Result<Reply, Refusal> {
     let actor = call.actor()?;
-    let (role, org, token_name) = match actor {
-        Actor::HostRoot { .. } | Actor::System => (Role::Owner, None, None),
-        Actor::Token { role, org, name, .. } => (
-            wire_role(*role),
-            org.map(|org| org.to_string()),
-            Some(name.clone()),
-        ),
+    let standing = people::standing(call.control(), actor)?;
+    let token_name = match actor {
+        Actor::Token { name, .. } => Some(name.clone()),
+        Actor::HostRoot { .. } | Actor::System | Actor::User { .. } => None,
     };
+    let user = people::own(call.control(), actor)?;
+    let roles = standing.roles.iter();
     Reply::ok(&Whoami {
         actor: actor.describe(),
-        role,
-        org,
+        role: wire_role(standing.strongest),
+        roles: roles.map(|(realm, role)| grant(*realm, *role)).collect(),
+        user: user.as_ref().map(wire_user),
+        org: standing.only.map(|org| org.to_string()),
         token_name,
     })
 }
 
 pub(crate) fn token_list(call: &Call) -> Result<Reply, Refusal> {
-    let all = people::tokens(call.control(), call.actor()?)?;
+    token_page(call, people::tokens(call.control(), call.actor()?)?)
+}
+
+fn token_page(call: &Call, all: Vec<Versioned<Token>>) -> Result<Reply, Refusal> {
     let (page, next) = pages::cut(call, all, |token| token.row.id.to_string())?;
     let items = page.iter().map(|token| wire(&token.row)).collect();
     Reply::ok(&TokenPage {
@@ -46,21 +68,50 @@ pub(crate) fn token_list(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn token_create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateToken = call.needed_body()?;
-    let life = body.lifetime_s.map(Millis::seconds);
-    let role = model_role(body.role);
-    let (token, text) = people::create_token(
-        call.control(),
-        call.actor()?,
-        &body.name,
-        role,
-        body.org.as_deref(),
-        life,
-    )?;
+    let wish = wish(body.name, body.role, body.scopes, body.lifetime_s);
+    let (token, text) = people::create_token(call.control(), call.actor()?, &wish, body.org.as_deref())?;
     issued(&token, &text)
+}
+
+fn wish(name: String, role: Role, scopes: Option<Vec<Scope>>, lifetime_s: Option<u64>) -> Wish {
+    Wish {
+        name,
+        role: model_role(role),
+        scopes: scopes.map(|scopes| scopes.into_iter().map(action).collect()),
+        life: lifetime_s.map(Millis::seconds),
+    }
 }
 
 pub(crate) fn token_delete(call: &Call) -> Result<Reply, Refusal> {
     people::revoke_token(call.control(), call.actor()?, call.parameter("token")?)?;
+    Ok(Reply::Empty)
+}
+
+pub(crate) fn deploy_token_list(call: &Call) -> Result<Reply, Refusal> {
+    let (org, project) = (call.parameter("org")?, call.parameter("project")?);
+    token_page(
+        call,
+        people::deploy_tokens(call.control(), call.actor()?, org, project)?,
+    )
+}
+
+pub(crate) fn deploy_token_create(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateDeployToken = call.needed_body()?;
+    let wish = wish(body.name, body.role, body.scopes, body.lifetime_s);
+    let (org, project) = (call.parameter("org")?, call.parameter("project")?);
+    let (token, text) = people::create_deploy_token(call.control(), call.actor()?, org, project, &wish)?;
+    issued(&token, &text)
+}
+
+pub(crate) fn deploy_token_delete(call: &Call) -> Result<Reply, Refusal> {
+    let (org, project) = (call.parameter("org")?, call.parameter("project")?);
+    people::revoke_deploy_token(
+        call.control(),
+        call.actor()?,
+        org,
+        project,
+        call.parameter("token")?,
+    )?;
     Ok(Reply::Empty)
 }
 
@@ -129,6 +180,12 @@ fn wire(token: &Token) -> api::Token {
         name: token.name.clone(),
         role: wire_role(token.role),
         org: token.org.map(|org| org.to_string()),
+        project: token.project.map(|project| project.to_string()),
+        user: token.user.map(|user| user.to_string()),
+        scopes: token
+            .scopes
+            .as_ref()
+            .map(|scopes| scopes.iter().filter_map(|action| scope(*action)).collect()),
         created_at: token.created_at,
         expires_at: token.expires_at,
         last_used_at: token.last_used_at,
@@ -136,7 +193,7 @@ fn wire(token: &Token) -> api::Token {
     }
 }
 
-fn wire_role(role: model::Role) -> Role {
+pub(crate) fn wire_role(role: model::Role) -> Role {
     match role {
         model::Role::Viewer => Role::Viewer,
         model::Role::Developer => Role::Developer,
@@ -145,11 +202,35 @@ fn wire_role(role: model::Role) -> Role {
     }
 }
 
-fn model_role(role: Role) -> model::Role {
+pub(crate) fn model_role(role: Role) -> model::Role {
     match role {
         Role::Viewer => model::Role::Viewer,
         Role::Developer => model::Role::Developer,
         Role::Admin => model::Role::Admin,
         Role::Owner => model::Role::Owner,
+    }
+}
+
+fn action(scope: Scope) -> Action {
+    match scope {
+        Scope::Read => Action::Read,
+        Scope::Deploy => Action::Deploy,
+        Scope::Configure => Action::Configure,
+        Scope::ReadSecrets => Action::ReadSecrets,
+        Scope::Manage => Action::Manage,
+        Scope::Administer => Action::Administer,
+    }
+}
+
+/// Knowing that something is there is no right that anybody asks for.
+fn scope(action: Action) -> Option<Scope> {
+    match action {
+        Action::See => None,
+        Action::Read => Some(Scope::Read),
+        Action::Deploy => Some(Scope::Deploy),
+        Action::Configure => Some(Scope::Configure),
+        Action::ReadSecrets => Some(Scope::ReadSecrets),
+        Action::Manage => Some(Scope::Manage),
+        Action::Administer => Some(Scope::Administer),
     }
 }

@@ -39,7 +39,7 @@ impl Who {
     pub(crate) fn of(actor: &Actor) -> Option<Self> {
         match actor {
             Actor::HostRoot { .. } | Actor::System => None,
-            known @ Actor::Token { .. } => Some(Self::Known(known.describe())),
+            known @ (Actor::Token { .. } | Actor::User { .. }) => Some(Self::Known(known.describe())),
         }
     }
 

@@ -61,6 +61,15 @@ impl Refusal {
         ControlError::SignIn.into()
     }
 
+    pub(crate) fn cross_site() -> Self {
+        Self::new(
+            403,
+            "cross_site",
+            "a change with a session must come from this site's own pages",
+            "use the console of this installation, or an access token",
+        )
+    }
+
     /// The request itself is broken, before its content counts.
     pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(
@@ -280,6 +289,8 @@ impl From<ControlError> for Refusal {
                     error.next(),
                 );
             }
+            ControlError::Guessed { .. } => 429,
+            ControlError::Busy { .. } => 503,
             ControlError::Build { .. } => 422,
             ControlError::Store(_) | ControlError::Engine(_) | ControlError::File { .. } => match code {
                 "no_room" => 507,
@@ -297,7 +308,14 @@ impl From<ControlError> for Refusal {
         if status == 401 {
             refusal.0.header = Some(("www-authenticate", "Bearer realm=\"stoa\"".to_owned()));
         }
-        if status >= 500 {
+        match &error {
+            ControlError::Guessed { wait } => {
+                refusal.0.header = Some(("retry-after", wait.as_ms().div_ceil(1000).to_string()));
+            }
+            ControlError::Busy { .. } => refusal.0.header = Some(("retry-after", "5".to_owned())),
+            _other => {}
+        }
+        if status >= 500 && !matches!(error, ControlError::Busy { .. }) {
             refusal.0.inner = Some(with_causes(&error));
         }
         refusal
@@ -322,6 +340,8 @@ mod tests {
             "not_found",
             "method_not_allowed",
             "sign_in",
+            "cross_site",
+            "too_many_attempts",
             "bad_request",
             "invalid",
             "unsupported_media",

@@ -4,11 +4,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use api::endpoint::{Method, Need};
-use control::authorize;
-use http::header::{ACCEPT, AUTHORIZATION, IF_MATCH};
+use control::authorize::{self, Reach};
+use http::header::{ACCEPT, IF_MATCH, USER_AGENT};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use model::{Action, Actor, RequestId};
+use model::RequestId;
 
 use crate::answer::{self, Outgoing, Reply};
 use crate::call::{Call, check_query};
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::rate::{Standing, Who};
 use crate::refusal::Refusal;
 use crate::route::{self, Found, Handler};
-use crate::{Shared, body, dry_run, exec, idempotency, upload};
+use crate::{Shared, body, credential, dry_run, exec, idempotency, upload};
 
 /// Answers one request, whatever happens.
 pub(crate) async fn serve(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Response<Outgoing> {
@@ -105,11 +105,15 @@ async fn phases(
                 return Err(Refusal::no_upgrade());
             }
             let permit = exec::permit(shared)?;
-            let streams = blocking(shared, move || {
+            let (streams, call) = blocking(shared, move || {
                 check(&mut call, &bytes)?;
-                begin(&call)?.ok_or_else(|| Refusal::internal("an exec that was only rehearsed"))
-            });
-            Ok(exec::hand_over(streams.await?, upgrade, permit))
+                let streams = begin(&call)?;
+                let streams = streams.ok_or_else(|| Refusal::internal("an exec that was only rehearsed"))?;
+                Ok((streams, call))
+            })
+            .await?;
+            let may_go_on = move || call.still_counts().and_then(|()| gate(&call));
+            Ok(exec::hand_over(streams, upgrade, permit, Box::new(may_go_on)))
         }
         (Handler::Exec(_), None) | (Handler::Upload, _) => {
             Err(Refusal::internal("a handler without its connection"))
@@ -147,12 +151,20 @@ fn admit(
     query: &str,
     standing: &OnceLock<Standing>,
 ) -> Result<Call, Refusal> {
-    let token = bearer(headers)?;
+    let credential = credential::shown(headers)?;
     let asks = match found.endpoint.need {
-        Need::Nothing => Ok(None),
-        Need::Credential | Need::Right(_) => authenticate(&shared, peer, token.as_deref()).map(Some),
+        Need::Nothing => {
+            credential::refuse_sign_in_from_elsewhere(headers)?;
+            Ok(None)
+        }
+        Need::Credential | Need::Right(_) | Need::Installation(_) => {
+            credential::refuse_cross_site(found.endpoint.method, credential.as_ref(), headers)?;
+            credential::authenticate(&shared, peer, credential.as_ref()).map(Some)
+        }
     };
     let who = match &asks {
+        // Counted by account and source (`people::Throttle`): strangers who flood it must not keep others from signing in.
+        Ok(None) if found.endpoint.id == api::endpoints::SESSION_CREATE.id => None,
         Ok(None) => Some(Who::Anybody(found.endpoint.id)),
         Ok(Some(actor)) => Who::of(actor),
         Err(_) => Some(Who::Refused),
@@ -163,7 +175,10 @@ fn admit(
         shared,
         endpoint: found.endpoint,
         actor,
-        token,
+        credential,
+        peer,
+        source: credential::source(peer),
+        agent: header(headers, &USER_AGENT).unwrap_or_default().to_owned(),
         parameters: found.parameters,
         query: parse_query(query)?,
         body: serde_json::Value::Null,
@@ -207,55 +222,32 @@ fn refuse_bad_query(call: &Call) -> Result<(), Refusal> {
     }
 }
 
-/// Who asks. A token that is shown counts, even from root: whoever sends one wants to act as its bearer.
-pub(crate) fn authenticate(shared: &Shared, peer: Peer, token: Option<&str>) -> Result<Actor, Refusal> {
-    match (token, peer) {
-        (Some(token), _) => Ok(control::people::authenticate(&shared.control, token)?),
-        (None, Peer::Root { pid }) => Ok(Actor::HostRoot { pid }),
-        (None, Peer::Anybody | Peer::LocalUser) => Err(Refusal::sign_in()),
-    }
-}
-
 /// The right the endpoint needs, for the place its path names. The use case asks again, for the thing itself.
 fn gate(call: &Call) -> Result<(), Refusal> {
-    let Need::Right(action) = call.endpoint.need else {
-        return Ok(());
+    let (action, reach) = match call.endpoint.need {
+        Need::Nothing | Need::Credential => return Ok(()),
+        Need::Right(action) => (action, Reach::Named),
+        Need::Installation(action) => (action, Reach::Installation),
     };
-    let actor = call.actor()?;
-    let has = |name| call.endpoint.parameters().any(|known| known == name);
-    if has("environment") {
-        let place = call.place()?;
-        let read = |action| {
-            call.control().store.read(|tx| {
-                let scope = authorize::environment(tx, actor, action, &place)?;
-                if has("app") {
-                    scope.app(tx, call.parameter("app").unwrap_or_default())?;
-                }
-                if has("database") {
-                    scope.database(tx, call.parameter("database").unwrap_or_default())?;
-                }
-                Ok::<_, control::ControlError>(())
-            })
-        };
-        // First whether it may be known of at all: absent and foreign are told apart from forbidden, never from each other.
-        read(Action::Read)?;
-        return Ok(read(action)?);
-    }
-    if has("org") {
-        let org = call.parameter("org")?;
-        let read = |action| {
-            call.control()
-                .store
-                .read(|tx| authorize::org(tx, actor, action, org).map(drop))
-        };
-        read(Action::Read)?;
-        return Ok(read(action)?);
-    }
-    match actor {
-        Actor::HostRoot { .. } | Actor::System => Ok(()),
-        Actor::Token { role, .. } if role.allows(action) => Ok(()),
-        Actor::Token { .. } => Err(control::ControlError::Denied { action }.into()),
-    }
+    let named = |wanted| {
+        let mut all = call.parameters.iter();
+        all.find(|(name, _)| *name == wanted)
+            .map(|(_, value)| value.as_str())
+    };
+    let named = authorize::Named {
+        org: named("org"),
+        project: named("project"),
+        environment: named("environment"),
+        app: named("app"),
+        database: named("database"),
+    };
+    Ok(authorize::admit(
+        call.control(),
+        call.actor()?,
+        action,
+        reach,
+        &named,
+    )?)
 }
 
 /// A refusal of the gate never became a use case, which would have recorded it. A question about what is not there is
@@ -275,19 +267,6 @@ fn record(call: &Call, refusal: &Refusal) {
 
 fn header<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
-}
-
-fn bearer(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(value) = headers.get(AUTHORIZATION) else {
-        return Ok(None);
-    };
-    let text = value.to_str().map_err(|_| Refusal::sign_in())?;
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
-            Ok(Some(token.trim().to_owned()))
-        }
-        _ => Err(Refusal::sign_in()),
-    }
 }
 
 /// The generation of a strong `ETag`; `*` demands only that the thing is there, which is so anyway.

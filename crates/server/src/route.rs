@@ -8,7 +8,9 @@ use api::{Endpoint, endpoints as e};
 use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
-use crate::{apps, databases, exec, images, installation, operations, people, places, releases};
+use crate::{
+    apps, databases, exec, images, installation, members, operations, people, places, releases, sessions,
+};
 use control::ExecStreams;
 
 /// How an endpoint is done.
@@ -29,15 +31,54 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::TOKEN_LIST, Handler::Act(people::token_list)),
     (&e::TOKEN_CREATE, Handler::Act(people::token_create)),
     (&e::TOKEN_DELETE, Handler::Act(people::token_delete)),
+    (&e::SESSION_CREATE, Handler::Act(sessions::create)),
+    (&e::SESSION_LIST, Handler::Act(sessions::list)),
+    (&e::SESSION_DELETE, Handler::Act(sessions::delete)),
+    (&e::PASSWORD_PUT, Handler::Act(sessions::password_put)),
+    (&e::USER_LIST, Handler::Act(members::user_list)),
+    (&e::USER_VIEW, Handler::Act(members::user_view)),
+    (&e::USER_DELETE, Handler::Act(members::user_delete)),
+    (&e::USER_ROLE_PUT, Handler::Act(members::user_role_put)),
+    (&e::USER_ROLE_DELETE, Handler::Act(members::user_role_delete)),
+    (&e::USER_RESET, Handler::Act(members::user_reset)),
+    (&e::USER_INVITATION_LIST, Handler::Act(members::invitation_list)),
+    (
+        &e::USER_INVITATION_CREATE,
+        Handler::Act(members::invitation_create),
+    ),
+    (
+        &e::USER_INVITATION_DELETE,
+        Handler::Act(members::invitation_delete),
+    ),
+    (&e::INVITATION_ACCEPT, Handler::Act(members::invitation_accept)),
+    (&e::MEMBER_LIST, Handler::Act(members::member_list)),
+    (&e::MEMBER_PUT, Handler::Act(members::member_put)),
+    (&e::MEMBER_DELETE, Handler::Act(members::member_delete)),
+    (&e::INVITATION_LIST, Handler::Act(members::invitation_list)),
+    (&e::INVITATION_CREATE, Handler::Act(members::invitation_create)),
+    (&e::INVITATION_DELETE, Handler::Act(members::invitation_delete)),
+    (&e::PROJECT_MEMBER_LIST, Handler::Act(members::member_list)),
+    (&e::PROJECT_MEMBER_PUT, Handler::Act(members::member_put)),
+    (&e::PROJECT_MEMBER_DELETE, Handler::Act(members::member_delete)),
+    (&e::DEPLOY_TOKEN_LIST, Handler::Act(people::deploy_token_list)),
+    (&e::DEPLOY_TOKEN_CREATE, Handler::Act(people::deploy_token_create)),
+    (&e::DEPLOY_TOKEN_DELETE, Handler::Act(people::deploy_token_delete)),
     (&e::AUDIT_LIST, Handler::Act(people::audit_list)),
     (&e::AUDIT_VERIFY, Handler::Act(people::audit_verify)),
     (&e::ORG_LIST, Handler::Act(places::org_list)),
+    (&e::ORG_CREATE, Handler::Act(places::org_create)),
     (&e::ORG_VIEW, Handler::Act(places::org_view)),
+    (&e::ORG_UPDATE, Handler::Act(places::org_update)),
+    (&e::ORG_DELETE, Handler::Act(places::org_delete)),
     (&e::PROJECT_LIST, Handler::Act(places::project_list)),
+    (&e::PROJECT_CREATE, Handler::Act(places::project_create)),
     (&e::PROJECT_VIEW, Handler::Act(places::project_view)),
+    (&e::PROJECT_UPDATE, Handler::Act(places::project_update)),
+    (&e::PROJECT_DELETE, Handler::Act(places::project_delete)),
     (&e::ENVIRONMENT_LIST, Handler::Act(places::environment_list)),
     (&e::ENVIRONMENT_CREATE, Handler::Act(places::environment_create)),
     (&e::ENVIRONMENT_VIEW, Handler::Act(places::environment_view)),
+    (&e::ENVIRONMENT_DELETE, Handler::Act(places::environment_delete)),
     (&e::UPLOAD_CREATE, Handler::Upload),
     (&e::APP_LIST, Handler::Act(apps::list)),
     (&e::APP_CREATE, Handler::Act(apps::create)),

@@ -1,6 +1,6 @@
 //! Event streams: what control has to say, frame by frame, until one side ends it.
 //!
-//! Invariant: a stream ends within a second of its token's end, holds at most a few frames, and sends a heartbeat
+//! Invariant: a stream ends within a second of the end of what it was opened with, holds at most a few frames, and sends a heartbeat
 //! every 15 seconds so that both sides notice when the other is gone.
 
 use std::convert::Infallible;
@@ -15,7 +15,6 @@ use hyper::body::{Body, Frame};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::Shared;
 use crate::answer::Outgoing;
 use crate::call::Call;
 use crate::rate::{Place, Who};
@@ -55,8 +54,7 @@ pub(crate) type Look = Box<dyn FnMut() -> Result<Seen, Refusal> + Send>;
 pub(crate) struct Events {
     first: Seen,
     look: Look,
-    shared: Arc<Shared>,
-    token: Option<String>,
+    still_counts: Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync>,
     permit: OwnedSemaphorePermit,
     place: Place,
 }
@@ -72,8 +70,7 @@ impl Events {
         Ok(Self {
             first,
             look,
-            shared: Arc::clone(&call.shared),
-            token: call.token.clone(),
+            still_counts: call.glance(),
             permit,
             place,
         })
@@ -121,8 +118,8 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
             glanced = Instant::now();
         }
         let looked = tokio::task::spawn_blocking(move || {
-            if checks_token && let Some(token) = &events.token {
-                control::people::authenticate(&events.shared.control, token)?;
+            if checks_token {
+                (events.still_counts)()?;
             }
             let seen = (events.look)()?;
             Ok::<_, Refusal>((events, seen))

@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Operation, Org, Project, Purpose,
-    Release, SecretId, Timestamp, Token, UploadId,
+    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Invitation, Membership, Operation,
+    Org, Project, Purpose, Release, SecretId, Session, Timestamp, Token, UploadId, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,11 @@ rows! {
     Token, "token", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
     SecretVersion, "secret", |it| it.id.to_string(), it.app.to_string(), secret_name(it.key.as_str(), it.version);
     Upload, "upload", |it| it.id.to_string(), it.environment.to_string(), it.id.to_string();
+    User, "user", |it| it.id.to_string(), { let _ = it; "" }, it.email.as_str();
+    // By user: whether somebody is a member of what is not his is then found out at the cost of his own memberships.
+    Membership, "membership", |it| it.id.to_string(), it.user.to_string(), it.realm.key();
+    Invitation, "invitation", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
+    Session, "session", |it| it.id.to_string(), it.user.to_string(), it.id.to_string();
     Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
 }
 

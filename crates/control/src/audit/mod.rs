@@ -31,8 +31,10 @@ pub fn list(
     before: Option<u64>,
     limit: usize,
 ) -> Result<Vec<AuditRecord>, ControlError> {
-    let found = authorize::authorize(actor, Action::Administer, None, WHAT, "")
-        .and_then(|()| control.read(|tx| Ok(tx.audit_list(before, limit.clamp(1, LIMIT))?)));
+    let found = control.read(|tx| {
+        authorize::installation(tx, actor, Action::Administer)?;
+        Ok(tx.audit_list(before, limit.clamp(1, LIMIT))?)
+    });
     let found = control.audited(actor, "audit.read", WHAT, found)?;
     control.mutate(actor, "audit.read", WHAT, |_| Ok(()))?;
     Ok(found)
@@ -44,8 +46,10 @@ pub fn list(
 /// As the gate's; a log that does not fit is no error but a verdict.
 pub fn verify(control: &Control, actor: &Actor) -> Result<AuditVerdict, ControlError> {
     let head = head_file(&control.settings);
-    let verdict = authorize::authorize(actor, Action::Administer, None, WHAT, "")
-        .and_then(|()| control.read(|tx| Ok(tx.audit_verify(Some(&head))?)));
+    let verdict = control.read(|tx| {
+        authorize::installation(tx, actor, Action::Administer)?;
+        Ok(tx.audit_verify(Some(&head))?)
+    });
     let verdict = control.audited(actor, "audit.verify", WHAT, verdict)?;
     control.mutate(actor, "audit.verify", WHAT, |_| Ok(()))?;
     Ok(verdict)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use model::{Action, Actor, EnvironmentId, OrgId};
+use model::{Action, Actor, EnvironmentId, OrgId, Realm};
 use store::{Change, ReadTx};
 
-use crate::authorize;
+use crate::authorize::{Rights, realm_of};
 use crate::{Control, ControlError};
 
 /// Changes after `since` that the actor may see, waiting up to `wait` for the first one.
@@ -25,11 +25,13 @@ pub fn watch(
         control.store.wait_change(since, wait);
     }
     control.read(|tx| {
+        let rights = Rights::of(tx, actor)?;
+        let is_root = matches!(actor, Actor::HostRoot { .. } | Actor::System);
         let changes = tx.changes_since(since, LIMIT)?;
         let next = changes.last().map_or(since, |change| change.rev);
         let visible = changes
             .into_iter()
-            .filter(|change| may_see(tx, actor, change).unwrap_or(false))
+            .filter(|change| is_root || may_see(tx, &rights, change).unwrap_or(false))
             .collect();
         Ok((visible, next))
     })
@@ -39,21 +41,25 @@ pub fn watch(
 const LIMIT: usize = 500;
 
 /// Whether a change belongs to what the actor may read. What is not listed is shown to nobody but root: tokens, claims,
-/// sealed secrets and uploads are never anybody's news. Unknown parents are not shown.
-fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlError> {
-    match actor {
-        Actor::HostRoot { .. } | Actor::System => return Ok(true),
-        Actor::Token { .. } => {}
-    }
+/// sealed secrets, uploads and people are never anybody's news. Unknown parents are not shown.
+fn may_see(tx: &ReadTx, rights: &Rights, change: &Change) -> Result<bool, ControlError> {
     let environment = match change.kind.as_str() {
-        "org" => return may_read(actor, change.id.parse().ok()),
-        "project" => return may_read(actor, change.parent.parse().ok()),
+        "org" => {
+            let org = change.id.parse::<OrgId>().ok();
+            return Ok(org.is_some_and(|org| rights.allow(Action::See, Realm::Org { org })));
+        }
+        "project" => {
+            let (org, project) = (change.parent.parse(), change.id.parse());
+            let realm = org.ok().zip(project.ok());
+            return Ok(realm
+                .is_some_and(|(org, project)| rights.allow(Action::See, Realm::Project { org, project })));
+        }
         "environment" => {
             let project = tx.get::<model::Project>(&change.parent)?;
-            return may_read(actor, project.map(|project| project.row.org));
+            return Ok(project.is_some_and(|found| rights.allow(Action::Read, realm_of(&found.row))));
         }
         "operation" if change.parent.is_empty() => {
-            return Ok(authorize::authorize(actor, Action::Administer, None, "operation", "").is_ok());
+            return Ok(rights.allow(Action::Administer, Realm::Installation));
         }
         "app" | "database" | "operation" => change.parent.parse::<EnvironmentId>().ok(),
         "release" | "instance" => match tx.get::<model::App>(&change.parent)? {
@@ -67,9 +73,5 @@ fn may_see(tx: &ReadTx, actor: &Actor, change: &Change) -> Result<bool, ControlE
     let Some(environment) = environment else {
         return Ok(false);
     };
-    Ok(authorize::environment_by_id(tx, actor, Action::Read, environment).is_ok())
-}
-
-fn may_read(actor: &Actor, org: Option<OrgId>) -> Result<bool, ControlError> {
-    Ok(org.is_some() && authorize::authorize(actor, Action::Read, org, "org", "").is_ok())
+    Ok(rights.environment_by_id(tx, Action::Read, environment).is_ok())
 }

@@ -3,7 +3,7 @@
 use model::operation::{ImageSource, Work};
 use model::{Action, Actor};
 
-use crate::authorize;
+use crate::authorize::{self, Rights};
 use crate::operations::{self, Accepted};
 use crate::rehearsal;
 use crate::{Control, ControlError};
@@ -13,7 +13,7 @@ use crate::{Control, ControlError};
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn list(control: &Control, actor: &Actor) -> Result<Vec<engine::ImageSummary>, ControlError> {
-    authorize::authorize(actor, Action::Read, org_of(actor), "image", "")?;
+    may_read(control, actor)?;
     Ok(control.engine.images()?)
 }
 
@@ -22,19 +22,16 @@ pub fn list(control: &Control, actor: &Actor) -> Result<Vec<engine::ImageSummary
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn view(control: &Control, actor: &Actor, name: &str) -> Result<engine::ImageFacts, ControlError> {
-    authorize::authorize(actor, Action::Read, org_of(actor), "image", name)?;
+    may_read(control, actor)?;
     control
         .engine
         .find_image(name)?
         .ok_or_else(|| authorize::missing("image", name))
 }
 
-// Images belong to the installation, but whoever may deploy may also see what there is to deploy.
-fn org_of(actor: &Actor) -> Option<model::OrgId> {
-    match actor {
-        Actor::Token { org, .. } => *org,
-        Actor::HostRoot { .. } | Actor::System => None,
-    }
+// Images belong to the installation, but whoever may see an app somewhere may also see what there is to deploy.
+fn may_read(control: &Control, actor: &Actor) -> Result<(), ControlError> {
+    control.read(|tx| Rights::of(tx, actor)?.demand_somewhere(Action::Read))
 }
 
 /// Gets an image under a name.
@@ -48,7 +45,7 @@ pub fn fetch(
     name: &str,
 ) -> Result<Accepted, ControlError> {
     control.mutate(actor, "image.create", name, |tx| {
-        authorize::authorize(actor, Action::Administer, None, "image", name)?;
+        authorize::installation(tx, actor, Action::Administer)?;
         check(source, name)?;
         if let ImageSource::Archive { upload } = source
             && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
@@ -107,7 +104,7 @@ fn check(source: &ImageSource, name: &str) -> Result<(), ControlError> {
 /// As the gate's, and the engine's.
 pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), ControlError> {
     let is_there = || {
-        authorize::authorize(actor, Action::Administer, None, "image", name)?;
+        control.read(|tx| authorize::installation(tx, actor, Action::Administer))?;
         let found = control.engine.find_image(name)?;
         found.map(drop).ok_or_else(|| authorize::missing("image", name))
     };

@@ -138,7 +138,7 @@ fn load(tx: &ReadTx, actor: &Actor, action: Action, id: &str) -> Result<Versione
             )?;
         }
         // Work on the installation: to others it is as if it were not there.
-        None => authorize::authorize(actor, Action::Administer, None, "operation", id)
+        None => authorize::installation(tx, actor, Action::Administer)
             .map_err(|_| authorize::missing("operation", id))?,
     }
     Ok(found)

@@ -1,71 +1,58 @@
-//! Who may come in: the claim of a new installation, access tokens, orgs, projects, environments.
+//! Who may come in: the claim of a new installation, users and what they are where, sessions, access tokens.
+//!
+//! Lives here: the claim, and the texts that let somebody in. Does not live here: what each may do (`authorize`).
+//! Invariant: of a text that lets somebody in only its hash is kept.
+
+mod members;
+mod password;
+mod sessions;
+mod throttle;
+mod tokens;
+mod users;
 
 use std::fs;
 use std::path::PathBuf;
 
-use model::{
-    Action, Actor, Environment, EnvironmentId, Millis, Name, Org, OrgId, Project, ProjectId, Role, Timestamp,
-    Token, TokenId,
-};
+use model::{Actor, Email, Millis, OrgId, Realm, Role, Token, User};
 use sha2::{Digest, Sha256};
+use store::ReadTx;
 use store::rows::Claim;
 use store::secret::Secret;
-use store::{ReadTx, Versioned};
 
-use crate::authorize::{self, EnvPath};
+use crate::authorize::Rights;
 use crate::{Control, ControlError, rehearsal};
+
+pub use members::{
+    Accepted, Member, accept, grant_member, invitations, invite, invite_reset, members, remove_member,
+    revoke_invitation,
+};
+pub use password::Hasher;
+pub use sessions::{SignedIn, authenticate_session, end_session, sessions, sign_in};
+pub(crate) use sessions::{collect, refuse_ended};
+pub use throttle::{Source, Throttle};
+pub(crate) use tokens::bounds;
+pub use tokens::{
+    DEPLOY, LIFE as TOKEN_LIFE, PERSONAL, Wish, authenticate, create_deploy_token, create_token,
+    deploy_tokens, revoke_deploy_token, revoke_token, tokens,
+};
+pub use users::{Account, change_password, delete_user, own, set_role, user, users};
 
 /// How long a claim token is good for.
 const CLAIM_LIFE: Millis = Millis::seconds(15 * 60);
-/// How long an access token lives unless asked otherwise.
-pub const TOKEN_LIFE: Millis = Millis::seconds(90 * 24 * 3600);
-/// The last use of a token is written down at most that often: a read must not cost a commit.
+/// The last use of a credential is written down at most that often: a read must not cost a commit.
 const LAST_USE_EVERY: Millis = Millis::seconds(60);
-/// What every access token begins with.
-pub const TOKEN_PREFIX: &str = "stoa_pat_";
 const CLAIM_PREFIX: &str = "stoa_claim_";
 
-/// Makes what exists from the start: org and project `default`, environment `production`. Idempotent.
-///
-/// # Errors
-/// When the store does not take it.
-pub fn found(control: &Control) -> Result<(), ControlError> {
-    control.write(|tx| {
-        let defaults = EnvPath::default();
-        if tx.find::<Org>("", &defaults.org)?.is_some() {
-            return Ok(());
-        }
-        let name = |text: &str| {
-            text.parse::<Name>()
-                .map_err(|e| ControlError::invalid("/name", e.to_string()))
-        };
-        let org = Org {
-            id: OrgId::fresh(),
-            name: name(&defaults.org)?,
-        };
-        let project = Project {
-            id: ProjectId::fresh(),
-            org: org.id,
-            name: name(&defaults.project)?,
-        };
-        let environment = Environment {
-            id: EnvironmentId::fresh(),
-            project: project.id,
-            name: name(&defaults.environment)?,
-        };
-        tx.insert(&org)?;
-        tx.insert(&project)?;
-        tx.insert(&environment)?;
-        Ok(())
+fn fill_randomly(bytes: &mut [u8]) -> Result<(), ControlError> {
+    getrandom::fill(bytes).map_err(|e| ControlError::File {
+        what: "no randomness from the system".to_owned(),
+        cause: std::io::Error::other(e.to_string()),
     })
 }
 
 fn random_text(prefix: &str) -> Result<String, ControlError> {
     let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes).map_err(|e| ControlError::File {
-        what: "no randomness from the system".to_owned(),
-        cause: std::io::Error::other(e.to_string()),
-    })?;
+    fill_randomly(&mut bytes)?;
     Ok(format!("{prefix}{}", hex(&bytes)))
 }
 
@@ -89,7 +76,7 @@ pub fn claim_path(control: &Control) -> PathBuf {
 /// When it cannot be stored.
 pub fn offer_claim(control: &Control) -> Result<Option<String>, ControlError> {
     let path = claim_path(control);
-    if control.read(|tx| Ok(!tx.list::<Token>("")?.is_empty()))? {
+    if control.read(|tx| Ok(!tx.list::<Token>("")?.is_empty() || tx.count::<User>("")? > 0))? {
         drop(fs::remove_file(&path));
         return Ok(None);
     }
@@ -109,11 +96,26 @@ pub fn offer_claim(control: &Control) -> Result<Option<String>, ControlError> {
     Ok(Some(text))
 }
 
+/// Who claims an installation, when it is to be a user and not only a token.
+#[derive(Debug)]
+pub struct Founder {
+    /// Address.
+    pub email: Email,
+    /// Name for people.
+    pub name: String,
+    /// Password.
+    pub password: Secret,
+}
+
 /// Trades the claim token for the first owner's access token. Works once.
 ///
 /// # Errors
-/// `SignIn` for anything but the live claim token.
-pub fn claim(control: &Control, text: &str) -> Result<(Token, Secret), ControlError> {
+/// `SignIn` for anything but the live claim token; `Invalid` for a founder that cannot be.
+pub fn claim(
+    control: &Control,
+    text: &str,
+    founder: Option<&Founder>,
+) -> Result<(Token, Secret), ControlError> {
     let presented = hash(text);
     let find = |tx: &ReadTx| -> Result<_, ControlError> {
         let mut claims = tx.list::<Claim>("")?.into_iter();
@@ -124,6 +126,9 @@ pub fn claim(control: &Control, text: &str) -> Result<(Token, Secret), ControlEr
         tracing::info!("somebody presented a wrong claim token");
         return Err(ControlError::SignIn);
     }
+    let kept = founder
+        .map(|founder| users::keep(control, &founder.email, &founder.name, &founder.password))
+        .transpose()?;
     let made = control.mutate(&Actor::System, "claim", "installation", |tx| {
         let live = find(tx)?;
         let now = control.now_of(tx);
@@ -131,7 +136,16 @@ pub fn claim(control: &Control, text: &str) -> Result<(Token, Secret), ControlEr
             .filter(|claim| claim.row.expires_at > now)
             .ok_or(ControlError::SignIn)?;
         tx.delete::<Claim>(&live.row.hash, store::Expect::Any)?;
-        let (token, text) = new_token("owner", Role::Owner, None, now, TOKEN_LIFE)?;
+        let user = match (founder, &kept) {
+            (Some(founder), Some(kept)) => {
+                let user = users::insert(tx, &founder.email, &founder.name, Some(kept.clone()), now)?;
+                members::grant(tx, user.id, Realm::Installation, Role::Owner, now)?;
+                Some(user.id)
+            }
+            _nobody => None,
+        };
+        let (mut token, text) = tokens::fresh(tokens::PERSONAL, "owner", now, tokens::LIFE)?;
+        token.user = user;
         tx.insert(&token)?;
         Ok((token, text))
     })?;
@@ -141,216 +155,43 @@ pub fn claim(control: &Control, text: &str) -> Result<(Token, Secret), ControlEr
     Ok((made.0, Secret::new(made.1.into_bytes())))
 }
 
-fn new_token(
-    name: &str,
-    role: Role,
-    org: Option<OrgId>,
-    now: Timestamp,
-    life: Millis,
-) -> Result<(Token, String), ControlError> {
-    let text = random_text(TOKEN_PREFIX)?;
-    let token = Token {
-        id: TokenId::fresh(),
-        name: name.to_owned(),
-        hash: hash(&text),
-        role,
-        org,
-        created_at: now,
-        expires_at: now.plus(life),
-        last_used_at: None,
-        revoked: false,
-    };
-    Ok((token, text))
+/// What the door asks before anything else.
+#[derive(Default)]
+pub struct Door {
+    /// Hashes passwords, a few at once.
+    pub hasher: Hasher,
+    /// Counts wrong guesses.
+    pub throttle: Throttle,
 }
 
-/// Who presents this access token.
-///
-/// # Errors
-/// `SignIn` for an unknown, expired or revoked one.
-pub fn authenticate(control: &Control, text: &str) -> Result<Actor, ControlError> {
-    if !text.starts_with(TOKEN_PREFIX) || text.len() > 200 {
-        return Err(ControlError::SignIn);
-    }
-    // Looked up by its hash: what is compared in the index says nothing about the text.
-    let found = control
-        .read(|tx| Ok(tx.find::<Token>("", &hash(text))?))?
-        .ok_or(ControlError::SignIn)?;
-    let now = Timestamp::now();
-    if found.row.revoked || found.row.expires_at <= now {
-        return Err(ControlError::SignIn);
-    }
-    if found
-        .row
-        .last_used_at
-        .is_none_or(|last| now.since(last) > LAST_USE_EVERY)
-    {
-        let mut row = found.row.clone();
-        row.last_used_at = Some(now);
-        // Losing this write is harmless, and a full disk must not lock people out.
-        drop(control.write(|tx| {
-            let current = tx.need::<Token>(&row.id.to_string())?;
-            if !current.row.revoked {
-                tx.update_status(&row, store::Expect::Generation(current.generation))?;
-            }
-            Ok(())
-        }));
-    }
-    Ok(Actor::Token {
-        token: found.row.id,
-        name: found.row.name,
-        role: found.row.role,
-        org: found.row.org,
-    })
+/// What an actor may do where.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The strongest role anywhere.
+    pub strongest: Role,
+    /// The role in each place, as far as the token in use lets it pass.
+    pub roles: Vec<(Realm, Role)>,
+    /// The org, when there are rights in that one only.
+    pub only: Option<OrgId>,
 }
 
-/// All access tokens; never their text.
-///
-/// # Errors
-/// As the gate's.
-pub fn tokens(control: &Control, actor: &Actor) -> Result<Vec<Versioned<Token>>, ControlError> {
-    authorize::authorize(actor, Action::Administer, None, "token", "")?;
-    control.read(|tx| Ok(tx.list::<Token>("")?))
-}
-
-/// A new access token; its text is shown this once. It never has more rights than its maker.
-///
-/// # Errors
-/// As the gate's; `Invalid` for values that cannot be.
-pub fn create_token(
-    control: &Control,
-    actor: &Actor,
-    name: &str,
-    role: Role,
-    org: Option<&str>,
-    life: Option<Millis>,
-) -> Result<(Token, Secret), ControlError> {
-    let life = life.unwrap_or(TOKEN_LIFE);
-    let (token, text) = control.mutate(actor, "token.create", name, |tx| {
-        authorize::authorize(actor, Action::Administer, None, "token", name)?;
-        if let Actor::Token { role: own, .. } = actor
-            && role > *own
-        {
-            return Err(ControlError::Denied {
-                action: Action::Administer,
-            });
-        }
-        check_token(name, life)?;
-        let org = match org {
-            Some(org) => Some(authorize::org(tx, actor, Action::Administer, org)?.row.id),
-            None => None,
-        };
-        let (token, text) = new_token(name, role, org, control.now_of(tx), life)?;
-        tx.insert(&token)?;
-        Ok((token, text))
-    })?;
-    Ok((token, Secret::new(text.into_bytes())))
-}
-
-fn check_token(name: &str, life: Millis) -> Result<(), ControlError> {
-    if name.is_empty() || name.len() > 80 || name.chars().any(char::is_control) {
-        return Err(ControlError::invalid(
-            "/name",
-            "1 to 80 characters without control characters",
-        ));
-    }
-    if life.as_ms() < 60_000 || life > Millis::seconds(366 * 24 * 3600) {
-        return Err(ControlError::invalid(
-            "/expires_in",
-            "from one minute to 366 days",
-        ));
-    }
-    Ok(())
-}
-
-/// Ends an access token at once.
-///
-/// # Errors
-/// As the gate's.
-pub fn revoke_token(control: &Control, actor: &Actor, id: &str) -> Result<(), ControlError> {
-    control.mutate(actor, "token.revoke", id, |tx| {
-        authorize::authorize(actor, Action::Administer, None, "token", id)?;
-        let mut found = tx
-            .get::<Token>(id)?
-            .ok_or_else(|| authorize::missing("token", id))?;
-        found.row.revoked = true;
-        tx.update(&found.row, store::Expect::Generation(found.generation))?;
-        Ok(())
-    })
-}
-
-/// Orgs the actor may see.
+/// What an actor may do where.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn orgs(control: &Control, actor: &Actor) -> Result<Vec<Versioned<Org>>, ControlError> {
-    control.read(|tx| {
-        let all = tx.list::<Org>("")?;
-        let sees = |org: &Org| {
-            authorize::authorize(actor, Action::Read, Some(org.id), "org", org.name.as_str()).is_ok()
-        };
-        Ok(all.into_iter().filter(|org| sees(&org.row)).collect())
-    })
-}
-
-/// Projects of an org.
-///
-/// # Errors
-/// As the gate's.
-pub fn projects(
-    control: &Control,
-    actor: &Actor,
-    org: &str,
-) -> Result<Vec<Versioned<Project>>, ControlError> {
-    control.read(|tx| {
-        let org = authorize::org(tx, actor, Action::Read, org)?;
-        Ok(tx.list::<Project>(&org.row.id.to_string())?)
-    })
-}
-
-/// Environments of a project.
-///
-/// # Errors
-/// As the gate's.
-pub fn environments(
-    control: &Control,
-    actor: &Actor,
-    org: &str,
-    project: &str,
-) -> Result<Vec<Versioned<Environment>>, ControlError> {
-    control.read(|tx| {
-        let (_, project) = authorize::project(tx, actor, Action::Read, org, project)?;
-        Ok(tx.list::<Environment>(&project.row.id.to_string())?)
-    })
-}
-
-/// A new environment of a project, with a network of its own.
-///
-/// # Errors
-/// As the gate's; `Taken` when the name is.
-pub fn create_environment(
-    control: &Control,
-    actor: &Actor,
-    org: &str,
-    project: &str,
-    name: &Name,
-) -> Result<Versioned<Environment>, ControlError> {
-    control.mutate(actor, "environment.create", name.as_str(), |tx| {
-        let (_, project) = authorize::project(tx, actor, Action::Administer, org, project)?;
-        if tx
-            .find::<Environment>(&project.row.id.to_string(), name.as_str())?
-            .is_some()
-        {
-            return Err(ControlError::Taken {
-                kind: "environment",
-                name: name.to_string(),
-            });
-        }
-        let environment = Environment {
-            id: EnvironmentId::fresh(),
-            project: project.row.id,
-            name: name.clone(),
-        };
-        tx.insert(&environment)?;
-        Ok(tx.need::<Environment>(&environment.id.to_string())?)
+pub fn standing(control: &Control, actor: &Actor) -> Result<Standing, ControlError> {
+    let rights = control.read(|tx| Rights::of(tx, actor))?;
+    let roles: Vec<(Realm, Role)> = rights.everywhere().collect();
+    let mut orgs: Vec<Option<OrgId>> = roles.iter().map(|(realm, _)| realm.org()).collect();
+    orgs.dedup();
+    let only = match orgs[..] {
+        [only] => only,
+        [..] => None,
+    };
+    let strongest = roles.iter().map(|(_, role)| *role).max();
+    Ok(Standing {
+        strongest: strongest.unwrap_or(Role::Viewer),
+        roles,
+        only,
     })
 }

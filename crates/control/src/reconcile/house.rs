@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::SystemTime;
 
-use model::{Instance, Millis, Operation, OperationId, Release, Timestamp};
+use model::{Environment, EnvironmentId, Instance, Millis, Operation, OperationId, Release, Timestamp};
 
 use crate::{Control, ControlError, operations};
 
@@ -23,14 +23,20 @@ const AT_ONCE: usize = 500;
 /// Removes old settled operations, their logs, and build directories without work under way.
 /// `begun`: when this process began to work; nobody is at what is older.
 pub(super) fn operations(control: &Control, begun: SystemTime, now: Timestamp) -> Result<(), ControlError> {
-    let mut all = control.read(|tx| Ok(tx.list_all::<Operation>()?))?;
+    let (mut all, places) = control.read(|tx| {
+        let places = tx.list_all::<Environment>()?.into_iter();
+        let places: BTreeSet<EnvironmentId> = places.map(|found| found.row.id).collect();
+        Ok((tx.list_all::<Operation>()?, places))
+    })?;
     all.sort_by_key(|found| std::cmp::Reverse(found.row.id));
     let mut newest: BTreeMap<_, usize> = BTreeMap::new();
     let mut old = Vec::new();
     for found in all.iter().filter(|found| found.row.state.is_settled()) {
         let count = newest.entry(found.row.environment).or_default();
         *count += 1;
-        if *count > KEEP_NEWEST && now.since(found.row.created_at) > KEEP {
+        // Of an environment that is gone nobody can see them any more.
+        let is_hidden = found.row.environment.is_some_and(|of| !places.contains(&of));
+        if is_hidden || *count > KEEP_NEWEST && now.since(found.row.created_at) > KEEP {
             old.push(found.row.id);
         }
     }

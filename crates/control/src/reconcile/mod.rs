@@ -211,6 +211,7 @@ impl Reconciler {
         self.house_kept = Some(now);
         let kept = (|| {
             crate::uploads::collect(control, now)?;
+            crate::people::collect(control, now)?;
             house::operations(control, self.begun, now)?;
             house::revisions(control, now)?;
             house::images(control)?;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use control::people::Wish;
 use control::{
     AuditVerdict, Control, ControlError, EnvPath, apps, audit, databases, events, images, logs, operations,
-    people, releases, secrets, uploads,
+    people, places, releases, secrets, uploads,
 };
 use model::operation::{ImageSource, Source};
-use model::{Action, Actor, Millis, Org, OrgId, Role, TokenId};
+use model::{Action, Actor, Millis, Org, OrgId, Realm, Role, Token, TokenId};
 use store::{AuditBody, Now, Secret};
 
 use crate::world::{ROOT, World, name};
@@ -16,7 +17,7 @@ use crate::world::{ROOT, World, name};
 #[test]
 fn founding_is_idempotent() {
     let world = World::new();
-    people::found(world.control()).expect("again");
+    places::found(world.control()).expect("again");
     assert_eq!(world.all::<Org>().len(), 1);
     assert_eq!(world.all::<model::Environment>().len(), 1);
 }
@@ -36,33 +37,29 @@ fn a_claim_works_once() {
     assert_eq!(std::fs::read_to_string(&path).expect("for root"), text);
     for wrong in [first.as_str(), "", "stoa_claim_00"] {
         assert!(matches!(
-            people::claim(world.control(), wrong),
+            people::claim(world.control(), wrong, None),
             Err(ControlError::SignIn)
         ));
     }
-    let (token, secret) = people::claim(world.control(), &text).expect("claimed");
+    let (token, secret) = people::claim(world.control(), &text, None).expect("claimed");
     assert_eq!((token.role, token.org), (Role::Owner, None));
     assert!(!path.exists());
     assert!(matches!(
-        people::claim(world.control(), &text),
+        people::claim(world.control(), &text, None),
         Err(ControlError::SignIn)
     ));
     assert_eq!(people::offer_claim(world.control()).expect("asked"), None);
     let actor = people::authenticate(world.control(), secret.expose_str().expect("text")).expect("it works");
-    assert!(matches!(
-        actor,
-        Actor::Token {
-            role: Role::Owner,
-            ..
-        }
-    ));
+    assert!(matches!(actor, Actor::Token { user: None, .. }));
+    let standing = people::standing(world.control(), &actor).expect("rights");
+    assert_eq!(standing.roles, [(Realm::Installation, Role::Owner)]);
 }
 
 #[test]
 fn a_revoked_token_ends_at_once() {
     let world = World::new();
     let (token, secret) =
-        people::create_token(world.control(), &ROOT, "ci", Role::Admin, None, None).expect("made");
+        people::create_token(world.control(), &ROOT, &Wish::of("ci", Role::Admin), None).expect("made");
     let text = secret.expose_str().expect("text").to_owned();
     let actor = people::authenticate(world.control(), &text).expect("it works");
     for wrong in ["", "stoa_pat_", &text[..text.len() - 1], &format!("{text}0")] {
@@ -71,7 +68,7 @@ fn a_revoked_token_ends_at_once() {
             Err(ControlError::SignIn)
         ));
     }
-    let more = people::create_token(world.control(), &actor, "boss", Role::Owner, None, None);
+    let more = people::create_token(world.control(), &actor, &Wish::of("boss", Role::Owner), None);
     assert!(
         matches!(more, Err(ControlError::Denied { .. })),
         "more rights than its maker"
@@ -83,14 +80,11 @@ fn a_revoked_token_ends_at_once() {
     ));
     let stored = serde_json::to_string(&world.all::<model::Token>()).expect("text");
     assert!(!stored.contains(&text), "only its hash is kept");
-    let short = people::create_token(
-        world.control(),
-        &ROOT,
-        "x",
-        Role::Admin,
-        None,
-        Some(Millis::new(1)),
-    );
+    let short = Wish {
+        life: Some(Millis::new(1)),
+        ..Wish::of("x", Role::Admin)
+    };
+    let short = people::create_token(world.control(), &ROOT, &short, None);
     assert!(matches!(short, Err(ControlError::Invalid(_))));
 }
 
@@ -213,20 +207,47 @@ fn cases() -> Vec<Case> {
         ("uploads::receive", Action::Deploy, false, |c, a| {
             uploads::receive(c, a, &p(), &mut b"x".as_slice()).map(drop)
         }),
-        ("people::projects", Action::Read, false, |c, a| {
-            people::projects(c, a, "default").map(drop)
+        ("places::projects", Action::See, false, |c, a| {
+            places::projects(c, a, "default").map(drop)
         }),
-        ("people::environments", Action::Read, false, |c, a| {
-            people::environments(c, a, "default", "default").map(drop)
+        ("places::environments", Action::Read, false, |c, a| {
+            places::environments(c, a, "default", "default").map(drop)
         }),
-        ("people::create_environment", Action::Administer, false, |c, a| {
-            people::create_environment(c, a, "default", "default", &name("staging")).map(drop)
+        ("places::org", Action::See, false, |c, a| {
+            places::org(c, a, "default").map(drop)
+        }),
+        ("places::rename_org", Action::Administer, false, |c, a| {
+            places::rename_org(c, a, "default", &name("default"), None).map(drop)
+        }),
+        ("places::project", Action::See, false, |c, a| {
+            places::project(c, a, "default", "default").map(drop)
+        }),
+        ("places::rename_project", Action::Administer, false, |c, a| {
+            places::rename_project(c, a, "default", "default", &name("default"), None).map(drop)
+        }),
+        ("places::create_project", Action::Administer, false, |c, a| {
+            places::create_project(c, a, "default", &name("new")).map(drop)
+        }),
+        ("places::delete_project", Action::Administer, false, |c, a| {
+            places::delete_project(c, a, "default", "default", None)
+        }),
+        ("places::environment", Action::Read, false, |c, a| {
+            places::environment(c, a, &p()).map(drop)
+        }),
+        ("places::delete_environment", Action::Administer, false, |c, a| {
+            places::delete_environment(c, a, &p(), None)
+        }),
+        ("places::create_org", Action::Administer, true, |c, a| {
+            places::create_org(c, a, &name("new")).map(drop)
+        }),
+        ("places::create_environment", Action::Administer, false, |c, a| {
+            places::create_environment(c, a, "default", "default", &name("staging")).map(drop)
         }),
         ("people::tokens", Action::Administer, true, |c, a| {
             people::tokens(c, a).map(drop)
         }),
         ("people::create_token", Action::Administer, true, |c, a| {
-            people::create_token(c, a, "x", Role::Viewer, None, None).map(drop)
+            people::create_token(c, a, &Wish::of("x", Role::Viewer), None).map(drop)
         }),
         ("people::revoke_token", Action::Administer, true, |c, a| {
             people::revoke_token(c, a, &TokenId::fresh().to_string())
@@ -250,12 +271,30 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn token(role: Role, org: Option<OrgId>) -> Actor {
-    Actor::Token {
-        token: TokenId::fresh(),
+/// A token that is nobody's, as the host makes them.
+pub fn token(world: &World, role: Role, org: Option<OrgId>) -> Actor {
+    let now = Now::at(world.now.as_ms());
+    let id = TokenId::fresh();
+    let row = Token {
+        id,
         name: "t".to_owned(),
+        hash: id.to_string(),
         role,
         org,
+        project: None,
+        scopes: None,
+        user: None,
+        created_at: world.now,
+        expires_at: world.now.plus(Millis::seconds(3600)),
+        last_used_at: None,
+        revoked: false,
+    };
+    let stored: Result<_, store::StoreError> = world.control().store.write(now, |tx| tx.insert(&row));
+    stored.expect("a token");
+    Actor::Token {
+        token: id,
+        name: "t".to_owned(),
+        user: None,
     }
 }
 
@@ -281,7 +320,7 @@ fn every_use_case_obeys_role_and_org() {
     for (case, action, is_global, call) in cases() {
         for role in [Role::Viewer, Role::Developer, Role::Admin, Role::Owner] {
             for (org, where_from) in [(None, "all"), (Some(home), "own"), (Some(foreign), "foreign")] {
-                let result = call(world.control(), &token(role, org));
+                let result = call(world.control(), &token(&world, role, org));
                 let is_denied = matches!(result, Err(ControlError::Denied { .. }));
                 let is_missing = matches!(&result, Err(ControlError::NotFound { kind: "org", .. }));
                 let at = format!("{case} as {role:?} of {where_from}: {result:?}");
@@ -298,7 +337,7 @@ fn every_use_case_obeys_role_and_org() {
 #[test]
 fn foreign_and_absent_are_the_same() {
     let world = World::with_shop();
-    let foreign = token(Role::Owner, Some(foreign_org(&world)));
+    let foreign = token(&world, Role::Owner, Some(foreign_org(&world)));
     let operation = world.operations()[0].id.to_string();
     let absent = model::OperationId::fresh().to_string();
     let ask = |id: &str| {
@@ -318,7 +357,7 @@ fn foreign_and_absent_are_the_same() {
 #[test]
 fn watchers_see_their_own_and_never_keys() {
     let world = World::with_shop();
-    people::create_token(world.control(), &ROOT, "ci", Role::Viewer, None, None).expect("made");
+    people::create_token(world.control(), &ROOT, &Wish::of("ci", Role::Viewer), None).expect("made");
     people::offer_claim(world.control()).expect("offered");
     let home = world.all::<Org>()[0].id;
     let foreign = foreign_org(&world);
@@ -326,23 +365,23 @@ fn watchers_see_their_own_and_never_keys() {
         let (changes, _) = events::watch(world.control(), actor, Some(0), Duration::ZERO).expect("changes");
         changes.into_iter().map(|change| change.kind).collect()
     };
-    let own = kinds(&token(Role::Viewer, Some(home)));
+    let own = kinds(&token(&world, Role::Viewer, Some(home)));
     assert!(own.contains(&"app".to_owned()) && own.contains(&"instance".to_owned()));
-    for kinds in [own, kinds(&token(Role::Owner, None))] {
+    for kinds in [own, kinds(&token(&world, Role::Owner, None))] {
         let secret = ["token", "claim", "secret", "upload"];
         assert!(
             kinds.iter().all(|kind| !secret.contains(&kind.as_str())),
             "{kinds:?}"
         );
     }
-    let others = kinds(&token(Role::Owner, Some(foreign)));
+    let others = kinds(&token(&world, Role::Owner, Some(foreign)));
     assert!(others.iter().all(|kind| kind == "org"), "{others:?}");
 }
 
 #[test]
 fn refusals_are_recorded() {
     let world = World::with_shop();
-    let viewer = token(Role::Viewer, None);
+    let viewer = token(&world, Role::Viewer, None);
     let control = world.control();
     let path = EnvPath::default();
     let newest = || {
@@ -364,14 +403,20 @@ fn refusals_are_recorded() {
         .try_deploy("shop", "good:1", Some("nonsense"))
         .expect_err("not a manifest");
     assert_eq!(newest(), told("release.create", "refused", "invalid"));
-    people::create_token(control, &token(Role::Admin, None), "x", Role::Owner, None, None).expect_err("more");
+    people::create_token(
+        control,
+        &token(&world, Role::Admin, None),
+        &Wish::of("x", Role::Owner),
+        None,
+    )
+    .expect_err("more");
     assert_eq!(newest(), told("token.create", "refused", "denied"));
     uploads::receive(control, &viewer, &path, &mut b"x".as_slice()).expect_err("no right");
     assert_eq!(newest(), told("upload.create", "refused", "denied"));
     images::remove(control, &ROOT, "nothing").expect_err("not there");
     assert_eq!(newest(), told("image.delete", "refused", "not_found"));
     // But not those of strangers, who could fill the disk with them.
-    people::claim(control, "stoa_claim_0").expect_err("wrong");
+    people::claim(control, "stoa_claim_0", None).expect_err("wrong");
     // The newest is our own reading.
     assert_eq!(newest(), told("audit.read", "allowed", "committed"));
     apps::create(control, &ROOT, &path, &name("x")).expect("made");

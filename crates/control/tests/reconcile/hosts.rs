@@ -1,6 +1,6 @@
 //! Hosts and paths: who has them, and that the edge has them before anybody is told.
 
-use control::{EnvPath, apps, people, releases};
+use control::{EnvPath, apps, places, releases};
 use engine::simulated::Behaviour;
 use model::Millis;
 use model::operation::Source;
@@ -47,7 +47,7 @@ fn what_another_app_has_is_refused_and_disturbs_nobody() {
 #[test]
 fn the_same_app_in_another_environment_has_a_host_of_its_own() {
     let mut world = World::with_shop();
-    people::create_environment(world.control(), &ROOT, "default", "default", &name("staging")).expect("made");
+    places::create_environment(world.control(), &ROOT, "default", "default", &name("staging")).expect("made");
     let staging = EnvPath {
         environment: "staging".to_owned(),
         ..EnvPath::default()

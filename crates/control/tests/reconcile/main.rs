@@ -10,6 +10,8 @@ mod faults;
 mod gate;
 mod hosts;
 mod jobs;
+mod people;
+mod places;
 mod speed;
 mod strategies;
 mod world;

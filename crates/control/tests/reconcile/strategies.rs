@@ -317,12 +317,7 @@ fn a_plan_tells_what_the_deploy_then_does() {
     );
     assert_eq!(rows(&world), before, "nothing was changed");
     assert_eq!(world.operations().len(), 1);
-    let nobody = model::Actor::Token {
-        token: model::TokenId::fresh(),
-        name: "onlooker".to_owned(),
-        role: model::Role::Viewer,
-        org: None,
-    };
+    let nobody = crate::gate::token(&world, model::Role::Viewer, None);
     let refused = releases::preview(world.control(), &nobody, &EnvPath::default(), "shop", None, None);
     assert_eq!(refused.expect_err("may not deploy").code(), "denied");
 }

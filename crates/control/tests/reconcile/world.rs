@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use control::reconcile::Reconciler;
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, ControlError, EnvPath, Settings, apps, operations, people, releases};
+use control::{Bell, Control, ControlError, EnvPath, Settings, apps, operations, places, releases};
 use engine::simulated::{Behaviour, Simulated};
 use engine::{Engine, Phase};
 use model::operation::Source;
@@ -113,7 +113,7 @@ impl World {
         };
         world.engine.set_now(world.now);
         world.open();
-        people::found(world.control()).expect("founded");
+        places::found(world.control()).expect("founded");
         world
     }
 
@@ -131,6 +131,7 @@ impl World {
             bell: Bell::default(),
             clock: control::Clock::default(),
             open: control::operations::Open::default(),
+            door: control::people::Door::default(),
         });
         self.reconciler = Some(Reconciler::new(Arc::clone(&control)));
         self.control = Some(control);

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use control::reconcile::Reconciler;
 use control::routes::EdgeLink;
-use control::{Bell, Control, Settings, people as accounts};
+use control::{Bell, Control, Settings, places};
 use engine::Engine;
 use engine::simulated::Simulated;
 use model::{Exit, Millis, OperationId, Timestamp};
@@ -140,7 +140,7 @@ impl Fleet {
             looked_at: BEGIN,
         };
         fleet.open();
-        accounts::found(fleet.control()).expect("founded");
+        places::found(fleet.control()).expect("founded");
         fleet
     }
 
@@ -169,6 +169,7 @@ impl Fleet {
             bell: Bell::default(),
             clock: self.nerves.clock(),
             open: control::operations::Open::default(),
+            door: control::people::Door::default(),
         });
         self.nerves.belongs_to(&control);
         self.has_looked = false;

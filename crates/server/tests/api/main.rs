@@ -1,6 +1,8 @@
 //! The API over real sockets, with a real store and the simulated engine.
 
 mod dry_run;
+mod gate;
+mod people;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -71,8 +73,9 @@ impl World {
             bell: Bell::default(),
             clock: control::Clock::default(),
             open: control::operations::Open::default(),
+            door: control::people::Door::default(),
         });
-        control::people::found(&control).expect("founded");
+        control::places::found(&control).expect("founded");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = tcp.local_addr().expect("an address");
         let local = UnixListener::bind(dir.path().join(api::LOCAL_SOCKET)).expect("a socket");
@@ -123,6 +126,7 @@ impl World {
             name: format!("{role:?}"),
             role,
             org: None,
+            scopes: None,
             lifetime_s: None,
         };
         self.root().token_create(&body).expect("a token").token
@@ -188,6 +192,15 @@ fn app(name: &str) -> CreateApp {
     }
 }
 
+fn claim_of(token: &str) -> api::Claim {
+    api::Claim {
+        token: token.to_owned(),
+        email: None,
+        name: None,
+        password: None,
+    }
+}
+
 fn problem<T: std::fmt::Debug>(result: Result<T, client::Error>) -> api::Problem {
     match result {
         Err(client::Error::Problem(problem)) => *problem,
@@ -247,6 +260,8 @@ fn nobody_gets_in_without_a_credential() {
                 "x-request-id: req_",
                 "cache-control: no-store",
                 "x-content-type-options: nosniff",
+                "frame-ancestors 'none'",
+                "x-frame-options: DENY",
             ] {
                 assert!(
                     answer.contains(header),
@@ -279,6 +294,7 @@ fn the_foreign_and_the_absent_look_alike() {
         name: "stranger".to_owned(),
         role: Role::Owner,
         org: Some("other".to_owned()),
+        scopes: None,
         lifetime_s: None,
     };
     let token = root.token_create(&body).expect("a token").token;
@@ -341,6 +357,7 @@ fn roles_are_obeyed_before_content_is_looked_at() {
         name: "x".to_owned(),
         role: Role::Owner,
         org: None,
+        scopes: None,
         lifetime_s: None,
     };
     assert_eq!(problem(developer.token_create(&body)).status, 403);
@@ -403,6 +420,7 @@ fn odd_requests_get_problems() {
             name: "x".to_owned(),
             role: Role::Owner,
             org: None,
+            scopes: None,
             lifetime_s: None,
         })
         .expect("a token")
@@ -451,6 +469,7 @@ fn generations_and_keys_protect_changes() {
             name: "x".to_owned(),
             role: Role::Owner,
             org: None,
+            scopes: None,
             lifetime_s: None,
         })
         .expect("a token")
@@ -509,10 +528,10 @@ fn tokens_end_at_once() {
         .expect("offered")
         .expect("unclaimed");
     let nobody = world.with("stoa_pat_x");
-    assert_eq!(problem(nobody.claim("wrong")).code, "sign_in");
-    let owner = world.with(&nobody.claim(&claim).expect("claimed").token);
+    assert_eq!(problem(nobody.claim(&claim_of("wrong"))).code, "sign_in");
+    let owner = world.with(&nobody.claim(&claim_of(&claim)).expect("claimed").token);
     assert_eq!(
-        problem(nobody.claim(&claim)).code,
+        problem(nobody.claim(&claim_of(&claim))).code,
         "sign_in",
         "a claim works once"
     );
@@ -522,6 +541,7 @@ fn tokens_end_at_once() {
             name: "ci".to_owned(),
             role: Role::Viewer,
             org: None,
+            scopes: None,
             lifetime_s: Some(3600),
         })
         .expect("a token");
@@ -531,7 +551,7 @@ fn tokens_end_at_once() {
         Some("ci")
     );
     // What the door refuses is recorded as well, but not each question about what is not there.
-    assert_eq!(problem(viewer.tokens()).code, "denied");
+    assert_eq!(problem(viewer.users()).code, "denied");
     assert_eq!(problem(viewer.app(&place(), "absent")).code, "not_found");
     assert_eq!(problem(viewer.app_delete(&place(), "absent")).code, "not_found");
     let refused: Vec<(String, String)> = owner
@@ -546,7 +566,7 @@ fn tokens_end_at_once() {
         refused,
         [
             told("app.delete", "default/default/production/absent"),
-            told("token.list", "")
+            told("user.list", "")
         ]
     );
     assert!(owner.audit_verify().expect("a verdict").whole);
@@ -783,6 +803,7 @@ fn uploads_are_kept_whole_or_not_at_all() {
             name: "x".to_owned(),
             role: Role::Developer,
             org: None,
+            scopes: None,
             lifetime_s: None,
         })
         .expect("a token")
