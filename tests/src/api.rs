@@ -135,6 +135,21 @@ impl Api {
         Ok(reply.body)
     }
 
+    /// `POST` that makes something at once; it.
+    ///
+    /// # Errors
+    /// When it is not made.
+    pub fn created(&self, path: &str, body: &Value) -> Result<Value> {
+        let reply = self.call("POST", path, Some(body))?;
+        ensure!(
+            reply.status == 201,
+            "POST {path} answered {}: {}",
+            reply.status,
+            reply.body
+        );
+        Ok(reply.body)
+    }
+
     /// A call that begins an operation; its id.
     ///
     /// # Errors

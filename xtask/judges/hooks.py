@@ -1,28 +1,87 @@
-"""What schemathesis cannot read from a schema. Each replacement gives a valid value for another valid one; values that
-break the schema are sent as they are, and no check is switched off."""
+"""What schemathesis cannot read from a schema. Each replacement gives a valid value for another valid one, in requests that
+are meant to be accepted; those meant to be refused are sent as they are, and no check is switched off."""
 
-import itertools
 import re
+import uuid
 
 import schemathesis
 
 KEY = re.compile(r"^[!-~]{1,200}\Z")
 PAGE = re.compile(r"^[1-9][0-9]{0,14}\.[ -~]{1,200}\Z")
+NAME = re.compile(r"^[a-z]([a-z0-9-]{0,37}[a-z0-9])?\Z")
+VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+MOMENT = re.compile(r"^([0-9]{1,6}(ms|s|m|h|d)|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z)\Z")
 MANIFEST = 'schema = 1\napp = "shop"\n\n[services.web]\ncommand = "/bin/true"\n'
-NUMBERS = itertools.count(1)
+
+
+@schemathesis.serializer("application/gzip", "application/x-tar", "application/zstd")
+def archive(context, value):
+    """Bytes, as they are: an archive is looked at when it is used."""
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    headers = case.headers
+    headers, query = case.headers, dict(case.query or {})
     if headers is not None and KEY.match(str(headers.get("Idempotency-Key") or "")):
         # A key belongs to one request: the same one with another body is refused, as it must be.
-        headers["Idempotency-Key"] = f"case-{next(NUMBERS)}"
-    query = case.query
-    if query and PAGE.match(str(query.get("page_token") or "")):
+        headers["Idempotency-Key"] = uuid.uuid4().hex
+    if PAGE.match(str(query.get("page_token") or "")):
         # A token is what the page before gave. One of the right form that nobody gave is refused, as it must be.
         del query["page_token"]
-    body = case.body
-    if isinstance(body, dict) and isinstance(body.get("manifest"), str) and len(body["manifest"]) <= 262144:
-        # A text with a grammar of its own.
-        body["manifest"] = MANIFEST
+    if case.meta is not None and case.meta.phase.name.value == "stateful":
+        # What was only rehearsed is not there, or still there: other phases send it.
+        query.pop("dry_run", None)
+    if case.meta is not None and case.meta.generation.mode.is_positive:
+        if headers is not None and "If-Match" in headers:
+            # A tag is what an answer gave. (For the pattern with its quotes it also sends nothing and calls that valid.)
+            headers["If-Match"] = "*"
+        texts(case, query)
+        if isinstance(case.body, dict):
+            body(case.body)
+    if query or case.query:
+        case.query = query
+
+
+def texts(case, query):
+    """Texts with a grammar of their own."""
+    if case.operation.path.endswith("/logs"):
+        if "since" in query and not MOMENT.match(str(query["since"])):
+            query["since"] = "1h"
+        if "service" in query and not NAME.match(str(query["service"])):
+            query["service"] = "web"
+    if case.operation.path.endswith("/uploads") and not case.body:
+        case.body = "archive"
+
+
+def body(known):
+    if isinstance(known.get("name"), str) and not known["name"].isprintable():
+        # A name for people has no control characters.
+        known["name"] = "ci"
+    if isinstance(known.get("manifest"), str):
+        known["manifest"] = MANIFEST
+    source = known.get("source")
+    if isinstance(source, dict):
+        if source.get("kind") == "archive":
+            # What is uploaded has the id that the upload was answered with.
+            known["source"] = {"kind": "host"}
+        elif source.get("kind") in ("upload", "unsent"):
+            known["source"] = {"kind": "configuration"}
+        elif source.get("kind") == "image" and not re.match(r"^[!-~]{1,200}\Z", source["image"]):
+            source["image"] = "debian:12"
+        elif source.get("kind") == "debian":
+            source["packages"] = ["ca-certificates" for _ in source.get("packages", [])]
+        elif source.get("kind") == "pull" and not source["reference"].startswith("registry"):
+            source["reference"] = "registry.example.org/mailer:4.2"
+    if known.get("command"):
+        known["command"] = ["/bin/true", *(word.replace("\0", "") for word in known["command"][1:])]
+    if known.get("set"):
+        known["set"] = {named(key, VARIABLE, "A"): value.replace("\0", "") for key, value in known["set"].items()}
+    if known.get("services"):
+        known["services"] = {named(key, NAME, "web"): min(value, 500) for key, value in known["services"].items()}
+    if known.get("unset"):
+        known["unset"] = [named(key, VARIABLE, "B") for key in known["unset"]]
+
+
+def named(text, form, example):
+    return text if form.match(text) else example

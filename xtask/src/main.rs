@@ -22,8 +22,8 @@ cargo xtask check                the rules of the house: crate arrows, forbidden
 cargo xtask judge                what strangers' tools say about openapi/v1.json
 cargo xtask bench NAME [--rounds N] [--write]
                                  deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
-cargo xtask soak api [--cases-each N] [--seed S]
-                                 schemathesis against the API, by its document
+cargo xtask soak api [--cases N] [--cases-each N] [--seed S]
+                                 schemathesis against the API, by its document, until so many requests were answered
 cargo xtask soak control [--kills N] [--seed S] [--load X]
                                  kill -9 control again and again under traffic
 cargo xtask soak deploys [--deploys N] [--load X]

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Stoa;
 
@@ -25,22 +25,30 @@ pub struct Options {
     pub document: PathBuf,
     /// Python that tells it what a schema cannot say.
     pub hooks: PathBuf,
-    /// Generated cases for each operation and phase, besides those that cover the document's bounds.
+    /// Goes on, with the next seed each time, until that many requests were answered.
+    pub cases: u64,
+    /// Generated cases for each operation and phase in one run, besides those that cover the document's bounds.
     pub cases_each: u64,
     /// Repeats a run.
     pub seed: u64,
 }
 
 /// What came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Requests that were sent.
     pub cases: u64,
+    /// Requests that follow from the answers of earlier ones.
+    pub stateful: u64,
+    /// The seeds of the runs.
+    pub seeds: Vec<u64>,
     /// How many answers had each class of status.
     pub classes: BTreeMap<u64, u64>,
+    /// How often each check was made.
+    pub checks: BTreeMap<String, u64>,
     /// What it objected to: its own words.
     pub findings: Vec<String>,
-    /// Resident memory of control before, in bytes.
+    /// Memory of control's own before, warmed up by a run that is not counted, in bytes.
     pub before: u64,
     /// The same after.
     pub after: u64,
@@ -48,16 +56,26 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} cases, {} findings", self.cases, self.findings.len())?;
+        let Self { cases, stateful, .. } = self;
+        writeln!(
+            f,
+            "{cases} cases ({stateful} of them stateful), seeds {:?}, {} findings",
+            self.seeds,
+            self.findings.len()
+        )?;
         for (class, count) in &self.classes {
             writeln!(f, "  {class}xx: {count}")?;
         }
-        let mib = |bytes: u64| bytes >> 20;
+        for (check, count) in &self.checks {
+            writeln!(f, "  {check}: {count}")?;
+        }
+        let kib = |bytes: u64| bytes >> 10;
         write!(
             f,
-            "  control's memory: {} MiB before, {} MiB after",
-            mib(self.before),
-            mib(self.after)
+            "  control's own memory: {} KiB before, {} KiB after ({:+.1} %)",
+            kib(self.before),
+            kib(self.after),
+            self.growth() * 100.0
         )
     }
 }
@@ -68,6 +86,16 @@ impl Outcome {
     pub fn faults(&self) -> u64 {
         self.classes.get(&5).copied().unwrap_or_default()
     }
+
+    /// How much control's own memory grew, as a share of what it was.
+    #[must_use]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "for people; a double holds a petabyte exactly"
+    )]
+    pub fn growth(&self) -> f64 {
+        (self.after as f64 - self.before as f64) / (self.before as f64).max(1.0)
+    }
 }
 
 /// Runs it.
@@ -77,22 +105,83 @@ impl Outcome {
 pub fn run(options: &Options) -> Result<Outcome> {
     let stoa = Stoa::start("judged")?;
     let control = stoa.part("control")?;
-    let before = control.resident_bytes();
-    let report = stoa.root().join("report.ndjson");
-    // As a credential and not as a header of every request: it must be able to leave it out.
+    let config = configure(&stoa, &options.document)?;
+    // Caches, connections of the store and threads come with the first requests: not growth.
+    let mut warming = Outcome::default();
+    once(options, &stoa, &config, options.seed, &mut warming)?;
+    let mut outcome = Outcome {
+        before: control.private_dirty_bytes(),
+        findings: warming.findings,
+        ..Outcome::default()
+    };
+    let mut seed = options.seed;
+    while outcome.cases < options.cases.max(1) {
+        seed += 1;
+        once(options, &stoa, &config, seed, &mut outcome)?;
+        println!(
+            "  seed {seed}: {} cases, {} findings",
+            outcome.cases,
+            outcome.findings.len()
+        );
+    }
+    ensure!(control.is_alive(), "control did not outlive it");
+    outcome.after = control.private_dirty_bytes();
+    stoa.finish()?;
+    Ok(outcome)
+}
+
+/// Who calls: two users who must not see each other's things, and the owner for what only an owner may do. Users of two
+/// orgs, once the document has a way to make orgs.
+fn configure(stoa: &Stoa, document: &Path) -> Result<PathBuf> {
+    let api = stoa.api()?;
+    let document: Value = serde_json::from_slice(&fs::read(document)?)?;
+    let names: &[&str] = match document["paths"]["/v1/orgs"]["post"].is_object() {
+        true => &["ours", "theirs"],
+        false => &["default"],
+    };
+    let mut users = Vec::new();
+    for name in names {
+        if *name != "default" {
+            let named = json!({ "name": name });
+            api.created("/v1/orgs", &named)?;
+            api.created(&format!("/v1/orgs/{name}/projects"), &named)?;
+            api.created(&format!("/v1/orgs/{name}/projects/{name}/environments"), &named)?;
+        }
+        let token = api.created("/v1/tokens", &json!({"name": name, "role": "owner", "org": name}))?;
+        users.push(user(
+            name,
+            token["token"].as_str().context("a token without text")?,
+        ));
+    }
+    users.push(user("root", api.token()));
+    let people = stoa.root().join("users.json");
+    fs::write(&people, json!({ "auth": users }).to_string())?;
     let config = stoa.root().join("schemathesis.toml");
-    fs::write(
-        &config,
-        format!("[auth.openapi.token]\nbearer = \"{}\"\n", stoa.api()?.token()),
-    )?;
+    let mut text = format!("[auth.wfc]\npath = {:?}\n", people.to_string_lossy());
+    if let [_, _] = names {
+        text += &format!("peers = {names:?}\n");
+    }
+    fs::write(&config, text)?;
+    Ok(config)
+}
+
+/// A user as schemathesis reads it. As a credential and not as a header of every request: it must be able to leave it out.
+fn user(name: &str, token: &str) -> Value {
+    json!({"name": name, "fixedHeaders": [{"name": "Authorization", "value": format!("Bearer {token}")}]})
+}
+
+/// One run of schemathesis.
+fn once(options: &Options, stoa: &Stoa, config: &Path, seed: u64, outcome: &mut Outcome) -> Result<()> {
+    let report = stoa.root().join(format!("report-{seed}.ndjson"));
     let said = Command::new(&options.schemathesis)
         .current_dir(stoa.root())
         .args(["--config-file", &config.to_string_lossy()])
         .arg("run")
         .arg(&options.document)
         .args(["--url", &stoa.api_url()])
-        .args(["--seed", &options.seed.to_string()])
+        .args(["--seed", &seed.to_string()])
         .args(["--max-examples", &options.cases_each.to_string()])
+        .args(["--checks", "all"])
         .args(["--generation-database", "none"])
         .args(["--continue-on-failure", "--no-shrink", "--no-color"])
         .args(["--request-timeout", "60"])
@@ -112,25 +201,18 @@ pub fn run(options: &Options) -> Result<Outcome> {
         said.status,
         String::from_utf8_lossy(&said.stderr)
     );
-    let after = control.resident_bytes();
-    ensure!(control.is_alive(), "control did not outlive it");
-    let mut outcome = Outcome {
-        cases: 0,
-        classes: BTreeMap::new(),
-        findings: Vec::new(),
-        before,
-        after,
-    };
+    let found = outcome.findings.len();
     let lines = BufReader::new(File::open(&report).context("schemathesis left no report")?);
     for line in lines.lines() {
-        count(&serde_json::from_str(&line?)?, &mut outcome);
+        count(&serde_json::from_str(&line?)?, outcome);
     }
+    fs::remove_file(&report)?;
+    outcome.seeds.push(seed);
     ensure!(
-        said.status.success() || !outcome.findings.is_empty(),
+        said.status.success() || outcome.findings.len() > found,
         "schemathesis failed without a finding:\n{text}"
     );
-    stoa.finish()?;
-    Ok(outcome)
+    Ok(())
 }
 
 /// Adds what one line of the report says: a scenario holds its requests, their answers and what each check said.
@@ -139,6 +221,7 @@ fn count(line: &Value, outcome: &mut Outcome) {
     let label = recorder["label"].as_str().unwrap_or_default();
     for (case, interaction) in recorder["interactions"].as_object().into_iter().flatten() {
         outcome.cases += 1;
+        outcome.stateful += u64::from(line["ScenarioFinished"]["phase"] == "stateful");
         match interaction["response"]["status_code"].as_u64() {
             Some(status) => *outcome.classes.entry(status / 100).or_default() += 1,
             None => outcome
@@ -147,12 +230,15 @@ fn count(line: &Value, outcome: &mut Outcome) {
         }
     }
     for (case, checks) in recorder["checks"].as_object().into_iter().flatten() {
-        let failed = checks.as_array().into_iter().flatten();
-        for check in failed.filter(|check| check["status"] != "success") {
+        for check in checks.as_array().into_iter().flatten() {
+            let name = check["name"].as_str().unwrap_or_default();
+            *outcome.checks.entry(name.to_owned()).or_default() += 1;
+            if check["status"] == "success" {
+                continue;
+            }
             let sent = &recorder["cases"][case]["value"];
             outcome.findings.push(format!(
-                "{label}: {} ({}): query {}, body {}",
-                check["name"].as_str().unwrap_or_default(),
+                "{label}: {name} ({}): query {}, body {}",
                 recorder["interactions"][case]["response"]["status_code"],
                 short(&sent["query"]),
                 short(&sent["body"])
@@ -170,17 +256,10 @@ fn short(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn answers_and_objections_are_counted() {
-        let mut outcome = Outcome {
-            cases: 0,
-            classes: BTreeMap::new(),
-            findings: Vec::new(),
-            before: 0,
-            after: 0,
-        };
+        let mut outcome = Outcome::default();
         count(&json!({"EngineStarted": {}}), &mut outcome);
         let line = json!({"ScenarioFinished": {"recorder": {
             "label": "GET /v1/whoami",

@@ -1,26 +1,44 @@
 //! `cargo xtask soak api`.
 
 use anyhow::{Result, ensure};
-use journeys::soak::api::{self, Options};
+use journeys::soak::api::{self, Options, Outcome};
 
 use super::{Words, binary};
 use crate::{judge, repository};
 
-/// Besides the cases at the bounds of the document, some two thousand.
+/// What the issue of the contract asks for.
+const CASES: u64 = 20_000;
+/// Besides the cases at the bounds of the document, some two thousand in a run.
 const CASES_EACH: u64 = 5;
+/// How much of its memory control may gain in a long run. A short one is too short to tell growth from a first use.
+const GROWTH: f64 = 0.05;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["cases-each", "seed"])?;
+    words.only(&["cases", "cases-each", "seed"])?;
+    binary()?;
+    let outcome = tried(
+        words.get("cases", CASES)?,
+        words.get("cases-each", CASES_EACH)?,
+        words.get("seed", 1)?,
+    )?;
+    ensure!(
+        outcome.growth() < GROWTH || outcome.cases < CASES,
+        "control's memory grew by {:.1} %",
+        outcome.growth() * 100.0
+    );
+    Ok(())
+}
+
+fn tried(cases: u64, cases_each: u64, seed: u64) -> Result<Outcome> {
     let root = repository::root();
-    let options = Options {
+    let outcome = api::run(&Options {
         schemathesis: judge::tools::install()?.python("schemathesis"),
         document: root.join("openapi/v1.json"),
         hooks: root.join("xtask/judges/hooks.py"),
-        cases_each: words.get("cases-each", CASES_EACH)?,
-        seed: words.get("seed", 1)?,
-    };
-    binary()?;
-    let outcome = api::run(&options)?;
+        cases,
+        cases_each,
+        seed,
+    })?;
     println!("{outcome}");
     for finding in &outcome.findings {
         println!("  {finding}");
@@ -31,5 +49,11 @@ pub fn run(words: &Words<'_>) -> Result<()> {
         outcome.findings.len(),
         outcome.faults()
     );
-    Ok(())
+    for check in ["use_after_free", "ignored_auth", "negative_data_rejection"] {
+        ensure!(
+            outcome.checks.contains_key(check),
+            "nothing was checked for {check}"
+        );
+    }
+    Ok(outcome)
 }

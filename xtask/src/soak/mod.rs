@@ -25,7 +25,7 @@ type Soak = fn(&Words<'_>) -> Result<()>;
 const SOAKS: &[(&str, &str, Soak)] = &[
     (
         "api",
-        "schemathesis against the API, by its document [--cases-each N] [--seed S]",
+        "schemathesis against the API, by its document [--cases N] [--cases-each N] [--seed S]",
         api::run,
     ),
     (
