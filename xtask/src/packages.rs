@@ -20,6 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "docker.io",
         "peer of the benches: dockerd, containerd and its shim",
     ),
+    ("docker-compose", "judge of what stoa export --compose writes"),
     ("git", "the repository itself"),
     ("haproxy", "peer of the edge bench"),
     ("iproute2", "journeys look at networks from outside"),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use model::Millis;
 
-pub use app::{AppsCommand, ExecArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
+pub use app::{AppsCommand, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
 pub use config::{EnvCommand, SecretsCommand};
 pub use db::DbCommand;
 pub use image::{BaseCommand, ImageCommand};
@@ -128,6 +128,8 @@ pub enum Remote {
     Init(InitArgs),
     /// Make a release of a directory or an image and move the app to it.
     Deploy(DeployArgs),
+    /// Print what stoa.toml says in another form: compose.yaml or Kubernetes objects.
+    Export(ExportArgs),
     /// List the releases of an app.
     Releases(OfApp),
     /// Move an app back to a release that has served.

@@ -100,7 +100,7 @@ fn listen_address(text: &str) -> Result<String, String> {
 }
 
 /// Apps stand before it as labels of their own: `APP-ENVIRONMENT.DOMAIN` must still be a host name.
-fn domain(text: &str) -> Result<String, String> {
+pub(crate) fn domain(text: &str) -> Result<String, String> {
     const LABEL_AND_DOT: usize = 64;
     let text = text.to_ascii_lowercase();
     if !model::is_host_name(&text) || text.len() + LABEL_AND_DOT > 253 {

@@ -12,6 +12,7 @@ mod context;
 mod databases;
 mod deploy;
 mod exec;
+mod export;
 mod failure;
 mod follow;
 mod host_args;
@@ -85,6 +86,7 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Status => status::status(&open()?),
         Remote::Init(args) => init::init(globals.json, args),
         Remote::Deploy(args) => deploy::deploy(&open()?, args),
+        Remote::Export(args) => export::export(globals, args),
         Remote::Releases(args) => releases::list(&open()?, args),
         Remote::Rollback(args) => releases::rollback(&open()?, args),
         Remote::Open(args) => apps::open(&open()?, args),

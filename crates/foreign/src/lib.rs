@@ -9,6 +9,8 @@ mod app_json;
 pub mod compose;
 mod dotenv;
 mod draft;
+mod emit;
+pub mod export;
 mod fly;
 mod interpolate;
 pub mod keys;

@@ -1,4 +1,4 @@
-//! What strangers' tools say about the API's document: no error, no warning.
+//! What strangers' tools say about the API's document and about what is exported: no error, no warning.
 //!
 //! Lives here: which judges there are and how they are asked. Does not live here: how they get onto this machine
 //! (`tools`), our own conventions (`openapi/spectral.yaml`), what may never change (`crates/api/tests/contract`).
@@ -26,7 +26,40 @@ pub fn run() -> Result<()> {
         .args([DOCUMENT])
         .run()?;
     redocly(&tools)?;
-    spectral(&tools)
+    spectral(&tools)?;
+    kubernetes(&tools)
+}
+
+/// What `stoa export --kubernetes` writes, by the schemas of Kubernetes itself; a test keeps the file true.
+fn kubernetes(tools: &tools::Tools) -> Result<()> {
+    const EXPORTED: &str = "crates/foreign/tests/export/kubernetes.yaml";
+    /// Every object but the two databases, which an operator defines.
+    const OBJECTS: usize = 8;
+    let ask = |file: &std::ffi::OsStr| {
+        Command::new(tools.python("kubernetes-validate"))
+            .current_dir(repository::root())
+            .arg("--strict")
+            .arg(file)
+            .output()
+            .context("could not start kubernetes-validate")
+    };
+    let said = ask(EXPORTED.as_ref())?;
+    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    let passed = text.matches(" passed for resource ").count();
+    ensure!(
+        said.status.success() && passed == OBJECTS,
+        "kubernetes-validate: {passed} of {OBJECTS} objects passed in {EXPORTED}:\n{text}"
+    );
+    // The judge must be able to find something.
+    let good = std::fs::read_to_string(repository::root().join(EXPORTED))?;
+    let planted = repository::target().join("judges/planted.yaml");
+    std::fs::write(&planted, good.replacen("replicas:", "replica:", 1))
+        .context("could not write the planted objects")?;
+    ensure!(
+        !ask(planted.as_os_str())?.status.success(),
+        "kubernetes-validate did not find a misspelt key"
+    );
+    Ok(())
 }
 
 /// It counts what an ignore file hides as well: the two `exec` operations, which answer 101 and nothing else.

@@ -27,6 +27,27 @@ pub struct InitArgs {
     pub schema: bool,
 }
 
+/// Arguments of `stoa export`.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("form").required(true))]
+pub struct ExportArgs {
+    /// The directory with stoa.toml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// As a compose.yaml.
+    #[arg(long, group = "form")]
+    pub compose: bool,
+    /// As Kubernetes objects.
+    #[arg(long, group = "form")]
+    pub kubernetes: bool,
+    /// The image of services that have none of their own; without it, one of the app's name.
+    #[arg(long, value_name = "REFERENCE")]
+    pub image: Option<String>,
+    /// Where apps without a host of their own answer: APP.DOMAIN.
+    #[arg(long, default_value = "example.org", value_name = "DOMAIN", value_parser = crate::host_args::domain)]
+    pub domain: String,
+}
+
 /// What `stoa apps` does.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AppsCommand {

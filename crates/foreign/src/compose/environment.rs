@@ -1,5 +1,6 @@
 //! `environment` of a service: variables, secrets, and whom they name.
 
+use model::EnvKey;
 use model::manifest::Declared;
 
 use super::Role;
@@ -90,20 +91,20 @@ impl<'t> Reading<'_, '_, 't> {
         for other in &named {
             self.uses.insert((*other).clone());
         }
+        if let Some(other) = named.iter().find(|other| self.is_set_by_stoa(key, other)) {
+            let message = format!("Stoa sets it for whoever uses {other}");
+            self.report().ignored(*at, path, message);
+            return;
+        }
         let database = named
             .iter()
             .find(|other| matches!(self.roles.get(**other), Some(Role::Database(_))));
         if let Some(database) = database {
-            if *key == "DATABASE_URL" {
-                let message = format!("Stoa sets it for the database {database}");
-                self.report().ignored(*at, path, message);
-            } else {
-                let message = format!(
-                    "leads to the database {database}, whose address and login are Stoa's: it is left out; give the program \
-                     what Stoa sets: DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE"
-                );
-                self.report().unsupported(*at, path, message);
-            }
+            let message = format!(
+                "leads to the database {database}, whose address and login are Stoa's: it is left out; give the program \
+                 what Stoa sets: DATABASE_URL, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE"
+            );
+            self.report().unsupported(*at, path, message);
             return;
         }
         if *key == "PORT"
@@ -129,6 +130,17 @@ impl<'t> Reading<'_, '_, 't> {
             }
             Kept::Plain | Kept::Not => {}
         }
+    }
+
+    /// Whether a variable is one of those that whoever uses `other` gets from Stoa.
+    fn is_set_by_stoa(&self, key: &str, other: &str) -> bool {
+        let (name, is_database) = match self.roles.get(other) {
+            Some(Role::Database(name)) => (name, true),
+            Some(Role::Service(name)) => (name, false),
+            Some(Role::Job(_) | Role::None) | None => return false,
+        };
+        let prefix = name.as_str().to_ascii_uppercase().replace('-', "_");
+        key.strip_suffix("_URL") == Some(&prefix) || is_database && EnvKey::leads_to_database(key)
     }
 
     /// `--db=redis:6379` names a service as well as a variable does.
