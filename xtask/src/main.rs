@@ -1,10 +1,11 @@
-//! The commands of the repository: `cargo xtask demo|test|check|judge|bench|soak`.
+//! The commands of the repository: `cargo xtask demo|test|check|judge|fuzz|bench|soak`.
 //!
 //! Lives here: reading the arguments. Does not live here: anything the product needs at run time.
 
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod judge;
 mod packages;
 mod repository;
@@ -19,7 +20,9 @@ cargo xtask demo                 install, build, start Stoa on loopback and depl
 cargo xtask demo stop            stop it and remove everything it made
 cargo xtask test                 everything CI runs
 cargo xtask check                the rules of the house: crate arrows, forbidden calls, sizes, true documents
-cargo xtask judge                what strangers' tools say about openapi/v1.json
+cargo xtask judge                what strangers' tools say about openapi/v1.json and what is exported
+cargo xtask fuzz NAME|all [--seconds N]
+                                 libFuzzer looks for a text that breaks a reader (fuzz/src)
 cargo xtask bench NAME [--rounds N] [--write]
                                  deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
 cargo xtask soak api [--cases N] [--cases-each N] [--seed S]
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["check"] => check::run(),
         ["judge"] => judge::run(),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
         ["packages"] => packages::install(),
