@@ -21,7 +21,9 @@ const PACKAGES: &[(&str, &str)] = &[
         "peer of the benches: dockerd, containerd and its shim",
     ),
     ("docker-compose", "judge of what stoa export --compose writes"),
+    ("fish", "judge of its completion script"),
     ("git", "the repository itself"),
+    ("groff-base", "judge of the man pages"),
     ("haproxy", "peer of the edge bench"),
     ("iproute2", "journeys look at networks from outside"),
     ("mmdebstrap", "Debian base images"),
@@ -43,6 +45,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("strace", "proof that a seccomp filter is in force"),
     ("wrk", "load of the edge bench"),
     ("xfsprogs", "storage pools that can clone"),
+    ("zsh", "judge of its completion script"),
 ];
 
 /// Installs what is missing; says nothing long when nothing is.

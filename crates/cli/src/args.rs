@@ -6,6 +6,7 @@ mod app;
 mod config;
 mod db;
 mod image;
+mod local;
 mod places;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use app::{AppsCommand, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, Sc
 pub use config::{EnvCommand, SecretsCommand};
 pub use db::DbCommand;
 pub use image::{BaseCommand, ImageCommand};
+pub use local::{Color, ContextCommand, ManArgs};
 pub use places::{EnvironmentsCommand, OrgsCommand, ProjectsCommand};
 
 pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
@@ -111,6 +113,16 @@ pub struct Globals {
     /// Print the API's own objects as JSON.
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
+    /// When to colour help and errors. NO_COLOR and TERM=dumb are obeyed.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        help_heading = "Global options"
+    )]
+    pub color: Color,
 }
 
 /// Commands that ask a server.
@@ -120,6 +132,12 @@ pub enum Remote {
     Login(LoginArgs),
     /// Forget the context.
     Logout,
+    /// Servers you know: contexts, as made by `stoa login`.
+    Context {
+        /// What to do.
+        #[command(subcommand)]
+        command: ContextCommand,
+    },
     /// Say who you are to the server.
     Whoami,
     /// Show the server, its apps and databases on one page.
@@ -234,6 +252,8 @@ pub enum Remote {
     },
     /// Send any request to the API: stoa api GET /v1/server.
     Api(ApiArgs),
+    /// Print the man page of a command, or write all of them: stoa man --dir /usr/local/share/man/man1.
+    Man(ManArgs),
     /// Print a completion script: stoa completion bash > /etc/bash_completion.d/stoa.
     Completion {
         /// Which shell.

@@ -9,6 +9,7 @@ mod archive;
 mod args;
 mod audit;
 mod context;
+mod contexts;
 mod databases;
 mod deploy;
 mod exec;
@@ -19,6 +20,7 @@ mod host_args;
 mod images;
 mod init;
 mod logs;
+mod man;
 mod members;
 mod output;
 mod people;
@@ -36,8 +38,9 @@ mod terminal;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum as _};
 
+use args::Color;
 pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, ServerCommand, UpArgs, UpgradeArgs};
 pub use failure::{Code, Failure};
 pub use output::data as print;
@@ -47,7 +50,18 @@ pub use output::data as print;
 /// # Errors
 /// The exit code, when help was asked for or the arguments make no sense.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-    Cli::try_parse_from(arguments).map_err(|error| {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Help and usage errors are printed before there are arguments to ask, so this one is looked for by hand.
+    let color = match color_of(&arguments) {
+        Color::Auto => clap::ColorChoice::Auto,
+        Color::Always => clap::ColorChoice::Always,
+        Color::Never => clap::ColorChoice::Never,
+    };
+    let parsed = Cli::command()
+        .color(color)
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
         // Printing fails only when nobody reads; there is nobody to tell either.
         let _ = error.print();
         if error.use_stderr() {
@@ -56,6 +70,24 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitC
             ExitCode::SUCCESS
         }
     })
+}
+
+/// `--color WHEN` or `--color=WHEN`, before `--`. What is misspelt is told by the parser.
+fn color_of(arguments: &[OsString]) -> Color {
+    let words = arguments.iter().filter_map(|word| word.to_str());
+    let mut words = words.take_while(|word| *word != "--");
+    let mut color = Color::default();
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--color") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        };
+        if let Some(value) = value.and_then(|value| Color::from_str(value, false).ok()) {
+            color = value;
+        }
+    }
+    color
 }
 
 /// Does a command that asks a server, and says how it went.
@@ -106,6 +138,8 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Projects { command } => places::projects(&open()?, command),
         Remote::Environments { command } => places::environments(&open()?, command),
         Remote::Api(args) => status::api(&open()?, args),
+        Remote::Context { command } => contexts::contexts(globals.json, command),
+        Remote::Man(args) => man::man(globals.json, args),
         Remote::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "stoa", &mut script);
