@@ -13,8 +13,6 @@ use model::InstanceId;
 
 use crate::chain;
 
-/// How long a request waits while no instance is ready (a restart), before it is told so.
-const HOLD_MS: u64 = 10_000;
 /// How long an instance may take to begin its answer.
 const REQUEST_TIMEOUT_MS: u64 = 60_000;
 /// How long a body may stand still.
@@ -160,7 +158,7 @@ fn document(table: &RouteTable, generation: u64, certificates: Vec<Certificate>)
                     release: (target.release != service.release).then(|| target.release.clone()),
                 })
                 .collect(),
-            hold_ms: HOLD_MS,
+            hold_ms: service.hold.as_ms(),
             request_timeout_ms: REQUEST_TIMEOUT_MS,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
             max_body_bytes: None,

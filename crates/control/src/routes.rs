@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use model::{AppId, Instance, InstanceId, Name, Purpose};
+use model::{AppId, Instance, InstanceId, Millis, Name, Purpose};
 
 use crate::hosts;
 use crate::reconcile::{Facts, Routed};
@@ -31,7 +31,15 @@ pub struct RoutedService {
     pub routes: Vec<(String, String)>,
     /// Instances that may get requests.
     pub targets: Vec<Target>,
+    /// How long a request waits while there are none.
+    pub hold: Millis,
 }
+
+/// A restart of the only instance, say. Whoever waits longer would rather be told.
+const HOLD: Millis = Millis::seconds(10);
+/// Where one release has to end before the other starts, that takes until its requests and WebSockets are through: a while
+/// that was asked for.
+const HOLD_IN_GAP: Millis = Millis::seconds(40);
 
 /// One instance that may get requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +114,11 @@ pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed
             continue;
         };
         let own = hosts::own(&app.name, &environment.name, domain);
+        let hold = if plan::app::has_gap(app, &facts.releases) {
+            HOLD_IN_GAP
+        } else {
+            HOLD
+        };
         let mut routes: BTreeMap<&Name, Vec<(String, String)>> = BTreeMap::new();
         for (host, path, name) in hosts::of(&release.services, &own) {
             let route = (host.to_owned(), path.to_owned());
@@ -127,6 +140,7 @@ pub(crate) fn table(domain: &str, facts: &Facts, routed: &BTreeMap<AppId, Routed
                 release: format!("v{}", release.number),
                 routes,
                 targets: targets.collect(),
+                hold,
             });
         }
     }

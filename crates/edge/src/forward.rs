@@ -31,13 +31,17 @@ use crate::pick::{Lease, LocalService};
 use crate::relay::{Broken, Framing, Relay};
 use crate::request::{Connection, Flow, refuse};
 use crate::rewrite::{reply_head, upgrade_head};
-use crate::stream::{Stream, WriteError, write_all};
+use crate::stream::{Stream, WriteError, has_left, write_all};
 use crate::tunnel;
 use crate::upstream::{self, NoAnswer, Sure, ToHead, Upstream};
 use crate::worker::Worker;
 
 /// While every instance refuses connections, they are asked again this often until the holding time is over.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Whether the client of a held request is still there is asked this often: each one that left has a place that another
+/// could have.
+const ASK_FOR_CLIENT: Duration = Duration::from_secs(1);
 
 /// Repetitions of one request, besides those for stale connections.
 const REPEATS_MAX: u32 = 2;
@@ -82,19 +86,29 @@ impl Drop for Held {
     }
 }
 
-/// A connection to an instance, with the request counted on it. Holds the request while no instance can be reached.
+/// A connection to an instance, with the request counted on it. Holds the request while no instance can be reached and its
+/// client waits. A stream of HTTP/2 has no `client` of its own: it is dropped when that gives it up.
 pub(crate) async fn reach(
     worker: &Worker,
     watch: &Watch,
+    client: Option<&Stream>,
     exchange: &mut Exchange,
     tries: &mut Tries,
 ) -> Result<(Lease, Upstream), Answer> {
-    let mut held = None;
+    let (mut held, mut turn, mut had_turn) = (None, None, false);
     // The first choice is made in the turn in which the service was looked up.
     if tries.fresh_only {
         look_up(worker, exchange)?;
     }
     loop {
+        // A body that still has to come would keep the others waiting for its client.
+        if held.is_some() && !had_turn && exchange.is_whole && !exchange.service.choices.is_empty() {
+            let turns = exchange.service.turns.clone();
+            // Whoever waits for the turn too long, because the answers to others take their time, goes as well.
+            let took = tokio::time::timeout(worker.timeouts.turn, turns.acquire_owned()).await;
+            (turn, had_turn) = (took.ok().and_then(Result::ok), true);
+            look_up(worker, exchange)?;
+        }
         let mut out_of_connections = false;
         while let Some(lease) =
             exchange
@@ -102,12 +116,14 @@ pub(crate) async fn reach(
                 .pick(worker.clock.now_ms(), &tries.passed_over, &worker.random)
         {
             if let Some(upstream) = idle(worker, &lease, exchange, tries) {
+                *lease.turn.borrow_mut() = turn;
                 return Ok((lease, upstream));
             }
             watch.arm(worker.timeouts.connect);
             match upstream::connect(lease.target.addr, watch).await {
                 Ok(upstream) => {
                     lease.target.accepted();
+                    *lease.turn.borrow_mut() = turn;
                     return Ok((lease, upstream));
                 }
                 Err(cause) if upstream::blames_instance(&cause) => {
@@ -128,7 +144,9 @@ pub(crate) async fn reach(
         let service = exchange.service.clone();
         let left = Duration::from_millis(service.service.hold_ms).saturating_sub(exchange.started.elapsed());
         let all_refused = !service.choices.is_empty();
-        if left.is_zero() || service.held.get() >= worker.limits.held {
+        // Whoever has a place keeps it.
+        let is_full = held.is_none() && service.held.get() >= worker.limits.held;
+        if left.is_zero() || is_full {
             return Err(unavailable(if out_of_connections {
                 "the server is out of connections"
             } else if all_refused {
@@ -138,9 +156,12 @@ pub(crate) async fn reach(
             }));
         }
         held.get_or_insert_with(|| Held::new(&service.held));
-        let pause = if all_refused { left.min(ASK_AGAIN) } else { left };
+        let look = if all_refused { ASK_AGAIN } else { ASK_FOR_CLIENT };
         // Either way the next step is to look again.
-        let _changed_or_not = tokio::time::timeout(pause, worker.changed.notified()).await;
+        let _changed_or_not = tokio::time::timeout(left.min(look), worker.changed.notified()).await;
+        if client.is_some_and(has_left) {
+            return Err(Answer::close(CLIENT_LEFT));
+        }
         tries.passed_over.clear();
         look_up(worker, exchange)?;
     }
@@ -166,6 +187,12 @@ fn idle(worker: &Worker, lease: &Lease, exchange: &Exchange, tries: &Tries) -> O
     };
     upstream::take(&lease.target, sure, worker.clock.now_ms())
 }
+
+/// Nobody reads it; the status, which others use for this too, tells it apart in the metrics.
+const CLIENT_LEFT: Refusal = Refusal {
+    status: 499,
+    what: "the client left before an instance was ready",
+};
 
 pub(crate) fn unavailable(what: &'static str) -> Answer {
     Answer {
@@ -205,7 +232,14 @@ pub(crate) async fn forward(connection: &mut Connection, mut exchange: Exchange,
     let worker = connection.worker.clone();
     let mut tries = Tries::default();
     loop {
-        let reached = reach(&worker, &connection.watch, &mut exchange, &mut tries).await;
+        let reached = reach(
+            &worker,
+            &connection.watch,
+            Some(&connection.io),
+            &mut exchange,
+            &mut tries,
+        )
+        .await;
         let (lease, mut upstream) = match reached {
             Ok(reached) => reached,
             Err(answer) => return give_up(connection, &exchange, answer).await,
@@ -512,6 +546,7 @@ impl Answering<'_> {
             Ok(head) => head,
             Err(why) => return Outcome::None { why, sent: true },
         };
+        drop(self.lease.turn.take());
         let Some(onward) = onward else {
             if !is_upgrade {
                 return Outcome::None {

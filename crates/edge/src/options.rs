@@ -81,6 +81,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// An upgraded connection on which nothing moves.
     pub upgrade_idle: Duration,
+    /// Until a held request goes on although others that were held are still without an answer.
+    pub turn: Duration,
     /// After SIGTERM: for requests in flight.
     pub stop: Duration,
     /// A thread that has not moved for this long ends the process; the warden starts a new one.
@@ -95,6 +97,7 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(10),
             connect: Duration::from_secs(2),
             upgrade_idle: Duration::from_secs(3600),
+            turn: Duration::from_secs(3),
             stop: Duration::from_secs(10),
             stalled: Duration::from_secs(5),
         }
@@ -110,6 +113,9 @@ pub struct Limits {
     pub connections: Option<usize>,
     /// Requests that wait for an instance, per service and thread.
     pub held: usize,
+    /// Of these, how many are sent at once when there is an instance again, per service and thread: a program that has just
+    /// started is not to get all that waited for it in one instant.
+    pub turns: usize,
     /// HTTP/2 streams open at once on one connection.
     pub streams: u32,
     /// Idle connections kept to one instance, per thread.
@@ -122,6 +128,7 @@ impl Default for Limits {
             head_bytes: 32 << 10,
             connections: None,
             held: 1000,
+            turns: 32,
             streams: 128,
             idle_upstreams: 128,
         }

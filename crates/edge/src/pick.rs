@@ -11,6 +11,9 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::record::Series;
 use crate::table::Service;
@@ -81,6 +84,8 @@ pub(crate) struct Lease {
     pub(crate) target: Rc<Target>,
     pub(crate) series: Rc<Series>,
     upgraded: Cell<bool>,
+    /// Of a request that was held: others wait for it until the answer begins.
+    pub(crate) turn: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
 impl Lease {
@@ -92,6 +97,7 @@ impl Lease {
             target,
             series: choice.series.clone(),
             upgraded: Cell::new(false),
+            turn: RefCell::default(),
         }
     }
 
@@ -123,6 +129,8 @@ pub(crate) struct LocalService {
     /// For answers of the edge itself, when no instance was chosen.
     pub(crate) series: Rc<Series>,
     pub(crate) held: Rc<Cell<usize>>,
+    /// Turns of held requests.
+    pub(crate) turns: Arc<Semaphore>,
     pub(crate) budget: Rc<Budget>,
     weight: u64,
 }
@@ -142,6 +150,7 @@ impl LocalService {
         choices: Vec<Choice>,
         series: Rc<Series>,
         held: Rc<Cell<usize>>,
+        turns: Arc<Semaphore>,
         budget: Rc<Budget>,
     ) -> LocalService {
         let weight = choices.iter().map(|c| c.weight).sum();
@@ -150,6 +159,7 @@ impl LocalService {
             choices,
             series,
             held,
+            turns,
             budget,
             weight,
         }
@@ -298,6 +308,7 @@ mod tests {
             choices,
             series,
             Rc::default(),
+            Arc::new(Semaphore::new(1)),
             budget,
         )
     }

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -91,6 +92,18 @@ pub(crate) async fn readable(
         ready
     })
     .await
+}
+
+/// Whether the other side has sent all it will ever send, or is gone. What it sent before and nobody read does not hide it.
+pub(crate) fn has_left(stream: &Stream) -> bool {
+    let stream = stream.borrow();
+    let socket = match &*stream {
+        Io::Plain(socket) => socket,
+        Io::Tls(stream) => stream.get_ref().0,
+    };
+    // Errors and hang-ups are told unasked.
+    let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+    matches!(poll(&mut asked, Some(&Timespec::default())), Ok(told) if told > 0)
 }
 
 /// Reads once into the buffer's free space; 0 is the end.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::buffer::Stock;
 use crate::clock::{Clock, IDLE_TICK, TICK};
@@ -181,6 +181,7 @@ struct Named {
 #[derive(Debug, Clone)]
 struct Standing {
     held: Rc<Cell<usize>>,
+    turns: Arc<Semaphore>,
     budget: Rc<Budget>,
 }
 
@@ -325,12 +326,13 @@ impl Worker {
                 active.insert(key);
             }
             let series = self.series(&service.id, &service.release, &service.app);
-            let Standing { held, budget } = self.standing(&service.id);
+            let Standing { held, turns, budget } = self.standing(&service.id);
             services.push(Rc::new(LocalService::new(
                 service.clone(),
                 choices,
                 series,
                 held,
+                turns,
                 budget,
             )));
         }
@@ -414,6 +416,7 @@ impl Worker {
         let mut all = self.services.borrow_mut();
         let new = || Standing {
             held: Rc::default(),
+            turns: Arc::new(Semaphore::new(self.limits.turns)),
             budget: Rc::new(Budget::new(self.threads)),
         };
         all.entry(service.into()).or_insert_with(new).clone()

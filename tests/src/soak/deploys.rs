@@ -10,13 +10,21 @@ use anyhow::{Result, bail, ensure};
 
 use super::operation::{Answer, Operation, SERVED};
 use super::{BAD, upload};
-use crate::traffic::{Load, Report, Traffic};
+use crate::traffic::{FULL, Load, Report, Traffic};
 use crate::{ENVIRONMENT, Stoa};
 
 /// Every fifth release is bad.
 const BAD_EACH: u64 = 5;
-/// How versions move in, in turn. Not by `recreate`: whoever asks for that asks for a gap.
+/// How versions move in, in turn.
 const ROLLOUTS: [&str; 4] = ["", "-bluegreen", "", "-canary"];
+/// Every so manieth, good or bad, moves in by `recreate`: the edge holds requests in the gap, which lasts as long as a
+/// WebSocket does.
+const RECREATE_EACH: u64 = 16;
+/// A number that the first bad deploys meet soon.
+const RECREATE_AT: u64 = 4;
+/// During such a gap the load is this at most, however long the gap lasts on a busy machine: the edge holds a bounded number
+/// of requests.
+const HELD_LOAD_MAX: f64 = 0.3;
 /// How often there is a word on how it goes.
 const TOLD_EACH: u64 = 25;
 
@@ -36,6 +44,8 @@ pub struct Options {
 pub struct Outcome {
     good: u64,
     bad: u64,
+    /// Deploys in which nobody ran for a while.
+    gaps: u64,
     took: Duration,
     /// What the traffic saw.
     pub report: Report,
@@ -69,14 +79,28 @@ pub fn run(options: Options) -> Result<Outcome> {
     let mut outcome = Outcome {
         good: 0,
         bad: 0,
+        gaps: 0,
         took: Duration::ZERO,
         report: Report::default(),
     };
+    let mut serves_alone = false;
     for number in 1.. {
         if number > options.deploys && outcome.report.exchanges() >= options.exchanges {
             break;
         }
-        let way = ROLLOUTS[usize::try_from(number)? % ROLLOUTS.len()];
+        let is_alone = number % RECREATE_EACH == RECREATE_AT;
+        let way = if is_alone {
+            "-recreate"
+        } else {
+            ROLLOUTS[usize::try_from(number)? % ROLLOUTS.len()]
+        };
+        // What runs alone makes a gap when it comes, and when it goes.
+        let has_gap = is_alone || serves_alone;
+        traffic.pace(if has_gap {
+            options.load.share_of(HELD_LOAD_MAX)
+        } else {
+            FULL
+        });
         let version = format!("{SERVED}-{number}{way}");
         if number.is_multiple_of(BAD_EACH) {
             let turn = usize::try_from(number / BAD_EACH)?;
@@ -92,7 +116,9 @@ pub fn run(options: Options) -> Result<Outcome> {
             ensure!(settle(&good(&version))?, "deploy {number} failed");
             traffic.only(&version);
             outcome.good += 1;
+            serves_alone = is_alone;
         }
+        outcome.gaps += u64::from(has_gap);
         outcome.report.add(traffic.take());
         if number.is_multiple_of(TOLD_EACH) {
             let (exchanges, faults) = (outcome.report.exchanges(), outcome.report.faults());
@@ -109,9 +135,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} good and {} bad deploys in {:.0} s",
+            "{} good and {} bad deploys, {} of them with a gap, in {:.0} s",
             self.good,
             self.bad,
+            self.gaps,
             self.took.as_secs_f64()
         )?;
         write!(f, "{}", self.report)

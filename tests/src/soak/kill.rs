@@ -27,8 +27,8 @@ use crate::{Api, ENVIRONMENT, PATIENCE, Stoa, until};
 /// The kill comes at most this long after the question.
 const KILL_WITHIN_MS: u64 = 500;
 
-/// So long a movement takes until its switch on a machine that does other things too: the interesting keepers die around it.
-const MOVED_WITHIN_MS: u64 = 3000;
+/// So long a movement of three instances takes: the interesting keepers die within.
+const MOVED_WITHIN_MS: u64 = 2500;
 
 /// Requests must be served again after this: a bound against hanging, not what is promised.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
@@ -53,9 +53,20 @@ pub struct Options {
 pub enum Aim {
     /// Every operation, and the death of any process.
     Anything,
-    /// Good deploys and rollbacks of the app under traffic, and the death of a keeper: what is given up in the middle of a
-    /// movement must not answer once its operation is settled.
+    /// Good deploys and rollbacks of three instances under traffic, one instance after the other, and the death of the
+    /// youngest keeper: what is given up in the middle must not answer once its operation is settled.
     Movements,
+}
+
+impl Aim {
+    /// Instances of the app under traffic.
+    fn instances(self) -> u64 {
+        match self {
+            Self::Anything => 2,
+            // Up to two move at once, and nothing is half moved.
+            Self::Movements => 3,
+        }
+    }
 }
 
 /// Everything a trial works with.
@@ -91,7 +102,7 @@ pub(super) struct Kill {
 /// When the installation cannot be set up or taken down cleanly; what trials find is in the outcome.
 pub fn run(options: Options) -> Result<Outcome> {
     let begin = Instant::now();
-    let mut bench = Bench::new("soak-kill", options.load)?;
+    let mut bench = Bench::new("soak-kill", options.load, options.aim.instances())?;
     let mut outcome = Outcome {
         seed: options.seed,
         ..Outcome::default()
@@ -114,7 +125,7 @@ pub fn run(options: Options) -> Result<Outcome> {
 }
 
 impl Bench {
-    pub(super) fn new(name: &str, load: Load) -> Result<Self> {
+    pub(super) fn new(name: &str, load: Load, instances: u64) -> Result<Self> {
         let stoa = Stoa::start(name)?;
         let api = stoa.api()?;
         let upload = upload(&stoa)?;
@@ -129,7 +140,7 @@ impl Bench {
             first,
             Operation::Scale {
                 app: SERVED.to_owned(),
-                count: 2,
+                count: instances,
             },
         ] {
             match operation.ask(&api, &upload) {
@@ -225,6 +236,7 @@ impl Bench {
         }
         let may_fail = matches!(kill.victim, Victim::Keeper | Victim::Builder | Victim::Disk);
         let after = State::read(&self.api)?;
+        outcome.went_back += u64::from(operation.went_back(&before, &after));
         compare::answers(operation, &answer, may_fail, (&before, &after), &mut found);
         compare::operations(&self.api, operation, &answer, may_fail, &known, &mut found)?;
         self.compare_world(&mut found)?;
@@ -279,7 +291,7 @@ impl Bench {
             });
         }
         thread::sleep(pause);
-        let kill = self.kill(victim, chance);
+        let kill = self.kill(victim, aim, chance);
         let answer = asking
             .join()
             .map_err(|_| anyhow::anyhow!("the asking thread panicked"))?;
@@ -297,14 +309,17 @@ impl Bench {
         Some((name, process))
     }
 
-    fn kill(&self, victim: Victim, chance: &mut Chance) -> Kill {
+    fn kill(&self, victim: Victim, aim: Aim, chance: &mut Chance) -> Kill {
         let (instance, process) = match victim {
             Victim::Warden => (None, self.stoa.warden().ok()),
             Victim::Edge => (None, self.stoa.part("edge").ok()),
             Victim::Control => (None, self.stoa.part("control").ok()),
             Victim::Keeper => {
                 let keepers = self.stoa.keepers();
-                let keeper = chance.one(&keepers).cloned();
+                let keeper = match aim {
+                    Aim::Anything => chance.one(&keepers).cloned(),
+                    Aim::Movements => keepers.into_iter().max_by_key(|keeper| keeper.started),
+                };
                 (keeper.as_ref().and_then(kept_by), keeper)
             }
             Victim::Builder => self

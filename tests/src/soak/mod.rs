@@ -58,6 +58,7 @@ impl Chance {
 fn rollout(version: &str) -> &'static str {
     match version.rsplit_once('-') {
         Some((_, "bluegreen")) => "\n[rollout]\nstrategy = \"blue-green\"\n",
+        Some((_, "recreate")) => "\n[rollout]\nstrategy = \"recreate\"\n",
         Some((_, "canary")) => "\n[rollout]\nstrategy = \"canary\"\nsteps = [\"20%:1s\"]\n",
         Some(_) | None => "",
     }

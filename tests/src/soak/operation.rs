@@ -208,6 +208,13 @@ impl Operation {
         }
     }
 
+    /// Whether it was to move the app under traffic to another version, and did not.
+    pub(super) fn went_back(&self, before: &State, after: &State) -> bool {
+        let version = |state: &State| Some(state.apps.get(SERVED)?.version()?.to_owned());
+        self.may_answer(before)
+            .is_some_and(|wanted| version(after) != Some(wanted))
+    }
+
     /// Whether it must end in success when nothing but the platform's own processes dies.
     pub(super) fn must_succeed(&self) -> bool {
         !matches!(self, Self::DeployBad { .. })

@@ -58,6 +58,8 @@ pub struct Outcome {
     pub(super) trials: u64,
     pub(super) took: Duration,
     pub(super) unknown: u64,
+    /// Movements of the app under traffic that did not get where they were to.
+    pub(super) went_back: u64,
     /// From each death until everything had settled.
     pub(super) settled: Vec<Duration>,
     pub(super) counts: BTreeMap<(&'static str, Victim), u64>,
@@ -128,7 +130,11 @@ impl fmt::Display for Outcome {
             of(Wrong::Unsettled),
             of(Wrong::Traffic)
         )?;
-        writeln!(f, "{} questions without an answer", self.unknown)?;
+        writeln!(
+            f,
+            "{} questions without an answer, {} movements went back",
+            self.unknown, self.went_back
+        )?;
         for ((victim, why), count) in &self.excused {
             writeln!(f, "cut together with {victim:?}: {count} times {why}")?;
         }

@@ -16,7 +16,7 @@ mod report;
 mod socket;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub use report::{Fault, Kind, Report, Tally, Trouble};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Exchanges under way at once. Beyond, the platform has stalled, and each further one is counted as failed.
 const UNDER_WAY_MAX: usize = 4000;
+/// All of the load, in thousandths.
+pub const FULL: u32 = 1000;
 
 /// How much of which kind, each second.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,16 @@ impl Load {
     #[must_use]
     pub fn times(factor: f64) -> Self {
         Self { factor }
+    }
+
+    /// What part of it, in thousandths, is at most that multiple of the usual.
+    #[must_use]
+    pub fn share_of(self, factor: f64) -> u32 {
+        let share = (factor / self.factor).min(1.0);
+        // Between 0 and 1: it fits.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let thousandths = (share * f64::from(FULL)) as u32;
+        thousandths
     }
 
     /// A WebSocket begins that often and lives for a while; the others are one exchange each.
@@ -78,6 +90,8 @@ struct Shared {
     eligible: Eligible,
     report: Mutex<Report>,
     stop: AtomicBool,
+    /// In thousandths of the load that was asked for.
+    pace: AtomicU32,
     numbers: AtomicU64,
     under_way: AtomicUsize,
     idle: Mutex<Vec<http1::Idle>>,
@@ -113,6 +127,7 @@ impl Traffic {
             eligible: Eligible::only(release),
             report: Mutex::default(),
             stop: AtomicBool::new(false),
+            pace: AtomicU32::new(FULL),
             numbers: AtomicU64::new(1),
             under_way: AtomicUsize::new(0),
             idle: Mutex::default(),
@@ -146,6 +161,13 @@ impl Traffic {
             allowed.clear();
             allowed.insert(release.to_owned());
         });
+    }
+
+    /// From now on so much of the load, in thousandths: all of it is 1000. Never nothing.
+    pub fn pace(&self, thousandths: u32) {
+        self.shared
+            .pace
+            .store(thousandths.clamp(1, FULL), Ordering::Relaxed);
     }
 
     /// What was seen since the last time somebody asked; the traffic goes on.
@@ -229,7 +251,12 @@ async fn schedule(shared: &Arc<Shared>, kind: Kind, per_second: f64) {
             shared.under_way.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(exchange.run());
         }
-        due += period;
+        let pace = shared.pace.load(Ordering::Relaxed);
+        due += period * FULL / pace;
+        // What the machine was too busy for would be the burst that a lower pace is to avoid: it is left out then.
+        if pace < FULL {
+            due = due.max(Instant::now());
+        }
     }
 }
 

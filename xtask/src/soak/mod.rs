@@ -35,7 +35,7 @@ const SOAKS: &[(&str, &str, Soak)] = &[
     ),
     (
         "deploys",
-        "deploys good and bad, by all strategies without a gap, under traffic [--deploys N] [--exchanges N] [--load X]",
+        "deploys good and bad, by all strategies, under traffic [--deploys N] [--exchanges N] [--load X]",
         deploys::run,
     ),
     (

@@ -7,7 +7,7 @@ use control::{EnvPath, apps};
 use engine::simulated::Behaviour;
 use model::Millis;
 
-use crate::world::{ROOT, World, failed, name, succeeded};
+use crate::world::{ROOT, World, failed, name, routed, succeeded};
 
 fn scale(world: &World, web: u16) {
     let counts = BTreeMap::from([(name("web"), web)]);
@@ -136,4 +136,32 @@ fn what_is_ready_serves_although_its_time_passed_while_control_was_away() {
     }
     succeeded(&world.operation(deploy.id));
     assert_eq!(world.serving("shop"), Some(2));
+}
+
+/// A check that fails everywhere at once says more about the check, or what all of them need, than about the instances.
+#[test]
+fn f30_when_all_are_unready_the_last_known_get_the_requests() {
+    let mut world = World::with_shop();
+    scale(&world, 2);
+    world.quiet();
+    world.must_serve = true;
+    let known = routed(&world.edge.table());
+    assert_eq!(known.len(), 2);
+    let failing = Behaviour {
+        ready_after: None,
+        ..Behaviour::default()
+    };
+    world.image("good:1", failing);
+    let is_unready = |row: &model::Instance| matches!(row.condition, model::Condition::Unready { .. });
+    world.until(Millis::seconds(60), "all are unready", |world| {
+        world.live_of("web").iter().all(is_unready)
+    });
+    for _ in 0..5 {
+        world.tick();
+        assert_eq!(routed(&world.edge.table()), known);
+        assert!(world.engine.asked_to_end().is_empty());
+    }
+    world.image("good:1", Behaviour::default());
+    world.quiet();
+    assert_eq!(routed(&world.edge.table()), known);
 }

@@ -64,7 +64,7 @@ pub(super) async fn forward(
     let mut body = Some(body);
     let mut tries = Tries::default();
     loop {
-        let (lease, mut upstream) = match reach(worker, &watch, &mut exchange, &mut tries).await {
+        let (lease, mut upstream) = match reach(worker, &watch, None, &mut exchange, &mut tries).await {
             Ok(reached) => reached,
             Err(answer) => return give_up(&exchange, &answer),
         };
@@ -90,6 +90,7 @@ pub(super) async fn forward(
         };
         match head {
             Ok((parts, decoder, persistent)) => {
+                drop(lease.turn.take());
                 let target_failed = &lease.target.failed;
                 if parts.status.is_server_error() {
                     target_failed.set(target_failed.get() + 1);

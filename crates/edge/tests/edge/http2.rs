@@ -25,7 +25,7 @@ use crate::support::{
     Backend, Edge, PATIENCE, metrics, read_body, read_head, route, status, table, wait_for,
 };
 
-fn run<T>(test: impl Future<Output = T>) -> T {
+pub fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,9 +49,9 @@ impl Body for Parts {
     }
 }
 
-type Sender<B> = hyper::client::conn::http2::SendRequest<B>;
+pub type Sender<B> = hyper::client::conn::http2::SendRequest<B>;
 
-async fn prior_knowledge<B>(addr: SocketAddr) -> Sender<B>
+pub async fn prior_knowledge<B>(addr: SocketAddr) -> Sender<B>
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {

@@ -3,6 +3,7 @@
 
 mod faults;
 mod forwarding;
+mod held;
 mod http2;
 mod lifecycle;
 mod malformed;

@@ -98,7 +98,7 @@ pub struct Outcome {
 /// When the installation cannot be set up or taken down cleanly; what trials find is in the outcome.
 pub fn run(options: Options) -> Result<Outcome> {
     let begin = Instant::now();
-    let mut bench = Bench::new("soak-syscall", options.load)?;
+    let mut bench = Bench::new("soak-syscall", options.load, 2)?;
     let mut outcome = Outcome {
         options,
         listed: Vec::new(),
