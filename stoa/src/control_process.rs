@@ -15,11 +15,12 @@ use host::Host;
 use store::{MasterKey, Now, Sealer, SecretError, Store, StoreError};
 
 use crate::edge_link::Link;
+use crate::logging::{self, Format};
 use crate::places::Places;
-use crate::{Failure, chain, logging};
+use crate::{Failure, chain};
 
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    logging::start();
+    logging::start(Format::of_environment());
     // A warden of before `--api-rate` gives one fewer.
     let [data, domain, http_port, rest @ ..] = arguments else {
         return Err(Failure::lasting("control is started by stoa up", "stoa up"));
@@ -146,12 +147,20 @@ fn welcome(control: &Control, api: &TcpListener) -> Result<(), control::ControlE
     let address = api
         .local_addr()
         .map_or_else(|_| "127.0.0.1:7070".to_owned(), |address| address.to_string());
-    match control::people::offer_claim(control)? {
-        Some(token) => {
-            eprintln!("\nThis Stoa has no owner yet. Within 15 minutes:\n");
-            eprintln!("  stoa login --api http://{address} --claim {token}\n");
+    let url = format!("http://{address}");
+    match (control::people::offer_claim(control)?, Format::of_environment()) {
+        (token, Format::Json) => {
+            let login = token.map(|token| format!("stoa login --api {url} --claim {token}"));
+            eprintln!(
+                "{}",
+                serde_json::json!({ "message": "Stoa answers", "api": url, "login": login })
+            );
         }
-        None => eprintln!("\nStoa answers at http://{address}\n"),
+        (Some(token), Format::Text) => {
+            eprintln!("\nThis Stoa has no owner yet. Within 15 minutes:\n");
+            eprintln!("  stoa login --api {url} --claim {token}\n");
+        }
+        (None, Format::Text) => eprintln!("\nStoa answers at {url}\n"),
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::places::Places;
 use crate::{Failure, chain, logging};
 
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
-    logging::start();
+    logging::start(logging::Format::of_environment());
     let [data, threads] = arguments else {
         return Err(Failure::lasting("the edge is started by stoa up", "stoa up"));
     };

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next();
     let rest: Vec<OsString> = arguments.collect();
+    let mut as_json = false;
     // The warden's children are not commands for people, so they are not in the help.
     let result = match rest.first().and_then(|word| word.to_str()) {
         Some("__edge") => edge_process::run(&rest[1..]),
@@ -36,8 +37,9 @@ fn main() -> ExitCode {
                 Ok(parsed) => parsed,
                 Err(code) => return code,
             };
+            as_json = parsed.globals.json;
             match &parsed.command {
-                Command::Up(args) => up::run(args),
+                Command::Up(args) => up::run(args, as_json),
                 Command::Down(args) => down::run(args, parsed.globals.json),
                 Command::Server {
                     command: ServerCommand::Upgrade(args),
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            failure.report();
+            failure.report(as_json);
             ExitCode::from(failure.code)
         }
     }
@@ -81,8 +83,14 @@ impl Failure {
         }
     }
 
-    fn report(&self) {
-        eprintln!("error: {}\nnext:  {}", self.message, self.next_step);
+    fn report(&self, as_json: bool) {
+        if as_json {
+            let told = serde_json::json!({"title": "stoa", "detail": self.message, "code": "failed",
+                "errors": [], "next_step": self.next_step});
+            eprintln!("{told}");
+        } else {
+            eprintln!("error: {}\nnext:  {}", self.message, self.next_step);
+        }
     }
 }
 

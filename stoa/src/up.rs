@@ -14,14 +14,19 @@ use crate::{Failure, chain, logging, takeover};
 const HTTP: [u16; 2] = [80, 8080];
 const HTTPS: [u16; 2] = [443, 8443];
 
-pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &UpArgs, as_json: bool) -> Result<ExitCode, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new(
             "stoa up needs root: it makes namespaces, networks and mounts for the instances it isolates",
             "run it as root: sudo stoa up",
         ));
     }
-    logging::start();
+    let format = if as_json {
+        logging::Format::Json
+    } else {
+        logging::Format::of_environment()
+    };
+    logging::start(format);
     let places = Places::make(&args.data_dir).map_err(|cause| {
         Failure::new(
             format!(
@@ -57,7 +62,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
             },
         ],
         adopt: Box::new(move || adopt(&adopted.edge_socket())),
-        children: Box::new(move |bound| children(&described, bound, &domain, threads, rate)),
+        children: Box::new(move |bound| children(&described, bound, &domain, threads, rate, format)),
         upgrades: takeover::upgrades(&places),
         report: Box::new(move |event| {
             report(event);
@@ -66,13 +71,18 @@ pub(crate) fn run(args: &UpArgs) -> Result<ExitCode, Failure> {
     };
     match warden::run(options) {
         Ok(ExitReason::Signal(_)) => {
-            eprintln!(
-                "\nStoa has stopped. What it runs goes on running, but nobody answers for it or restarts it."
-            );
-            eprintln!(
-                "next: stoa up (go on), or stoa down --data-dir {} (end everything)",
+            let stopped =
+                "Stoa has stopped. What it runs goes on running, but nobody answers for it or restarts it.";
+            let next = format!(
+                "stoa up (go on), or stoa down --data-dir {} (end everything)",
                 places.data.display()
             );
+            match format {
+                logging::Format::Json => {
+                    eprintln!("{}", serde_json::json!({ "message": stopped, "next_step": next }));
+                }
+                logging::Format::Text => eprintln!("\n{stopped}\nnext: {next}"),
+            }
             Ok(ExitCode::SUCCESS)
         }
         Ok(ExitReason::Unrecoverable { child }) => Err(Failure::new(
@@ -98,7 +108,14 @@ fn adopt(socket: &Path) -> Option<Vec<(String, std::os::fd::OwnedFd)>> {
     edge::control::Client::connect(socket).ok()?.handover().ok()
 }
 
-fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usize>, rate: u32) -> Vec<Child> {
+fn children(
+    places: &Places,
+    bound: &[Bound],
+    domain: &str,
+    threads: Option<usize>,
+    rate: u32,
+    format: logging::Format,
+) -> Vec<Child> {
     let address = |name: &str| bound.iter().find(|one| one.name == name).map(|one| one.address);
     let http_port = address("http").map_or(80, |address| address.port());
     let listeners = serde_json::json!({
@@ -117,6 +134,9 @@ fn children(places: &Places, bound: &[Bound], domain: &str, threads: Option<usiz
     let (http_port, rate) = (http_port.to_string(), rate.to_string());
     let mut control = Child::of_this_binary("control", &["__control", &data, domain, &http_port, &rate]);
     control.sockets = vec!["api".to_owned()];
+    for child in [&mut edge, &mut control] {
+        child.env.push((logging::FORMAT.into(), format.as_str().into()));
+    }
     vec![edge, control]
 }
 

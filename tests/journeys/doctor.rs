@@ -47,8 +47,24 @@ fn a_damaged_row_is_named_and_restored() -> Result<()> {
         .says("damaged")?
         .says("stoa doctor --repair")?;
     stoa.up()?;
-    let refused = stoa.cli(&["apps", "ls"])?;
-    ensure!(refused.code != 0, "a damaged row was served: {}", refused.stdout);
+    // The others are listed, and what is damaged is named as the log has it last.
+    stoa.cli(&["apps", "create", "whole"])?.ok()?;
+    let listed = stoa.cli(&["apps", "ls"])?.ok()?;
+    let line = |name: &str| {
+        listed
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default()
+    };
+    ensure!(
+        line("kept").contains("damaged") && !line("whole").contains("damaged") && !line("whole").is_empty(),
+        "{}",
+        listed.stdout
+    );
+    listed.says("stoa doctor --repair")?;
+    stoa.cli(&["ps"])?.says("stoa doctor --repair")?.has_next_step()?;
+    let refused = stoa.cli(&["apps", "destroy", "kept", "--confirm", "kept"])?;
+    ensure!(refused.code != 0, "a damaged row was changed: {}", refused.stdout);
     stoa.interrupt()?;
     stoa.cli(&repair)?
         .ok()?

@@ -27,6 +27,10 @@ pub struct App {
     pub services: Vec<ServiceStatus>,
     /// Whether it is on its way out.
     pub deleting: bool,
+    /// What is wrong with its record, when something is: it is shown as far as it can be told and cannot be changed
+    /// until `stoa doctor --repair`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
     /// Counts every change of its desired state; the value of the `ETag` header.
     pub generation: u64,
 }
@@ -106,6 +110,29 @@ pub struct PutSecret {
     /// The value. It is sealed before it is stored.
     #[schema(max_length = 65_536)]
     pub value: String,
+}
+
+/// Change secrets. What is not named stays.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatchSecrets {
+    /// Variables and their values, each of 1 to 65,536 characters. They are sealed before they are stored.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Variables to remove.
+    #[serde(default)]
+    #[schema(max_items = 500)]
+    pub unset: Vec<String>,
+}
+
+/// Changed and removed secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretsChange {
+    /// The variables.
+    pub keys: Vec<String>,
+    /// The one operation that brings all changes to the running instances; absent when nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
 }
 
 /// How many instances each service shall have.

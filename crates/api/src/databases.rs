@@ -29,6 +29,12 @@ pub struct Database {
     pub version: Option<String>,
     /// Budget of its volume.
     pub size_bytes: u64,
+    /// What its volume holds now; absent in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
+    /// Why it may only be read, when there is no room for more: `budget` (its own) or `pool` (everybody's).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_full: Option<String>,
     /// Memory limit of its instance.
     pub memory_bytes: u64,
     /// Number of the login role handed out now.

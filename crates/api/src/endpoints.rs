@@ -245,6 +245,9 @@ endpoints! {
     SECRET_LIST = "secret_list" Get place!("/apps/{app}/secrets"), "apps", Right(Read);
         "List the names and versions of secrets" "Values are never shown.",
         query(PAGES), gives(&[json::<crate::SecretPage>(200)]);
+    SECRET_UPDATE = "secret_update" Patch place!("/apps/{app}/secrets"), "apps", Right(Configure);
+        "Set and remove secrets" "All of them or none. When a release serves, one operation makes one new release with all of it; the answer names it.",
+        takes::<crate::PatchSecrets>(), gives(&[json::<crate::SecretsChange>(200)]);
     SECRET_PUT = "secret_put" Put place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
         "Set a secret" "When a release serves, an operation makes a new release with the new value; the answer names it.",
         takes::<crate::PutSecret>(), gives(&[json::<crate::SecretChange>(200)]);

@@ -54,6 +54,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("Org.id", r#""org_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("Org.name", r#""default""#),
     ("PatchEnv.set", r#"{"LOG_LEVEL": "info"}"#),
+    ("PatchSecrets.set", r#"{"STRIPE_KEY": "sk_live_51H"}"#),
+    ("PatchSecrets.unset", r#"["OLD_KEY"]"#),
     ("Problem.code", r#""not_found""#),
     ("Problem.status", "404"),
     ("Project.id", r#""prj_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
@@ -197,6 +199,13 @@ const FIELDS: &[(&str, &str)] = &[
         r#""9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#,
     ),
     ("size_bytes", "10737418240"),
+    (
+        "damage",
+        r#""app app_01k2f3v9q0e4tb6mzy8rwx5c7d is corrupt: it is not what was written""#,
+    ),
+    ("used_bytes", "48128000"),
+    ("storage_full", r#""budget""#),
+    ("keys", r#"["STRIPE_KEY"]"#),
     ("step", r#""waiting for 2 of 3 instances""#),
     (
         "steps",

@@ -29,6 +29,8 @@ const LIMITS: Resources = Resources {
     cpu: CpuMillis::new(16_000),
     memory: Bytes::mi(2048),
     pids: 2048,
+    // What a step may leave is bounded by the engine, which measures its layer.
+    disk: Bytes::mi(32 * 1024),
 };
 /// Raised when the same step should give another result than before.
 const FORMAT: &str = "stoa build 1";

@@ -22,6 +22,7 @@ pub(crate) fn apps(session: &Session, command: &AppsCommand) -> Result<u8, Failu
             } else {
                 output::data(&table(&apps))?;
             }
+            warn_of_damage(&apps);
         }
         AppsCommand::Create { name } => {
             let app = session.client.app_create(
@@ -73,8 +74,22 @@ pub(crate) fn table(apps: &[api::App]) -> String {
     output::table(&["APP", "RELEASE", "READY", "STATE", "ADDRESS"], &rows)
 }
 
+/// Names what is damaged, and how it is mended.
+pub(crate) fn warn_of_damage(apps: &[api::App]) {
+    for app in apps {
+        if let Some(damage) = &app.damage {
+            say(&format!(
+                "warning: the record of {} is damaged: {damage}\nnext: on the server, end stoa up, then: stoa doctor --repair",
+                app.name
+            ));
+        }
+    }
+}
+
 fn state(app: &api::App) -> &'static str {
-    if app.deleting {
+    if app.damage.is_some() {
+        "damaged"
+    } else if app.deleting {
         "ending"
     } else if app.rollout.is_some() {
         "moving"
@@ -91,10 +106,6 @@ fn state(app: &api::App) -> &'static str {
 pub(crate) fn open(session: &Session, of: &OfApp) -> Result<u8, Failure> {
     let name = project::app(of)?;
     let app = session.client.app(&session.place, &name)?;
-    if session.json {
-        output::json(&app.urls)?;
-        return Ok(0);
-    }
     let Some(url) = app.urls.first() else {
         return Err(Failure::new(
             Code::Failed,
@@ -106,6 +117,10 @@ pub(crate) fn open(session: &Session, of: &OfApp) -> Result<u8, Failure> {
             },
         ));
     };
+    if session.json {
+        output::json(&app.urls)?;
+        return Ok(0);
+    }
     output::data(&format!("{url}\n"))?;
     let has_desktop = ["DISPLAY", "WAYLAND_DISPLAY"]
         .iter()
@@ -129,19 +144,29 @@ pub(crate) fn ps(session: &Session, of: &OfApp) -> Result<u8, Failure> {
             .collect(),
     };
     let mut all = Vec::new();
+    let mut failed = None;
     for app in apps {
-        for instance in session.client.instances(&session.place, &app)? {
-            all.push((app.clone(), instance));
+        match session.client.instances(&session.place, &app) {
+            Ok(instances) => all.extend(instances.into_iter().map(|instance| (app.clone(), instance))),
+            // One app's trouble must not hide the others.
+            Err(cause) => drop(failed.get_or_insert(cause)),
         }
     }
+    show(session, &all, failed.is_none())?;
+    failed.map_or(Ok(0), |cause| Err(cause.into()))
+}
+
+fn show(session: &Session, all: &[(String, Instance)], is_whole: bool) -> Result<(), Failure> {
     if session.json {
         let instances: Vec<&Instance> = all.iter().map(|(_, instance)| instance).collect();
         output::json(&instances)?;
-        return Ok(0);
+        return Ok(());
     }
     if all.is_empty() {
-        say("nothing runs; next: stoa deploy");
-        return Ok(0);
+        if is_whole {
+            say("nothing runs; next: stoa deploy");
+        }
+        return Ok(());
     }
     let rows: Vec<Vec<String>> = all
         .iter()
@@ -163,7 +188,7 @@ pub(crate) fn ps(session: &Session, of: &OfApp) -> Result<u8, Failure> {
         "APP", "SERVICE", "RELEASE", "STATE", "SINCE", "RESTARTS", "ADDRESS", "INSTANCE", "WHY",
     ];
     output::data(&output::table(&head, &rows))?;
-    Ok(0)
+    Ok(())
 }
 
 /// `stoa scale`.
@@ -195,6 +220,12 @@ pub(crate) fn run(session: &Session, args: &RunArgs) -> Result<u8, Failure> {
             command: args.command.clone(),
         },
     )?;
-    let operation = follow::follow_with(session, &operation, &args.patience, Lines::Stdout)?;
-    follow::finish(session, &operation)
+    if !session.json {
+        let operation = follow::follow_with(session, &operation, &args.patience, Lines::Stdout)?;
+        return follow::finish(session, &operation);
+    }
+    // Each line an object, and the operation as the last one.
+    let operation = follow::follow_with(session, &operation, &args.patience, Lines::Json)?;
+    output::json_line(&operation)?;
+    Ok(0)
 }

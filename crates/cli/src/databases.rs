@@ -138,8 +138,18 @@ pub(crate) fn table(all: &[Database]) -> String {
 fn state(database: &Database) -> &str {
     if database.state == "active" && !database.ready {
         "not answering"
+    } else if database.state == "active" && database.storage_full.is_some() {
+        "full, read only"
     } else {
         &database.state
+    }
+}
+
+fn room(database: &Database) -> String {
+    let size = output::size(database.size_bytes);
+    match database.used_bytes {
+        Some(used) => format!("{} of {size}", output::size(used)),
+        None => size,
     }
 }
 
@@ -149,13 +159,26 @@ fn page(database: &Database) -> String {
         ("state", state(database).to_owned()),
         ("postgres", output::or_dash(database.version.as_deref())),
         ("host", database.host.clone()),
-        ("volume", output::size(database.size_bytes)),
+        ("volume", room(database)),
         ("memory", output::size(database.memory_bytes)),
         ("used by", output::or_dash(Some(&database.used_by.join(", ")))),
         ("login", format!("app_{}", database.credential_version)),
         ("made", output::ago(database.created_at)),
         ("id", database.id.clone()),
     ];
+    if let Some(full) = &database.storage_full {
+        let (what, next) = match full.as_str() {
+            "pool" => (
+                "the storage pool has no room left",
+                "make room on the server's disk",
+            ),
+            _ => (
+                "its volume holds what it may hold",
+                "a larger `size` in stoa.toml and stoa deploy, or delete in psql after SET default_transaction_read_only = off, then VACUUM FULL",
+            ),
+        };
+        rows.insert(2, ("full", format!("{what}: it may only be read; next: {next}")));
+    }
     if let Some(why) = &database.why {
         rows.insert(2, ("why", why.clone()));
     }

@@ -11,6 +11,7 @@ use crate::project;
 use crate::session::Session;
 
 pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<u8, Failure> {
+    project::need_dir(&args.dir)?;
     let manifest = project::manifest(&args.dir)?;
     let declared = manifest.as_ref().map(|(_, manifest)| manifest.app.clone());
     let app = match (&args.of.app, declared, &args.image) {
@@ -85,6 +86,9 @@ fn plan(
         Ok(plan) if session.json => output::json(&plan)?,
         Ok(plan) => output::data(&told(&plan))?,
         Err(error) if error.problem().is_some_and(|p| p.code == "not_found") => {
+            if session.json {
+                output::json(&serde_json::json!({"app": app, "is_new": true}))?;
+            }
             say(&format!(
                 "there is no app {app} yet: a deploy would make it and start all that its source declares"
             ));

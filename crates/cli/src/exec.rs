@@ -9,6 +9,7 @@ use client::{Input, Output};
 
 use crate::args::ExecArgs;
 use crate::failure::{Code, Failure};
+use crate::output;
 use crate::project;
 use crate::session::Session;
 use crate::terminal::{self, Modes};
@@ -29,11 +30,11 @@ pub(crate) fn exec(session: &Session, args: &ExecArgs) -> Result<u8, Failure> {
         .id
         .clone(),
     };
-    let request = request(&args.command, args.no_terminal);
+    let request = request(&args.command, args.no_terminal || session.json);
     let started = session
         .client
         .instance_exec(&session.place, &app, &instance, &request)?;
-    carry(started, request.terminal.is_some())
+    carry(started, request.terminal.is_some(), session.json)
 }
 
 pub(crate) fn psql(
@@ -42,9 +43,9 @@ pub(crate) fn psql(
     arguments: &[String],
     no_terminal: bool,
 ) -> Result<u8, Failure> {
-    let request = request(arguments, no_terminal);
+    let request = request(arguments, no_terminal || session.json);
     let started = session.client.database_exec(&session.place, name, &request)?;
-    carry(started, request.terminal.is_some())
+    carry(started, request.terminal.is_some(), session.json)
 }
 
 /// The instance to enter: ready ones first.
@@ -75,7 +76,8 @@ fn request(command: &[String], no_terminal: bool) -> Exec {
     }
 }
 
-fn carry(session: client::Session<'_>, has_terminal: bool) -> Result<u8, Failure> {
+/// What the program says goes where it would, or each piece as an object with the exit code as the last one.
+fn carry(session: client::Session<'_>, has_terminal: bool, as_json: bool) -> Result<u8, Failure> {
     let raw = has_terminal.then(Modes::raw);
     let (sender, receiver) = mpsc::channel();
     let keys = sender.clone();
@@ -87,19 +89,31 @@ fn carry(session: client::Session<'_>, has_terminal: bool) -> Result<u8, Failure
         drop(sender);
     }
     let result = session.carry(receiver, |output| match output {
+        Output::Stdout(bytes) if as_json => write_piece("stdout", bytes),
+        Output::Stderr(bytes) if as_json => write_piece("stderr", bytes),
         Output::Stdout(bytes) => write(&mut std::io::stdout(), bytes),
         Output::Stderr(bytes) => write(&mut std::io::stderr(), bytes),
     });
     drop(raw);
     match result {
         // Codes are 0 to 255 on every Unix.
-        Ok(code) => Ok(u8::try_from(code).unwrap_or(1)),
+        Ok(code) => {
+            if as_json {
+                output::json_line(&serde_json::json!({"exit_code": code}))?;
+            }
+            Ok(u8::try_from(code).unwrap_or(1))
+        }
         // Whoever read us went away (`| head`): as quiet, and with the same code, as any program a broken pipe ends.
         Err(client::Error::Local { cause, .. }) if cause.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(PIPE_CLOSED)
         }
         Err(other) => Err(other.into()),
     }
+}
+
+fn write_piece(stream: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let piece = serde_json::json!({"stream": stream, "text": String::from_utf8_lossy(bytes)});
+    write(&mut std::io::stdout(), format!("{piece}\n").as_bytes())
 }
 
 fn write(to: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {

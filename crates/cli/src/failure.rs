@@ -67,6 +67,21 @@ impl Failure {
         }
     }
 
+    /// Arguments that make no sense.
+    pub(crate) fn of_usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let mut parts = text.split("\n\n");
+        let message = parts.next().unwrap_or_default();
+        let mut failure = Self::new(
+            Code::Usage,
+            message.trim_start_matches("error: ").trim(),
+            "see how it is used: the same command with --help",
+        );
+        let more = parts.flat_map(str::lines).map(str::trim);
+        failure.details = more.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        failure
+    }
+
     /// What we exit with.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
@@ -75,7 +90,13 @@ impl Failure {
 
     /// A failure of this machine: a file, a terminal.
     pub(crate) fn local(what: impl Into<String>, cause: &std::io::Error) -> Self {
-        Self::new(Code::Failed, format!("{}: {cause}", what.into()), "")
+        let next = match cause.kind() {
+            std::io::ErrorKind::NotFound => "name one that is there",
+            std::io::ErrorKind::PermissionDenied => "do it as somebody who may, or name another",
+            std::io::ErrorKind::StorageFull => "make room on this machine's disk, then again",
+            _ => "mend that on this machine, then again",
+        };
+        Self::new(Code::Failed, format!("{}: {cause}", what.into()), next)
     }
 
     /// Tells people (or, as JSON, scripts) on stderr.

@@ -28,6 +28,8 @@ pub(crate) enum Lines {
     Stderr,
     /// The output of somebody's command: steps to stderr, all else to stdout.
     Stdout,
+    /// The same, each line as an object.
+    Json,
 }
 
 /// Follows the operation unless asked not to. The operation as it settled, or as it was accepted.
@@ -114,7 +116,7 @@ fn follow_log(
                     return Ok(());
                 }
                 if let Ok(line) = serde_json::from_str::<OperationLine>(&frame.data) {
-                    seen.show(line.text, lines).map_err(FollowError::Left)?;
+                    seen.show(line, lines).map_err(FollowError::Left)?;
                 }
             }
         }
@@ -134,19 +136,21 @@ struct Seen {
 const REMEMBERED: usize = 200;
 
 impl Seen {
-    fn show(&mut self, line: String, lines: Lines) -> Result<(), Failure> {
+    fn show(&mut self, told: OperationLine, lines: Lines) -> Result<(), Failure> {
+        let line = &told.text;
         // The failure itself comes last, with its next step.
         if line.starts_with("==> failed: ") {
             return Ok(());
         }
         match lines {
             Lines::Stdout if !line.starts_with("==> ") => output::data(&format!("{line}\n"))?,
-            Lines::Stdout | Lines::Stderr => say(&line),
+            Lines::Json if !line.starts_with("==> ") => output::json_line(&told)?,
+            Lines::Stdout | Lines::Json | Lines::Stderr => say(line),
         }
         if self.lines.len() == REMEMBERED {
             self.lines.pop_front();
         }
-        self.lines.push_back(line);
+        self.lines.push_back(told.text);
         Ok(())
     }
 }

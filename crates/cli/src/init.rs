@@ -33,6 +33,7 @@ pub(crate) fn init(as_json: bool, args: &InitArgs) -> Result<u8, Failure> {
         output::json(&model::manifest::schema())?;
         return Ok(0);
     }
+    project::need_dir(&args.dir)?;
     let named = args.app.clone().or_else(|| project::name_of(&args.dir));
     if let Some(file) = &args.from {
         return from(as_json, args, file, named);

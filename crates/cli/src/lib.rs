@@ -61,7 +61,13 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitC
         .color(color)
         .try_get_matches_from(&arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));
+    let as_json = arguments.iter().any(|argument| argument == "--json");
     parsed.map_err(|error| {
+        if as_json && error.use_stderr() {
+            let failure = Failure::of_usage(&error);
+            failure.report(true);
+            return failure.exit_code();
+        }
         // Printing fails only when nobody reads; there is nobody to tell either.
         let _ = error.print();
         if error.use_stderr() {
@@ -143,7 +149,13 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "stoa", &mut script);
-            output::data(&String::from_utf8_lossy(&script))?;
+            let script = String::from_utf8_lossy(&script);
+            if globals.json {
+                let shell = shell.to_string();
+                output::json(&serde_json::json!({"shell": shell, "script": script}))?;
+            } else {
+                output::data(&script)?;
+            }
             Ok(0)
         }
     }

@@ -201,7 +201,7 @@ pub(crate) fn logout(globals: &Globals) -> Result<u8, Failure> {
         return Err(Failure::new(
             Code::NotFound,
             format!("there is no context {name:?}"),
-            "",
+            "nothing is remembered under that name; make one: stoa login --local",
         ));
     }
     if contexts.current == name {

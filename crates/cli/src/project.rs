@@ -32,6 +32,18 @@ pub(crate) fn manifest(dir: &Path) -> Result<Option<(String, Manifest)>, Failure
     Ok(Some((text, manifest)))
 }
 
+/// Refuses a directory that is not there before anything is concluded from what is not in it.
+pub(crate) fn need_dir(dir: &Path) -> Result<(), Failure> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Failed,
+        format!("there is no directory {}", dir.display()),
+        "name the app's directory; without a name it is the one you are in",
+    ))
+}
+
 fn count(number: usize, what: &str) -> String {
     if number == 1 {
         format!("1 {what}")

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-use api::PutSecret;
+use api::{PatchSecrets, PutSecret};
 
 use crate::args::SecretsCommand;
 use crate::failure::{Code, Failure};
@@ -13,8 +13,8 @@ use crate::session::Session;
 use crate::settings::follow_change;
 use crate::terminal;
 
-/// More than the server takes for all variables together; it bounds what we read.
-const INPUT_MAX: u64 = 4 << 20;
+/// More than the server takes in one request; it bounds what we read.
+const INPUT_MAX: u64 = 1 << 20;
 
 pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8, Failure> {
     match command {
@@ -50,18 +50,14 @@ pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8,
         SecretsCommand::Import { file, of, patience } => {
             let app = project::app(of)?;
             let pairs = parse(&read(file.as_deref())?)?;
-            let mut last = None;
-            for (key, value) in &pairs {
-                let body = PutSecret { value: value.clone() };
-                last = Some(session.client.secret_put(&session.place, &app, key, &body)?);
-            }
-            say(&format!("set {} secrets", pairs.len()));
-            // Each change asks for a release; the last one has them all.
-            let operation = last.as_ref().and_then(|change| change.operation.as_deref());
-            follow_change(session, operation, patience)?;
-            if let Some(change) = &last {
-                print(session, change)?;
-            }
+            let body = PatchSecrets {
+                set: pairs.into_iter().collect(),
+                unset: Vec::new(),
+            };
+            let change = session.client.secret_update(&session.place, &app, &body)?;
+            say(&format!("set {} secrets", change.keys.len()));
+            follow_change(session, change.operation.as_deref(), patience)?;
+            print(session, &change)?;
         }
     }
     Ok(0)

@@ -30,6 +30,7 @@ pub(crate) fn status(session: &Session) -> Result<u8, Failure> {
     if !all_apps.is_empty() {
         text.push_str(&format!("\n{}", apps::table(&all_apps)));
     }
+    apps::warn_of_damage(&all_apps);
     if !all_databases.is_empty() {
         text.push_str(&format!("\n{}", databases::table(&all_databases)));
     }
@@ -63,6 +64,11 @@ pub(crate) fn api(session: &Session, args: &ApiArgs) -> Result<u8, Failure> {
     }
     let mut text = match serde_json::from_slice::<serde_json::Value>(&answer.body) {
         Ok(value) => serde_json::to_string_pretty(&value).unwrap_or_default(),
+        Err(_) if session.json => {
+            let text = String::from_utf8_lossy(&answer.body);
+            output::json(&serde_json::json!({"status": answer.status, "text": text}))?;
+            return Ok(u8::from(answer.status >= 400));
+        }
         Err(_) => String::from_utf8_lossy(&answer.body).into_owned(),
     };
     if !text.is_empty() && !text.ends_with('\n') {

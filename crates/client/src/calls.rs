@@ -9,10 +9,10 @@ use api::{
     CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database, DatabaseCredentials,
     DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
     Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, Member, MemberPage, Operation,
-    OperationLog, OperationPage, Org, OrgPage, PatchEnv, Project, ProjectPage, PutPassword, PutRole,
-    PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
-    SecretChange, SecretPage, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
-    Whoami,
+    OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, Project, ProjectPage, PutPassword,
+    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
+    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
+    UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -236,6 +236,9 @@ impl Client {
     }
     pub fn secrets(&self, at: &Place, app: &str) -> Result<Vec<Secret>, Error> {
         self.all::<SecretPage>(&e::SECRET_LIST, &at.with([app]))
+    }
+    pub fn secret_update(&self, at: &Place, app: &str, body: &PatchSecrets) -> Result<SecretsChange, Error> {
+        self.call(&e::SECRET_UPDATE, &at.with([app]), &[], Some(body))
     }
     pub fn secret_put(
         &self,

@@ -21,6 +21,29 @@ pub(crate) fn own(app: &Name, environment: &Name, domain: &str) -> String {
     }
 }
 
+/// Longest label of a host name (RFC 1035, section 2.3.4).
+const LABEL_MAX: usize = 63;
+
+/// Refuses an app whose own host could not be one: `APP-ENVIRONMENT` is a single label.
+///
+/// # Errors
+/// `Invalid`, saying how long the name may be.
+pub(crate) fn refuse_long(app: &Name, environment: &Name) -> Result<(), ControlError> {
+    let host = own(app, environment, "");
+    let label = host.trim_end_matches('.').len();
+    if label <= LABEL_MAX {
+        return Ok(());
+    }
+    let most = LABEL_MAX - (label - app.as_str().len());
+    Err(ControlError::invalid(
+        "/name",
+        format!(
+            "{app}-{environment} would be its host and has {label} characters, but a host's label has at most {LABEL_MAX}: \
+             choose a name of at most {most} characters, or another environment"
+        ),
+    ))
+}
+
 /// Host and path of each route, with the service it leads to.
 pub(crate) fn of<'s>(
     services: &'s BTreeMap<Name, Service>,
@@ -102,4 +125,26 @@ fn home(tx: &ReadTx, app: &App) -> Result<(Environment, OrgId), ControlError> {
 /// The environment of an app, for its own host.
 pub(crate) fn environment(tx: &ReadTx, app: &App) -> Result<Name, ControlError> {
     Ok(tx.need::<Environment>(&app.environment.to_string())?.row.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_own_host_fits_a_label() {
+        let name = |length: usize| "a".repeat(length).parse::<Name>().expect("a name");
+        let first: Name = EnvPath::default().environment.parse().expect("a name");
+        for (app, environment, fits) in [
+            (name(39), first, true),
+            (name(39), name(23), true),
+            (name(39), name(24), false),
+            (name(24), name(39), false),
+        ] {
+            let answer = refuse_long(&app, &environment);
+            assert_eq!(answer.is_ok(), fits, "{app} {environment}");
+            let label = own(&app, &environment, "localhost");
+            assert_eq!(model::is_host_name(&label), fits, "{label}");
+        }
+    }
 }

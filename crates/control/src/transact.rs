@@ -27,6 +27,40 @@ pub(crate) fn all<R: Row>(tx: &ReadTx) -> Result<(Vec<R>, BTreeSet<String>), Con
     Ok((rows.into_iter().map(|found| found.row).collect(), lost))
 }
 
+/// An object as far as it can be told, and what is wrong with it.
+pub(crate) type Told<R> = (Versioned<R>, Option<String>);
+
+/// The objects under a parent, by name. What is corrupt is there as the log has it last, with what is wrong with it: a list
+/// that shows nothing because of one of them helps nobody to mend it.
+pub(crate) fn under<R: Row>(tx: &ReadTx, parent: &str) -> Result<Vec<Told<R>>, ControlError> {
+    let salvage = match tx.list::<R>(parent) {
+        Ok(rows) => return Ok(rows.into_iter().map(|row| (row, None)).collect()),
+        Err(StoreError::Corrupt { .. } | StoreError::Unreadable { .. }) => tx.salvage::<R>()?,
+        Err(cause) => return Err(cause.into()),
+    };
+    let damage: BTreeMap<&str, String> = salvage
+        .bad
+        .iter()
+        .filter_map(|failure| match failure {
+            StoreError::Corrupt { id, .. } | StoreError::Unreadable { id, .. } => {
+                Some((id.as_str(), failure.to_string()))
+            }
+            _ => None,
+        })
+        .collect();
+    let mut rows: Vec<_> = salvage
+        .rows
+        .into_iter()
+        .filter(|found| found.row.parent() == parent)
+        .map(|found| {
+            let damage = damage.get(found.row.id().as_ref()).cloned();
+            (found, damage)
+        })
+        .collect();
+    rows.sort_by(|(one, _), (other, _)| one.row.name().cmp(&other.row.name()));
+    Ok(rows)
+}
+
 /// Brings rows up to a change of the log.
 pub(crate) fn put<R: Row, I: Ord>(
     rows: &mut BTreeMap<I, R>,

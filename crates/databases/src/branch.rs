@@ -178,7 +178,7 @@ pub fn settle(
 ) -> Result<(), DatabaseError> {
     let command = cluster::alone(version, resources);
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    let mut workload = temporary(place, image, volume, &words);
+    let mut workload = temporary(place, image, version, volume, &words);
     workload.resources = resources;
     workload.hostname = "copy".to_owned();
     engine.ensure(&workload)?;
@@ -188,6 +188,8 @@ pub fn settle(
     };
     let prepared = recovered(psql, &workload.log_key).and_then(|databases| {
         psql.run("postgres", NO_LOGINS)?;
+        // The former one may have been full; this one has a budget of its own.
+        psql::write_again(psql)?;
         for name in databases.lines().filter(|name| !name.is_empty()) {
             psql.run(&psql::named(name), NOTHING_OUTSIDE)?;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::{Probe, VolumeMount, Workload};
 use model::spec::Health;
-use model::{Database, ImageDigest, Instance, Millis, Resources};
+use model::{Bytes, Database, EnvKey, ImageDigest, Instance, Millis, Resources};
 
 /// Where a database's volume is inside its instance; the cluster is one level below, because PostgreSQL wants its
 /// directory for itself.
@@ -21,6 +21,13 @@ pub(crate) fn program(version: &str, name: &str) -> String {
     format!("/usr/lib/postgresql/{version}/bin/{name}")
 }
 
+/// The programs of this version first: what Debian has under the same names elsewhere only looks for them, in Perl.
+pub(crate) fn surroundings(version: &str) -> BTreeMap<EnvKey, String> {
+    let path = format!("/usr/lib/postgresql/{version}/bin:/usr/local/bin:/usr/bin:/bin");
+    let key = "PATH".parse::<EnvKey>().ok();
+    key.map(|key| (key, path)).into_iter().collect()
+}
+
 /// The running server of a database.
 #[must_use]
 pub fn workload(
@@ -31,6 +38,7 @@ pub fn workload(
     volume: &str,
 ) -> Workload {
     let mut all = settings(database.resources);
+    all.push(("max_wal_size", wal_most(database.size)));
     if database.origin.is_some() {
         all.extend(of_a_branch());
     }
@@ -43,7 +51,7 @@ pub fn workload(
         command,
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),
-        env: BTreeMap::new(),
+        env: surroundings(version),
         secrets: Vec::new(),
         resources: database.resources,
         uid_range: instance.uid_range,
@@ -109,6 +117,15 @@ fn server(version: &str, settings: Vec<(&str, String)>) -> Vec<String> {
     command
 }
 
+/// The write-ahead log lives in the volume too: a quarter of it at most, and no less than the server wants.
+fn wal_most(size: Bytes) -> String {
+    /// Two segments of the usual size.
+    const LEAST_MI: u64 = 32;
+    /// More only makes recovery longer.
+    const MOST_MI: u64 = 512;
+    format!("{}MB", ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI))
+}
+
 /// Settings derived from the instance's memory limit.
 #[must_use]
 pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
@@ -141,6 +158,13 @@ pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use model::{Bytes, Resources};
+
+    #[test]
+    fn the_log_leaves_room_for_data() {
+        for (mi, most) in [(128, "32MB"), (1024, "256MB"), (10_240, "512MB")] {
+            assert_eq!(super::wal_most(Bytes::mi(mi)), most);
+        }
+    }
 
     #[test]
     fn settings_fit_the_memory() {

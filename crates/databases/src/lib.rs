@@ -17,8 +17,10 @@ mod template;
 pub use branch::{Taken, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use error::DatabaseError;
-pub use psql::{Psql, add_login, drop_login, psql, sessions};
-pub use template::{Place, create_volume, ensure_image, ensure_template};
+pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
+pub use template::{
+    Place, can_make, create_volume, ensure_image, ensure_template, find_image, find_template, prepare_spare,
+};
 
 /// Where PostgreSQL listens inside its instance.
 pub const PORT: u16 = 5432;

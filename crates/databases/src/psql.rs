@@ -71,7 +71,11 @@ pub(crate) fn quiet(database: &str) -> Exec {
     );
     Exec {
         argv,
-        env: Vec::new(),
+        // Ours also change what they must while the database is full.
+        env: vec![(
+            "PGOPTIONS".to_owned(),
+            "-c default_transaction_read_only=off".to_owned(),
+        )],
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),
         terminal: None,
@@ -155,6 +159,25 @@ pub fn add_login(psql: Psql<'_>, version: u64, password: &str) -> Result<(), Dat
          ALTER ROLE {role} IN DATABASE {DATABASE} SET role TO {OWNER};\n"
     );
     patiently(|| psql.run("postgres", &sql).map(drop))
+}
+
+/// Lets sessions only read from now on, those under way too. Whoever deletes to make room says so first:
+/// `SET default_transaction_read_only = off`.
+///
+/// # Errors
+/// When the server refuses.
+pub fn only_read(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    let sql = "ALTER SYSTEM SET default_transaction_read_only = on;\nSELECT pg_reload_conf();\n";
+    psql.run("postgres", sql).map(drop)
+}
+
+/// Lets sessions write again.
+///
+/// # Errors
+/// When the server refuses.
+pub fn write_again(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    let sql = "ALTER SYSTEM RESET default_transaction_read_only;\nSELECT pg_reload_conf();\n";
+    psql.run("postgres", sql).map(drop)
 }
 
 /// How many sessions a login role has.

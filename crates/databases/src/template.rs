@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Engine, FetchImage, LineSink, LogQuery, Observed, Phase, Reach, VolumeMount, Workload};
+use engine::{
+    Engine, FetchImage, LineSink, LogQuery, Observed, Phase, Reach, VolumeFacts, VolumeMount, Workload,
+};
 use model::operation::ImageSource;
 use model::{Exit, ImageDigest, InstanceId, Resources};
 
-use crate::cluster::{PGDATA, SOCKETS, USER, VOLUME_TARGET, program};
+use crate::cluster::{PGDATA, SOCKETS, USER, VOLUME_TARGET, program, surroundings};
 use crate::inside::Inside;
 use crate::psql::Psql;
 use crate::{DATABASE, DatabaseError, OWNER, control_file};
@@ -27,6 +29,29 @@ pub struct Place {
     pub network: String,
 }
 
+fn name_of(version: &str) -> String {
+    format!("postgres:{version}")
+}
+
+/// The image with PostgreSQL in it that is there, and its major version.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn find_image(
+    engine: &dyn Engine,
+    version: Option<&str>,
+) -> Result<Option<(ImageDigest, String)>, DatabaseError> {
+    let asked = version.unwrap_or(VERSION);
+    let found = engine.find_image(&name_of(asked))?;
+    Ok(found.map(|facts| (facts.digest, asked.to_owned())))
+}
+
+/// Whether an image of this version can be made here; any other must be in the store, as `postgres:N`.
+#[must_use]
+pub fn can_make(version: &str) -> bool {
+    version == VERSION
+}
+
 /// An image with PostgreSQL in it, and its major version.
 ///
 /// # Errors
@@ -36,11 +61,11 @@ pub fn ensure_image(
     version: Option<&str>,
     lines: LineSink<'_>,
 ) -> Result<(ImageDigest, String), DatabaseError> {
-    let asked = version.unwrap_or(VERSION);
-    let name = format!("postgres:{asked}");
-    if let Some(facts) = engine.find_image(&name)? {
-        return Ok((facts.digest, asked.to_owned()));
+    if let Some(found) = find_image(engine, version)? {
+        return Ok(found);
     }
+    let asked = version.unwrap_or(VERSION);
+    let name = name_of(asked);
     if asked != VERSION {
         return Err(DatabaseError::Version {
             asked: asked.to_owned(),
@@ -55,7 +80,7 @@ pub fn ensure_image(
         suite: SUITE.to_owned(),
         packages,
     };
-    lines("making the PostgreSQL image from Debian packages (once)");
+    lines("making the PostgreSQL image from Debian packages (once; a minute or two)");
     let digest = engine.fetch_image(
         &FetchImage {
             source: &source,
@@ -66,6 +91,20 @@ pub fn ensure_image(
         lines,
     )?;
     Ok((digest, asked.to_owned()))
+}
+
+/// The template of this image, if it is there.
+///
+/// # Errors
+/// When the pool cannot be read.
+pub fn find_template(
+    engine: &dyn Engine,
+    image: &ImageDigest,
+    version: &str,
+) -> Result<Option<String>, DatabaseError> {
+    let template = format!("template-postgres-{version}-{}", image.short());
+    let is_there = engine.volumes()?.iter().any(|volume| volume.name == template);
+    Ok(is_there.then_some(template))
 }
 
 /// The stopped, checksummed cluster that databases of this image are cloned from. Made once.
@@ -79,10 +118,10 @@ pub fn ensure_template(
     places: [Place; 2],
     lines: LineSink<'_>,
 ) -> Result<String, DatabaseError> {
-    let template = format!("template-postgres-{version}-{}", image.short());
-    if engine.volumes()?.iter().any(|volume| volume.name == template) {
+    if let Some(template) = find_template(engine, image, version)? {
         return Ok(template);
     }
+    let template = format!("template-postgres-{version}-{}", image.short());
     lines("making the template cluster (once)");
     // Named by the place: what a crash leaves is never mistaken for a finished template.
     let making = format!("making-{}", places[0].id.short(20));
@@ -115,7 +154,11 @@ fn fill(
         "--auth-local=peer",
         "--auth-host=scram-sha-256",
     ];
-    run_once(engine, temporary(&first, image, volume, &initdb), "initdb")?;
+    run_once(
+        engine,
+        temporary(&first, image, version, volume, &initdb),
+        "initdb",
+    )?;
     open_to_the_network(engine, volume)?;
     let server = [
         &program(version, "postgres"),
@@ -128,7 +171,7 @@ fn fill(
         "-c",
         "password_encryption=scram-sha-256",
     ];
-    let workload = temporary(&second, image, volume, &server);
+    let workload = temporary(&second, image, version, volume, &server);
     engine.ensure(&workload)?;
     let psql = Psql {
         engine,
@@ -170,19 +213,52 @@ fn open_to_the_network(engine: &dyn Engine, volume: &str) -> Result<(), Database
         .map_err(failed)
 }
 
-/// Makes a database's volume: a clone of the template with an identifier of its own. Doing it again is fine.
+/// Makes a database's volume: a clone of the template with an identifier of its own, or the spare one. Doing it again is
+/// fine.
 ///
 /// # Errors
 /// When the clone or its change fails; nothing of it is left then.
 pub fn create_volume(engine: &dyn Engine, template: &str, volume: &str) -> Result<(), DatabaseError> {
-    let making = format!("making-{volume}");
     let known = engine.volumes()?;
     let is_there = |name: &str| known.iter().any(|known| known.name == name);
     if is_there(volume) {
         return Ok(());
     }
+    // Of two that want it one gets it, for a volume has one name.
+    let spare = spare_of(template);
+    if is_there(&spare) && engine.rename_volume(&spare, volume).is_ok() {
+        return Ok(());
+    }
+    make_volume(engine, &known, template, volume)
+}
+
+/// Makes the volume that the next database gets, unless it is there: copying takes most of the time that is ours. Only
+/// one may be at it at a time.
+///
+/// # Errors
+/// As [`create_volume`].
+pub fn prepare_spare(engine: &dyn Engine, template: &str) -> Result<(), DatabaseError> {
+    let known = engine.volumes()?;
+    let spare = spare_of(template);
+    if known.iter().any(|known| known.name == spare) {
+        return Ok(());
+    }
+    make_volume(engine, &known, template, &spare)
+}
+
+fn spare_of(template: &str) -> String {
+    format!("spare-{template}")
+}
+
+fn make_volume(
+    engine: &dyn Engine,
+    known: &[VolumeFacts],
+    template: &str,
+    volume: &str,
+) -> Result<(), DatabaseError> {
+    let making = format!("making-{volume}");
     // What a creation that was cut short left.
-    if is_there(&making) {
+    if known.iter().any(|known| known.name == making) {
         engine.remove_volume(&making)?;
     }
     engine.clone_volume(template, &making)?;
@@ -208,7 +284,13 @@ pub(crate) fn identify(engine: &dyn Engine, volume: &str) -> Result<(), Database
     control_file::set_identifier(&cluster, u64::from_le_bytes(identifier))
 }
 
-pub(crate) fn temporary(place: &Place, image: &ImageDigest, volume: &str, command: &[&str]) -> Workload {
+pub(crate) fn temporary(
+    place: &Place,
+    image: &ImageDigest,
+    version: &str,
+    volume: &str,
+    command: &[&str],
+) -> Workload {
     Workload {
         id: place.id,
         hostname: "template".to_owned(),
@@ -217,7 +299,7 @@ pub(crate) fn temporary(place: &Place, image: &ImageDigest, volume: &str, comman
         command: command.iter().map(|part| (*part).to_owned()).collect(),
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),
-        env: std::collections::BTreeMap::new(),
+        env: surroundings(version),
         secrets: Vec::new(),
         resources: Resources::default(),
         uid_range: place.uid_range,

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use model::operation::ImageSource;
-use model::{ImageDigest, InstanceId};
+use model::{Bytes, ImageDigest, InstanceId};
 
 /// A place where workloads run. Calls block; the caller chooses the thread.
 pub trait Engine: Send + Sync {
@@ -163,6 +163,30 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When the pool cannot be read.
     fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError>;
+
+    /// How many bytes a volume holds now, whether others share them or not.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be measured.
+    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError>;
+
+    /// How many bytes volumes can still take together. Sees first that the pool grows, where it can.
+    ///
+    /// # Errors
+    /// When the pool cannot be measured.
+    fn pool_free(&self) -> Result<Bytes, EngineError>;
+
+    /// How many bytes a workload has written into its own root file system.
+    ///
+    /// # Errors
+    /// When they cannot be measured. A workload that is gone has written nothing.
+    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError>;
+
+    /// Ends a workload at once because it wrote too much: [`model::Exit::DiskFull`].
+    ///
+    /// # Errors
+    /// When the workload cannot be reached; a workload that has ended is not an error.
+    fn end_full(&self, id: InstanceId) -> Result<(), EngineError>;
 
     /// Where a volume's files are on this host, for an engine that has them here.
     ///

@@ -6,6 +6,7 @@
 
 mod behaviour;
 mod fate;
+mod room;
 
 pub use behaviour::Behaviour;
 pub use fate::{Call, Fate, Judge, Verb};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Exit, ImageDigest, InstanceId, Millis, Timestamp};
+use model::{Bytes, Exit, ImageDigest, InstanceId, Millis, Timestamp};
 
 use crate::{
     BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary,
@@ -42,6 +43,9 @@ struct World {
     behaviours: BTreeMap<ImageDigest, Behaviour>,
     images: BTreeMap<String, ImageDigest>,
     volumes: BTreeSet<String>,
+    /// What volumes hold, and what instances wrote, by name or id.
+    bytes: BTreeMap<String, Bytes>,
+    pool_free: Option<Bytes>,
     names: Vec<NetworkNames>,
     /// Changing calls that still succeed before `failing` ones fail.
     spared: u32,
@@ -542,6 +546,23 @@ impl Engine for Simulated {
             .iter()
             .map(|name| VolumeFacts { name: name.clone() })
             .collect())
+    }
+
+    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError> {
+        Ok(self.world().bytes.get(name).copied().unwrap_or(Bytes::new(0)))
+    }
+
+    fn pool_free(&self) -> Result<Bytes, EngineError> {
+        Ok(self.world().pool_free.unwrap_or(Bytes::mi(1 << 20)))
+    }
+
+    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError> {
+        self.volume_bytes(&id.to_string())
+    }
+
+    fn end_full(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.crash(id, Exit::DiskFull);
+        Ok(())
     }
 
     fn volume_path(&self, _name: &str) -> Result<PathBuf, EngineError> {

@@ -153,7 +153,7 @@ pub(crate) fn list(host: &Host) -> Result<Vec<ImageSummary>, EngineError> {
                 digest: digest(summary.id)?,
                 names: summary.names.into_iter().collect(),
                 bytes: summary.stored_bytes,
-                created_at: Timestamp::from_ms(0),
+                created_at: Timestamp::from_ms(summary.stored_at_ms),
             })
         })
         .collect()

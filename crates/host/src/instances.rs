@@ -386,7 +386,7 @@ pub(crate) fn observe(host: &Host) -> Result<Vec<Observed>, EngineError> {
                 host.probes.stop(id);
                 Phase::Exited {
                     at: Timestamp::from_ms(exit.at_ms),
-                    exit: exit_of(exit),
+                    exit: crate::room::exit_of(host, &there.id, exit),
                 }
             }
             State::Lost => {

@@ -12,6 +12,7 @@ mod leftovers;
 mod logs;
 mod names;
 mod probe;
+mod room;
 mod users;
 mod volumes;
 mod watch;
@@ -27,7 +28,7 @@ use engine::{
     LineSink, LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts, Workload,
 };
 use image::Images;
-use model::{ImageDigest, InstanceId};
+use model::{Bytes, ImageDigest, InstanceId};
 use net::{Mark, Networks, Repaired};
 use runtime::Runtime;
 use volume::Pool;
@@ -244,6 +245,20 @@ impl Engine for Host {
     }
     fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError> {
         volumes::list(self)
+    }
+    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError> {
+        volumes::bytes(self, name)
+    }
+    fn pool_free(&self) -> Result<Bytes, EngineError> {
+        self.owned()?;
+        volumes::free(self)
+    }
+    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError> {
+        room::written(self, id)
+    }
+    fn end_full(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.owned()?;
+        room::end_full(self, id)
     }
     fn volume_path(&self, name: &str) -> Result<PathBuf, EngineError> {
         self.pool.path(name).map_err(error::volume(name))

@@ -17,6 +17,9 @@ use crate::watch::Bump;
 /// In the first moments an instance is asked that often: what starts fast shall serve at once.
 const EAGER_EVERY: Duration = Duration::from_millis(1);
 const EAGER_FOR: Duration = Duration::from_millis(100);
+/// In the first second still often: servers that load something take about that long.
+const SOON_EVERY: Duration = Duration::from_millis(5);
+const SOON_FOR: Duration = Duration::from_secs(1);
 /// After that, until the first success.
 const STARTING_EVERY: Duration = Duration::from_millis(25);
 /// Enough of an answer to see its status.
@@ -130,6 +133,7 @@ impl Asker {
             let pause = match () {
                 () if is_ready => self.probe.health.interval.as_duration(),
                 () if born.elapsed() < EAGER_FOR => EAGER_EVERY,
+                () if born.elapsed() < SOON_FOR => SOON_EVERY,
                 () => STARTING_EVERY,
             };
             self.pause(pause, stop);

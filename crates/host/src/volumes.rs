@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use engine::{Capabilities, EngineError, VolumeFacts};
+use model::Bytes;
 use volume::{Backing, Capability, Options, Pool, PoolFile};
 
 use crate::Host;
@@ -38,6 +39,22 @@ pub(crate) fn capabilities(host: &Host) -> Capabilities {
         pool: host.pool.explain(),
         limits: "cgroups".to_owned(),
     }
+}
+
+/// What a volume holds.
+pub(crate) fn bytes(host: &Host, name: &str) -> Result<Bytes, EngineError> {
+    let path = host.pool.path(name).map_err(error::volume(name))?;
+    let taken = volume::allocated(&path).map_err(error::host("measure the volume"))?;
+    Ok(Bytes::new(taken))
+}
+
+/// What the pool can still give; it grows before there is little.
+pub(crate) fn free(host: &Host) -> Result<Bytes, EngineError> {
+    if let Err(cause) = host.pool.maintain() {
+        tracing::warn!(cause = error::chain(&cause), "the pool could not grow");
+    }
+    let capacity = host.pool.capacity().map_err(error::host("measure the pool"))?;
+    Ok(Bytes::new(capacity.free_bytes + capacity.growable_bytes))
 }
 
 pub(crate) fn create(host: &Host, name: &str) -> Result<(), EngineError> {

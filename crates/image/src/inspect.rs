@@ -43,6 +43,8 @@ pub struct Summary {
     pub notes: BTreeMap<String, String>,
     /// Bytes of its blobs; those it shares with others are counted here too.
     pub stored_bytes: u64,
+    /// When it came into the store, in milliseconds since 1970; 0 when its manifest is not there.
+    pub stored_at_ms: u64,
     /// Why its documents cannot be read, when they cannot: the list shows it all the same.
     pub damage: Option<String>,
 }
@@ -238,8 +240,18 @@ impl Store {
             origin,
             notes,
             stored_bytes: known.size + parts,
+            stored_at_ms: self.stored_at_ms(id),
             damage,
         }
+    }
+
+    /// A blob is written once and never again.
+    fn stored_at_ms(&self, id: ImageId) -> u64 {
+        let written = std::fs::metadata(self.path(format!("blobs/sha256/{}", id.0.hex())))
+            .and_then(|blob| blob.modified())
+            .ok()
+            .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        written.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Changes the index durably, or not at all.

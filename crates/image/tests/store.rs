@@ -81,6 +81,12 @@ fn an_imported_image_has_its_layers_unpacked_and_survives_reopening() {
     );
     assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(images.list().len(), 1);
+    let age = std::time::SystemTime::now()
+        .duration_since(
+            std::time::UNIX_EPOCH + std::time::Duration::from_millis(images.list()[0].stored_at_ms),
+        )
+        .unwrap();
+    assert!(age.as_secs() < 3600, "stored {age:?} ago");
     assert_eq!(images.inspect(id).unwrap().summary.origin, Origin::Imported);
     assert_eq!(images.verify(id).unwrap(), []);
 }

@@ -31,6 +31,9 @@ pub struct Database {
     pub credentials: Vec<Credential>,
     /// Where it stands.
     pub state: DatabaseState,
+    /// Why it may only be read: there is no room for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<StorageFull>,
     /// What it is a branch of; `None` when it began empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -63,6 +66,16 @@ pub struct Credential {
     pub sealed: Vec<u8>,
     /// Since when it is handed out.
     pub since: Timestamp,
+}
+
+/// Why a database may only be read until there is room again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageFull {
+    /// Its volume holds what it may hold.
+    Budget,
+    /// The pool has hardly anything left for anybody.
+    Pool,
 }
 
 /// Where a database stands.

@@ -160,6 +160,8 @@ pub enum Exit {
     },
     /// Killed for using more memory than its limit.
     OutOfMemory,
+    /// Ended for writing more into its own root file system than it may.
+    DiskFull,
     /// It could not be started.
     NeverStarted {
         /// Why.
@@ -177,6 +179,10 @@ impl Exit {
             Self::Code { code } => format!("ended with exit code {code}"),
             Self::Signal { signal } => format!("was ended by signal {signal}"),
             Self::OutOfMemory => "was killed: out of memory (its limit is resources.memory)".to_owned(),
+            Self::DiskFull => {
+                "was ended: it wrote too much into its own file system (its limit is resources.disk)"
+                    .to_owned()
+            }
             Self::NeverStarted { why } => format!("could not be started: {why}"),
             Self::Lost => "vanished without an exit record".to_owned(),
         }

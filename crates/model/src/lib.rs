@@ -19,7 +19,7 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
-pub use database::{Credential, Database, DatabaseState, Origin};
+pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
 pub use email::Email;
 pub use id::*;
 pub use instance::{Condition, Exit, Instance, Purpose};

@@ -76,6 +76,15 @@ pub struct Resources {
     pub memory: Bytes,
     /// Processes and threads.
     pub pids: u32,
+    /// What it may write into its own root file system, which ends with it; beyond it the instance is ended and the cause
+    /// named.
+    #[serde(default = "disk")]
+    pub disk: Bytes,
+}
+
+/// Room for caches and uploads on their way, and for some dozen instances on a small disk.
+fn disk() -> Bytes {
+    Bytes::mi(4096)
 }
 
 impl Default for Resources {
@@ -85,6 +94,7 @@ impl Default for Resources {
             cpu: CpuMillis::new(1000),
             memory: Bytes::mi(512),
             pids: 512,
+            disk: disk(),
         }
     }
 }

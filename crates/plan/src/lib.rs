@@ -7,3 +7,4 @@
 pub mod app;
 pub mod backoff;
 pub mod prune;
+pub mod storage;

@@ -1,20 +1,20 @@
-//! Which releases of an app may lose their images and logs.
+//! Which releases of an app may go, with their images, and which versions of its secrets.
 //!
-//! Invariant: what serves, what a rollout moves to and what is not decided yet always stays.
+//! Invariant: what serves, what a rollout moves to, what a rollback goes to and what is not decided yet always stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{App, ImageDigest, Release, ReleaseId, ReleaseState};
+use model::{App, EnvKey, ImageDigest, Release, ReleaseId, ReleaseState};
 
 /// Releases kept of each kind: enough to go back a week of daily deploys and some.
 pub const KEEP: usize = 10;
 
-/// What becomes of a release's image and logs.
+/// What becomes of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// They stay.
+    /// It stays.
     Keep(KeepWhy),
-    /// They may go: so many newer ones of its kind are kept.
+    /// It may go: so many newer ones of its kind are kept.
     Go {
         /// How many.
         newer: usize,
@@ -30,7 +30,7 @@ pub enum KeepWhy {
     Arriving,
     /// Nobody knows yet what becomes of it.
     Undecided,
-    /// One of the last that served: a rollback may want it.
+    /// One of the last that were fit to serve, or that did: a rollback may want it.
     RollbackTarget,
     /// One of the last that were rejected: people want to see why.
     Evidence,
@@ -58,6 +58,8 @@ pub fn releases(
             Fate::Go { newer: *count - 1 }
         }
     };
+    // After going back a long way, what served before that is older than the newest ones.
+    let served: BTreeSet<ReleaseId> = app.served_before.iter().rev().take(keep).copied().collect();
     let mut fates = BTreeMap::new();
     for release in newest_first {
         let in_window = match release.state {
@@ -73,6 +75,8 @@ pub fn releases(
             .is_some_and(|rollout| rollout.to.release == release.id)
         {
             Fate::Keep(KeepWhy::Arriving)
+        } else if served.contains(&release.id) {
+            Fate::Keep(KeepWhy::RollbackTarget)
         } else {
             in_window
         };
@@ -96,5 +100,28 @@ pub fn needed_images(
         .iter()
         .filter(|(id, _)| stays(id))
         .flat_map(|(_, release)| images(release))
+        .collect()
+}
+
+/// The versions of an app's secrets that may go: not the newest of each, and frozen by no release that is left. `versions`
+/// are key and number of each.
+#[must_use]
+pub fn secret_versions(
+    versions: &BTreeSet<(EnvKey, u64)>,
+    left: &BTreeMap<ReleaseId, Release>,
+) -> BTreeSet<(EnvKey, u64)> {
+    let mut newest: BTreeMap<&EnvKey, u64> = BTreeMap::new();
+    for (key, version) in versions {
+        // In the order of the set the last of each key is its newest.
+        newest.insert(key, *version);
+    }
+    let is_frozen = |key: &EnvKey, version: u64| {
+        let mut releases = left.values();
+        releases.any(|release| release.secrets.get(key) == Some(&version))
+    };
+    versions
+        .iter()
+        .filter(|(key, version)| newest.get(key) != Some(version) && !is_frozen(key, *version))
+        .cloned()
         .collect()
 }

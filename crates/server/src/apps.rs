@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use api::{
-    AppEnv, AppPage, CreateApp, InstancePage, LogLine, LogPage, PatchEnv, PutScale, PutSecret, SecretChange,
-    SecretPage, ServiceStatus,
+    AppEnv, AppPage, CreateApp, InstancePage, LogLine, LogPage, PatchEnv, PatchSecrets, PutScale, PutSecret,
+    SecretChange, SecretPage, SecretsChange, ServiceStatus,
 };
 use control::apps::AppView;
 use control::logs::Wanted;
@@ -39,6 +39,7 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         urls: Vec::new(),
         instances: Vec::new(),
         operation: None,
+        damage: None,
     };
     Reply::tagged(201, &wire(&view), generation)
 }
@@ -118,6 +119,35 @@ pub(crate) fn secret_list(call: &Call) -> Result<Reply, Refusal> {
     Reply::ok(&SecretPage {
         items: items.collect(),
         next_page,
+    })
+}
+
+pub(crate) fn secret_update(call: &Call) -> Result<Reply, Refusal> {
+    let body: PatchSecrets = call.needed_body()?;
+    let mut changes: BTreeMap<EnvKey, Option<Secret>> = BTreeMap::new();
+    for (index, unset) in body.unset.iter().enumerate() {
+        changes.insert(key(unset, &format!("/unset/{index}"))?, None);
+    }
+    for (set, value) in body.set {
+        let value = Some(Secret::new(value.into_bytes()));
+        if changes
+            .insert(key(&set, &format!("/set/{set}"))?, value)
+            .is_some()
+        {
+            return Err(Refusal::field(
+                format!("/set/{set}"),
+                "can not be set and removed at once",
+            ));
+        }
+    }
+    if changes.is_empty() {
+        return Err(Refusal::field("/set", "names no secret, and neither does /unset"));
+    }
+    let app = call.parameter("app")?;
+    let accepted = secrets::change(call.control(), call.actor()?, &call.place()?, app, &changes)?;
+    Reply::ok(&SecretsChange {
+        keys: changes.keys().map(ToString::to_string).collect(),
+        operation: operation_id(accepted.as_ref()),
     })
 }
 
@@ -348,6 +378,7 @@ fn wire(view: &AppView) -> api::App {
         urls: view.urls.clone(),
         services: services.collect(),
         deleting: app.deleting,
+        damage: view.damage.clone(),
         generation: view.app.generation,
     }
 }

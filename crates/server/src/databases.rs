@@ -2,7 +2,7 @@
 
 use api::{CreateBranch, CreateDatabase, DatabaseCredentials, DatabasePage};
 use control::databases::{self, DatabaseView, Wish};
-use model::{Bytes, Condition, DatabaseState, Millis};
+use model::{Bytes, Condition, DatabaseState, Millis, StorageFull};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -132,6 +132,14 @@ fn wire(view: &DatabaseView) -> api::Database {
         host: format!("{}.db.internal", database.name),
         version: database.version.clone(),
         size_bytes: database.size.get(),
+        used_bytes: view.used.map(Bytes::get),
+        storage_full: database.full.map(|full| {
+            match full {
+                StorageFull::Budget => "budget",
+                StorageFull::Pool => "pool",
+            }
+            .to_owned()
+        }),
         memory_bytes: database.resources.memory.get(),
         credential_version: database
             .credentials

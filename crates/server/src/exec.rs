@@ -4,14 +4,15 @@
 //! connection --frames--> reader task --(channel)--> thread writing stdin / setting the size
 //! threads reading stdout, stderr, waiting for the end --(channel)--> writer task --frames--> connection
 //! ```
-//! Invariant: a session ends within a second of the end of what it was begun with; the exit code is the last frame; when the connection ends, the program's input ends (and with a terminal,
+//! Invariant: a session ends within a second of the end of what it was begun with, and when nothing moves in it for long; the exit
+//! code is the last frame; when the connection ends, the program's input ends (and with a terminal,
 //! the terminal hangs up).
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use api::exec::{Decoder, FRAME_MAX, Frame, PROTOCOL};
 use http::header::{CONNECTION, UPGRADE};
@@ -38,6 +39,9 @@ const GLANCE: Timespec = Timespec {
 };
 /// How often it is looked whether a session may go on.
 const CREDENTIAL_GLANCE: Duration = Duration::from_millis(700);
+/// A session in which neither side sends anything for that long ends: it holds one of few places. Longer than people
+/// leave a shell for; what works in silence for longer is `stoa run`'s.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// After the program's end its children may hold the pipes open; what comes later than this is not waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -110,10 +114,11 @@ pub(crate) fn hand_over(
     upgrade: OnUpgrade,
     permit: OwnedSemaphorePermit,
     may_go_on: MayGoOn,
+    idle_max: Duration,
 ) -> Response<Outgoing> {
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(connection) => carry(streams, connection, may_go_on).await,
+            Ok(connection) => carry(streams, connection, may_go_on, idle_max).await,
             Err(cause) => tracing::debug!(%cause, "a client asked for exec and left"),
         }
         drop(permit);
@@ -145,7 +150,29 @@ async fn watch(may_go_on: MayGoOn) {
     }
 }
 
-async fn carry(streams: ExecStreams, connection: Upgraded, may_go_on: MayGoOn) {
+/// When something was last sent in either direction.
+#[derive(Clone)]
+struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Comes when nothing was sent for that long.
+    async fn stops(&self, limit: Duration) {
+        loop {
+            let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep_until(end.into()).await;
+        }
+    }
+}
+
+async fn carry(streams: ExecStreams, connection: Upgraded, may_go_on: MayGoOn, idle_max: Duration) {
+    let pulse = Pulse(Arc::new(Mutex::new(Instant::now())));
     let (from_peer, to_peer) = tokio::io::split(TokioIo::new(connection));
     let (input, inputs) = mpsc::channel::<Frame>(AHEAD);
     let (output, outputs) = mpsc::channel::<Frame>(AHEAD);
@@ -176,8 +203,8 @@ async fn carry(streams: ExecStreams, connection: Upgraded, may_go_on: MayGoOn) {
     });
     // Whoever leaves first ends the session; what is dropped here ends the threads.
     tokio::select! {
-        () = read_frames(from_peer, input) => {}
-        () = write_frames(to_peer, outputs, end) => {}
+        () = read_frames(from_peer, input, &pulse) => {}
+        () = write_frames(to_peer, outputs, end, &pulse, idle_max) => {}
         () = watch(may_go_on) => {}
     }
     // A program that does not look at its input would go on without anybody.
@@ -185,7 +212,7 @@ async fn carry(streams: ExecStreams, connection: Upgraded, may_go_on: MayGoOn) {
 }
 
 /// From the connection to the program. Ends, and with it the program's input, when the connection does.
-async fn read_frames(mut from_peer: ReadHalf<TokioIo<Upgraded>>, input: mpsc::Sender<Frame>) {
+async fn read_frames(mut from_peer: ReadHalf<TokioIo<Upgraded>>, input: mpsc::Sender<Frame>, pulse: &Pulse) {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; FRAME_MAX];
     loop {
@@ -197,6 +224,7 @@ async fn read_frames(mut from_peer: ReadHalf<TokioIo<Upgraded>>, input: mpsc::Se
             match decoder.take() {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
+                    pulse.beat();
                     if input.send(frame).await.is_err() {
                         return;
                     }
@@ -215,6 +243,8 @@ async fn write_frames(
     mut to_peer: WriteHalf<TokioIo<Upgraded>>,
     mut outputs: mpsc::Receiver<Frame>,
     mut end: tokio::sync::oneshot::Receiver<Frame>,
+    pulse: &Pulse,
+    idle_max: Duration,
 ) {
     let mut last: Option<Frame> = None;
     loop {
@@ -226,6 +256,13 @@ async fn write_frames(
                     last = Some(ended.unwrap_or_else(|_| Frame::Failed("its end was lost".to_owned())));
                     continue;
                 }
+                () = pulse.stops(idle_max) => {
+                    let idle_s = idle_max.as_secs();
+                    last = Some(Frame::Failed(format!(
+                        "nothing was sent for {idle_s}s, so the session was ended; for long silent work: stoa run -- COMMAND"
+                    )));
+                    break;
+                }
             },
             // It has ended: what is still in the pipes comes quickly or not at all.
             Some(_) => tokio::time::timeout(LAST_WORDS, outputs.recv())
@@ -234,6 +271,7 @@ async fn write_frames(
         };
         match frame {
             Some(frame) => {
+                pulse.beat();
                 if to_peer.write_all(&frame.encode()).await.is_err() {
                     return;
                 }
@@ -334,6 +372,10 @@ mod tests {
 
     /// Serves one exec session of that program, and returns a client for it.
     fn serve(make: impl Fn() -> ExecStreams + Send + 'static) -> Client {
+        serve_for(make, IDLE_MAX)
+    }
+
+    fn serve_for(make: impl Fn() -> ExecStreams + Send + 'static, idle_max: Duration) -> Client {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         listener.set_nonblocking(true).expect("nonblocking");
@@ -354,6 +396,7 @@ mod tests {
                         hyper::upgrade::on(&mut request),
                         permit,
                         Box::new(|| Ok(())),
+                        idle_max,
                     );
                     async move { Ok::<_, std::convert::Infallible>(response) }
                 });
@@ -409,5 +452,48 @@ mod tests {
         let (code, out, err) = run(&serve(|| streams("cat", &["/nowhere/at/all"])), &[]);
         assert_eq!((code, out.len()), (1, 0));
         assert!(String::from_utf8_lossy(&err).contains("/nowhere/at/all"));
+    }
+    /// What is said within the bound keeps a session; silence ends it with its program, and says why. (Leaked clients end
+    /// with the test.)
+    #[test]
+    fn a_silent_session_ends() {
+        let limit = Duration::from_secs(2);
+        let exec = api::Exec {
+            command: Vec::new(),
+            terminal: None,
+        };
+        let open = |client: &'static Client| {
+            client
+                .exec(&api::endpoints::DATABASE_EXEC, &["a", "b", "c", "d"], &exec)
+                .expect("a session")
+        };
+        // It says something now and then, for longer than the bound.
+        let talking = Box::leak(Box::new(serve_for(|| streams("cat", &[]), limit)));
+        let (sender, receiver) = std_mpsc::channel();
+        let talks = std::thread::spawn(move || {
+            for _ in 0..8 {
+                std::thread::sleep(limit / 5);
+                sender.send(Input::Bytes(b"x".to_vec())).expect("sent");
+            }
+        });
+        let mut heard = 0;
+        let ended = open(talking).carry(receiver, |output| {
+            if let Output::Stdout(bytes) = output {
+                heard += bytes.len();
+            }
+            Ok(())
+        });
+        talks.join().expect("talked");
+        assert_eq!((ended.expect("an exit code"), heard), (0, 8));
+        let silent = Box::leak(Box::new(serve_for(|| streams("cat", &[]), limit)));
+        let begun = Instant::now();
+        let (sender, receiver) = std_mpsc::channel();
+        let refused = open(silent)
+            .carry(receiver, |_| Ok(()))
+            .expect_err("it was ended");
+        drop(sender);
+        let said = format!("{refused:?}");
+        assert!(said.contains("nothing was sent"), "{said}");
+        assert!(begun.elapsed() >= limit);
     }
 }

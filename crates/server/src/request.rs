@@ -113,7 +113,13 @@ async fn phases(
             })
             .await?;
             let may_go_on = move || call.still_counts().and_then(|()| gate(&call));
-            Ok(exec::hand_over(streams, upgrade, permit, Box::new(may_go_on)))
+            Ok(exec::hand_over(
+                streams,
+                upgrade,
+                permit,
+                Box::new(may_go_on),
+                exec::IDLE_MAX,
+            ))
         }
         (Handler::Exec(_), None) | (Handler::Upload, _) => {
             Err(Refusal::internal("a handler without its connection"))

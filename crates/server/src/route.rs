@@ -87,6 +87,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::APP_ENV_VIEW, Handler::Act(apps::env_view)),
     (&e::APP_ENV_UPDATE, Handler::Act(apps::env_update)),
     (&e::SECRET_LIST, Handler::Act(apps::secret_list)),
+    (&e::SECRET_UPDATE, Handler::Act(apps::secret_update)),
     (&e::SECRET_PUT, Handler::Act(apps::secret_put)),
     (&e::SECRET_DELETE, Handler::Act(apps::secret_delete)),
     (&e::APP_SCALE, Handler::Act(apps::scale)),

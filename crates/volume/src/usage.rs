@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -34,6 +35,8 @@ impl Usage {
 }
 
 const BLOCK_BYTES: u64 = 512;
+/// The least a file with something in it takes.
+const PAGE_BYTES: u64 = 4096;
 
 /// Add up a tree.
 pub(crate) fn measure(root: &File) -> io::Result<Usage> {
@@ -41,6 +44,55 @@ pub(crate) fn measure(root: &File) -> io::Result<Usage> {
     let mut seen = HashSet::new();
     walk(root.as_fd(), &mut usage, &mut seen, 0)?;
     Ok(usage)
+}
+
+/// Space on disk that the files below a directory take for what is in them, shared with others or not. Looks at names and
+/// sizes only.
+///
+/// # Errors
+/// When the directory cannot be read. What vanishes meanwhile takes nothing.
+pub fn allocated(root: &Path) -> io::Result<u64> {
+    let mut seen = HashSet::new();
+    add_up(File::open(root)?.as_fd(), &mut seen, 0)
+}
+
+fn add_up(dir: BorrowedFd<'_>, seen: &mut HashSet<u64>, depth: usize) -> io::Result<u64> {
+    if depth > crate::tree::DEEPEST {
+        return Ok(0);
+    }
+    let mut sum = 0;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES;
+        if is_directory {
+            sum += blocks;
+        } else if stat.st_nlink <= 1 || seen.insert(stat.st_ino) {
+            // XFS sets room aside behind the end of a file that grows, and gives it back by itself.
+            let end = u64::try_from(stat.st_size)
+                .unwrap_or(0)
+                .next_multiple_of(PAGE_BYTES);
+            sum += blocks.min(end);
+        }
+        if is_directory {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::DIRECTORY;
+            match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+                Ok(below) => sum += add_up(below.as_fd(), seen, depth + 1)?,
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(sum)
 }
 
 fn walk(dir: BorrowedFd<'_>, usage: &mut Usage, seen: &mut HashSet<u64>, depth: usize) -> io::Result<()> {
@@ -100,5 +152,28 @@ fn shared(file: &File) -> u64 {
             Some(last) if !last.is_last && last.end > at => at = last.end,
             Some(_) | None => return sum,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_files_counts_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        let empty = allocated(dir.path()).expect("measured");
+        std::fs::write(at("a"), vec![7; 1 << 20]).expect("written");
+        std::fs::hard_link(at("a"), at("the-same")).expect("linked");
+        std::os::unix::fs::symlink("/usr", at("elsewhere")).expect("linked");
+        let sparse = File::create(at("sparse")).expect("made");
+        sparse.write_at(b"x", 1 << 30).expect("written");
+        sparse.sync_all().expect("synced");
+        let taken = allocated(dir.path()).expect("measured") - empty;
+        assert!((1 << 20..2 << 20).contains(&taken), "{taken}");
+        allocated(&at("nowhere")).expect_err("there is none");
     }
 }

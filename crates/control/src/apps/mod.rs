@@ -11,7 +11,7 @@ use store::{ReadTx, Versioned};
 
 use crate::authorize::{self, EnvPath, Scope};
 use crate::operations::{self, Accepted};
-use crate::transact::Current;
+use crate::transact::{Current, under};
 use crate::{Control, ControlError};
 
 /// The numbers of releases.
@@ -30,6 +30,8 @@ pub struct AppView {
     pub instances: Vec<Instance>,
     /// The movement under way.
     pub operation: Option<Operation>,
+    /// What is wrong with its rows in the store: it is shown as far as it can be told, and cannot be changed.
+    pub damage: Option<String>,
 }
 
 /// Most of an environment variable's value, in bytes: one page of the kernel's argument space.
@@ -45,11 +47,33 @@ pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<AppV
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let open = operations::unsettled(control, tx, &scope.parent())?;
-        tx.list::<App>(&scope.parent())?
+        under::<App>(tx, &scope.parent())?
             .into_iter()
-            .map(|app| view_of(control, tx, app, &open))
+            .map(|(app, damage)| listed(control, tx, app, damage, &open))
             .collect()
     })
+}
+
+/// An app in a list: what is corrupt of one must not hide the others.
+fn listed(
+    control: &Control,
+    tx: &ReadTx,
+    app: Versioned<App>,
+    damage: Option<String>,
+    open: &[Operation],
+) -> Result<AppView, ControlError> {
+    match view_of(control, tx, app.clone(), open) {
+        Ok(view) => Ok(AppView { damage, ..view }),
+        Err(cause) if cause.is_corrupt() => Ok(AppView {
+            app,
+            serving: None,
+            urls: Vec::new(),
+            instances: Vec::new(),
+            operation: None,
+            damage: Some(damage.unwrap_or_else(|| operations::failure_of(&cause, Vec::new()).message)),
+        }),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// One app.
@@ -95,6 +119,7 @@ fn view_of(
         instances: instances.collect(),
         operation,
         app,
+        damage: None,
     })
 }
 
@@ -134,6 +159,7 @@ pub fn create(
                 "this name is kept for databases; choose another",
             ));
         }
+        crate::hosts::refuse_long(name, &scope.environment.name)?;
         if tx.find::<App>(&scope.parent(), name.as_str())?.is_some() {
             return Err(ControlError::Taken {
                 kind: "app",

@@ -49,6 +49,7 @@ pub fn branch(
             created_at: now,
             credentials: Vec::new(),
             state: DatabaseState::Creating,
+            full: None,
             origin: Some(Origin {
                 of: parent.id,
                 name: parent.name,

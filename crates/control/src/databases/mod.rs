@@ -28,6 +28,8 @@ pub struct DatabaseView {
     pub used_by: Vec<Name>,
     /// Databases that were branched from it.
     pub branches: Vec<Name>,
+    /// What its volume holds; only where one database is looked at.
+    pub used: Option<Bytes>,
 }
 
 /// What may be asked of a new database.
@@ -97,11 +99,15 @@ pub fn view(
     path: &EnvPath,
     name: &str,
 ) -> Result<DatabaseView, ControlError> {
-    control.read(|tx| {
+    let mut view = control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let database = scope.database(tx, name)?;
         view_of(tx, database)
-    })
+    })?;
+    // Measured outside of the transaction: it looks at every file.
+    let volume = crate::reconcile::volume_of(view.database.row.id);
+    view.used = control.engine.volume_bytes(&volume).ok();
+    Ok(view)
 }
 
 fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, ControlError> {
@@ -117,6 +123,7 @@ fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, C
         instance,
         used_by,
         branches,
+        used: None,
     })
 }
 
@@ -172,6 +179,18 @@ pub(crate) fn create_in(
             "a major version of PostgreSQL, for example 15",
         ));
     }
+    if let Some(version) = &wish.version
+        && !::databases::can_make(version)
+        && control
+            .engine
+            .find_image(&format!("postgres:{version}"))?
+            .is_none()
+    {
+        let message = format!(
+            "there is no PostgreSQL {version} here; leave it out, or store an image as postgres:{version}"
+        );
+        return Err(ControlError::invalid("/version", message));
+    }
     let memory = wish.memory.unwrap_or(MEMORY);
     if memory < MEMORY_LEAST {
         return Err(ControlError::invalid(
@@ -193,6 +212,7 @@ pub(crate) fn create_in(
         created_at: control.now_of(tx),
         credentials: Vec::new(),
         state: DatabaseState::Creating,
+        full: None,
         origin: None,
         expires_at: None,
     };
@@ -249,7 +269,7 @@ pub fn destroy(
             return Err(ControlError::State {
                 message: format!("{name} is used by the release of {app} that serves"),
                 next_step: format!(
-                    "remove it from `uses` in the stoa.toml of {app} and deploy, or delete {app}"
+                    "remove it from `uses` in the stoa.toml of {app} and deploy, or end the app: stoa apps destroy {app}"
                 ),
             });
         }

@@ -303,6 +303,17 @@ pub(crate) fn step(control: &Control, id: OperationId, text: &str) -> Result<(),
     })
 }
 
+/// The same in the caller's transaction, without the line in the log.
+pub(crate) fn step_in(tx: &WriteTx, id: OperationId, text: &str) -> Result<(), ControlError> {
+    let mut found = tx.need::<Operation>(&id.to_string())?;
+    if !found.row.state.is_settled() {
+        found.row.state = OperationState::Running;
+        text.clone_into(&mut found.row.step);
+        tx.update_status(&found.row, store::Expect::Any)?;
+    }
+    Ok(())
+}
+
 /// Settles an operation as failed.
 pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Result<(), ControlError> {
     log_line(control, id, &format!("==> failed: {}", failure.message));

@@ -27,7 +27,7 @@ const RUNS_WITHIN: Duration = Duration::from_secs(120);
 const OLD_LOGIN_BOUND: Duration = Duration::from_secs(300);
 
 /// The name of a database's volume.
-pub(super) fn volume_of(id: DatabaseId) -> String {
+pub(crate) fn volume_of(id: DatabaseId) -> String {
     format!("db-{}", id.short(26))
 }
 
@@ -255,61 +255,103 @@ fn change(control: &Control, id: DatabaseId, change: impl Fn(&mut Database)) -> 
 
 fn create(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
-    let result = make(job, id);
-    if let Err(cause) = &result {
-        let why = operations::failure_of(cause, Vec::new()).message;
-        control.write(|tx| unmake(tx, id, &why))?;
+    let template = match make(job, id) {
+        Ok(template) => template,
+        Err(cause) => {
+            let why = operations::failure_of(&cause, Vec::new()).message;
+            control.write(|tx| unmake(tx, id, &why))?;
+            return Err(cause);
+        }
+    };
+    // For the next one, now that this one serves. Without it the next only takes longer.
+    let _slot = job.template_lock();
+    if let Err(cause) = databases::prepare_spare(&*control.engine, &template) {
+        tracing::warn!(%cause, "no volume was prepared for the next database");
     }
-    result
+    Ok(())
 }
 
-fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+/// Returns the template it was made from.
+fn make(job: &Job, id: DatabaseId) -> Result<String, ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
     let database = load(control, id)?;
-    let network = database.environment.to_string();
     let lines = |line: &str| operations::log_line(control, job.operation, line);
-    operations::step(control, job.operation, "getting PostgreSQL")?;
-    let (image, version) =
-        databases::ensure_image(engine, database.version.as_deref(), &lines).map_err(refused)?;
+    let wanted = database.version.as_deref();
+    let (image, version) = match databases::find_image(engine, wanted).map_err(refused)? {
+        Some(found) => found,
+        None => {
+            operations::step(control, job.operation, "getting PostgreSQL")?;
+            databases::ensure_image(engine, wanted, &lines).map_err(refused)?
+        }
+    };
+    let template = match databases::find_template(engine, &image, &version).map_err(refused)? {
+        Some(template) => template,
+        None => make_template(job, &database, &image, &version)?,
+    };
     job.still_wanted()?;
+    let mut number = None;
     if database.image.is_none() {
-        operations::step(control, job.operation, "cloning the template")?;
-        let places = [job.place(&network)?, job.place(&network)?];
-        let template = {
-            // Two creations at once must not make two templates.
-            let _slot = job.template_lock();
-            databases::ensure_template(engine, &image, &version, places, &lines).map_err(refused)?
-        };
         databases::create_volume(engine, &template, &volume_of(id)).map_err(refused)?;
-        change(control, id, |database| {
-            database.image = Some(image.clone());
-            database.version = Some(version.clone());
+        // One transaction: each costs a write of the disk, and the server begins after it.
+        number = control.write(|tx| {
+            let mut found = tx.need::<Database>(&id.to_string())?;
+            found.row.image = Some(image.clone());
+            found.row.version = Some(version.clone());
+            tx.update_status(&found.row, Expect::Rev(found.rev))?;
+            operations::step_in(tx, job.operation, STARTING)?;
+            Ok(Some(login_number(tx, id)?))
         })?;
+        lines(&format!("==> {STARTING}"));
     }
-    serve(job, &database)?;
+    serve(job, &database, number)?;
     let outcome = format!(
         "{} answers; DATABASE_URL reaches the services that use it at their next release",
         database.name
     );
-    operations::succeed(control, job.operation, &outcome)
+    operations::succeed(control, job.operation, &outcome)?;
+    Ok(template)
 }
 
-/// Waits for the server of a database whose volume is there, gives it a login, and says that it is active.
-fn serve(job: &Job, database: &Database) -> Result<(), ControlError> {
+const STARTING: &str = "starting the server";
+
+fn make_template(
+    job: &Job,
+    database: &Database,
+    image: &model::ImageDigest,
+    version: &str,
+) -> Result<String, ControlError> {
+    let control = &*job.control;
+    let network = database.environment.to_string();
+    let lines = |line: &str| operations::log_line(control, job.operation, line);
+    operations::step(control, job.operation, "making the template")?;
+    let places = [job.place(&network)?, job.place(&network)?];
+    // Two creations at once must not make two templates.
+    let _slot = job.template_lock();
+    databases::ensure_template(&*control.engine, image, version, places, &lines).map_err(refused)
+}
+
+/// Waits for the server of a database whose volume is there, gives it a login (of that number, or a fresh one), and says
+/// that it is active.
+fn serve(job: &Job, database: &Database, number: Option<u64>) -> Result<(), ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
     let id = database.id;
-    operations::step(control, job.operation, "starting the server")?;
+    let number = match number {
+        Some(number) => number,
+        None => {
+            operations::step(control, job.operation, STARTING)?;
+            control.write(|tx| login_number(tx, id))?
+        }
+    };
     let instance = wait_running(control, id)?;
     let psql = Psql { engine, instance };
-    new_login(control, id, psql)?;
-    job.still_wanted()?;
-    change(control, id, |database| {
+    new_login(control, id, psql, number, |database| {
         if database.state == DatabaseState::Creating {
             database.state = DatabaseState::Active;
         }
-    })
+    })?;
+    job.still_wanted()
 }
 
 /// The instance that runs, waited for.
@@ -340,9 +382,19 @@ fn wait_running(control: &Control, id: DatabaseId) -> Result<InstanceId, Control
     }
 }
 
-/// A login role with a fresh password: known to the server first, then handed out.
-fn new_login(control: &Control, id: DatabaseId, psql: Psql<'_>) -> Result<u64, ControlError> {
-    let version = control.write(|tx| Ok(tx.next_number(&format!("login:{id}"))?))?;
+/// The number of the next login role of a database.
+fn login_number(tx: &WriteTx, id: DatabaseId) -> Result<u64, ControlError> {
+    Ok(tx.next_number(&format!("login:{id}"))?)
+}
+
+/// A login role with a fresh password: known to the server first, then handed out, with `change` in the same transaction.
+fn new_login(
+    control: &Control,
+    id: DatabaseId,
+    psql: Psql<'_>,
+    version: u64,
+    change: impl Fn(&mut Database),
+) -> Result<(), ControlError> {
     let mut bytes = [0_u8; 24];
     getrandom::fill(&mut bytes).map_err(|e| ControlError::File {
         what: "no randomness from the system".to_owned(),
@@ -363,8 +415,9 @@ fn new_login(control: &Control, id: DatabaseId, psql: Psql<'_>) -> Result<u64, C
             sealed: sealed.0.clone(),
             since,
         });
+        change(&mut found.row);
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
-        Ok(version)
+        Ok(())
     })
 }
 
@@ -377,7 +430,8 @@ fn rotate(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         instance: wait_running(control, id)?,
     };
     // Repeated after a crash, it only makes a third one; all but the last end below.
-    let newest = new_login(control, id, psql)?;
+    let newest = control.write(|tx| login_number(tx, id))?;
+    new_login(control, id, psql, newest, |_| {})?;
     let database = load(control, id)?;
     operations::step(
         control,
@@ -527,7 +581,7 @@ fn wait_ended(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
     }
 }
 
-fn refused(cause: databases::DatabaseError) -> ControlError {
+pub(super) fn refused(cause: databases::DatabaseError) -> ControlError {
     match cause {
         databases::DatabaseError::Engine(cause) => ControlError::Engine(cause),
         other @ (databases::DatabaseError::Program { .. }

@@ -265,7 +265,12 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         let scope = crate::authorize::environment_by_id(tx, &actor, model::Action::Manage, app.environment)?;
         for (name, wish) in &manifest.databases {
             match tx.find::<Database>(&scope.parent(), name.as_str())? {
-                Some(found) => match &found.row.state {
+                Some(mut found) => match &found.row.state {
+                    // Its budget is what the manifest says now; all else of it stays as it was made.
+                    DatabaseState::Active if wish.size.is_some_and(|size| size != found.row.size) => {
+                        found.row.size = wish.size.unwrap_or(found.row.size);
+                        tx.update(&found.row, Expect::Generation(found.generation))?;
+                    }
                     DatabaseState::Active => {}
                     DatabaseState::Creating => waiting.push(found.row.id),
                     DatabaseState::Failed { why } => {
@@ -302,15 +307,18 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
 fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
     loop {
-        let (rev, database, operation) = control.read(|tx| {
+        let (rev, database, operation, making) = control.read(|tx| {
             let operation = tx.need::<Operation>(&job.operation.to_string())?.row;
-            Ok((tx.rev()?, tx.need::<Database>(&id.to_string())?.row, operation))
+            let open = control.open.at(tx)?.into_iter();
+            let mut makes = open.filter(|one| one.work == Work::CreateDatabase { database: id });
+            let database = tx.need::<Database>(&id.to_string())?.row;
+            Ok((tx.rev()?, database, operation, makes.next()))
         })?;
-        operations::step(
-            control,
-            job.operation,
-            &format!("waiting for the database {}", database.name),
-        )?;
+        let step = match making {
+            Some(making) => format!("waiting for the database {}: {}", database.name, making.step),
+            None => format!("waiting for the database {}", database.name),
+        };
+        operations::step(control, job.operation, &step)?;
         match &database.state {
             DatabaseState::Active => return Ok(()),
             DatabaseState::Creating if operation.cancel || operation.state.is_settled() => {

@@ -1,13 +1,21 @@
 //! Housekeeping: what nobody needs any more goes, so that nothing grows for ever.
 //!
-//! Lives here: settled operations with their logs, leftovers of builds, old revisions, images, logs of what is gone.
+//! Lives here: settled operations with their logs, old releases and versions of secrets, leftovers of builds, old
+//! revisions, images, logs of what is gone.
 //! Does not live here: uploads (`uploads`), ended instances (`plan`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::SystemTime;
 
-use model::{Environment, EnvironmentId, Instance, Millis, Operation, OperationId, Release, Timestamp};
+use model::operation::Work;
+use model::{
+    App, Environment, EnvironmentId, Instance, Millis, Operation, OperationId, Release, ReleaseId, SecretId,
+    Timestamp,
+};
+use plan::prune::Fate;
+use store::rows::SecretVersion;
+use store::{Expect, ReadTx, Versioned, WriteTx};
 
 use crate::{Control, ControlError, operations};
 
@@ -83,6 +91,96 @@ pub(super) fn revisions(control: &Control, now: Timestamp) -> Result<(), Control
             .map(drop)
             .map_err(ControlError::from)
     })
+}
+
+/// Removes releases that no rollback can want, and versions of secrets that no release left has frozen.
+pub(super) fn releases(control: &Control) -> Result<(), ControlError> {
+    let (apps, _) = control.read(crate::transact::all::<App>)?;
+    for app in apps {
+        match control.read(|tx| surplus(control, tx, &app)) {
+            Ok(found) if found.is_empty() => {}
+            // Looked at again where it is changed: a rollback may have been accepted since.
+            Ok(_) => control.write(|tx| {
+                let app = tx.need::<App>(&app.id.to_string())?;
+                let surplus = surplus(control, tx, &app.row)?;
+                remove(tx, app, &surplus)
+            })?,
+            // It waits for its repair; the others do not.
+            Err(cause) if cause.is_corrupt() => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(())
+}
+
+/// What may go of an app.
+struct Surplus {
+    releases: BTreeSet<ReleaseId>,
+    secrets: Vec<SecretId>,
+}
+
+impl Surplus {
+    fn is_empty(&self) -> bool {
+        self.releases.is_empty() && self.secrets.is_empty()
+    }
+}
+
+fn surplus(control: &Control, tx: &ReadTx, app: &App) -> Result<Surplus, ControlError> {
+    let parent = app.id.to_string();
+    let mut left: BTreeMap<ReleaseId, Release> = tx
+        .list::<Release>(&parent)?
+        .into_iter()
+        .map(|found| (found.row.id, found.row))
+        .collect();
+    let mut wanted: BTreeSet<ReleaseId> = tx
+        .list::<Instance>(&parent)?
+        .iter()
+        .filter_map(|found| found.row.purpose.release())
+        .collect();
+    for operation in operations::unsettled_of(control, tx, app)? {
+        wanted.extend(operation.release);
+        if let Work::Rollback { to, .. } = operation.work {
+            wanted.insert(to);
+        }
+    }
+    let fates = plan::prune::releases(app, &left, plan::prune::KEEP);
+    let goes = |(id, fate): &(&ReleaseId, &Fate)| matches!(fate, Fate::Go { .. }) && !wanted.contains(id);
+    let releases: BTreeSet<ReleaseId> = fates
+        .iter()
+        .filter(goes)
+        .take(AT_ONCE)
+        .map(|(id, _)| *id)
+        .collect();
+    left.retain(|id, _| !releases.contains(id));
+    let rows = tx.list::<SecretVersion>(&parent)?;
+    let versions = rows
+        .iter()
+        .map(|found| (found.row.key.clone(), found.row.version));
+    let old = plan::prune::secret_versions(&versions.collect(), &left);
+    let secrets = rows
+        .into_iter()
+        .filter(|found| old.contains(&(found.row.key.clone(), found.row.version)))
+        .take(AT_ONCE)
+        .map(|found| found.row.id)
+        .collect();
+    Ok(Surplus { releases, secrets })
+}
+
+fn remove(tx: &WriteTx, mut app: Versioned<App>, surplus: &Surplus) -> Result<(), ControlError> {
+    for id in &surplus.releases {
+        tx.delete::<Release>(&id.to_string(), Expect::Any)?;
+    }
+    for id in &surplus.secrets {
+        tx.delete::<SecretVersion>(&id.to_string(), Expect::Any)?;
+    }
+    let before = app.row.served_before.len();
+    app.row
+        .served_before
+        .retain(|release| !surplus.releases.contains(release));
+    if app.row.served_before.len() != before {
+        tx.update_status(&app.row, Expect::Rev(app.rev))?;
+    }
+    Ok(())
 }
 
 /// Collects images that no kept release, no instance and no database needs.

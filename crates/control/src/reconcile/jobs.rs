@@ -135,6 +135,7 @@ pub(super) fn run(
                 Exit::Code { .. }
                 | Exit::Signal { .. }
                 | Exit::OutOfMemory
+                | Exit::DiskFull
                 | Exit::NeverStarted { .. }
                 | Exit::Lost => {
                     let failure = Failure {

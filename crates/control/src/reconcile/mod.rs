@@ -19,6 +19,7 @@ mod operations;
 mod orphans;
 mod publish;
 mod start;
+mod storage;
 mod told;
 mod workers;
 
@@ -31,6 +32,7 @@ use std::time::{Duration, SystemTime};
 use model::{InstanceId, Timestamp};
 
 pub(crate) use apps::Routed;
+pub(crate) use databases::volume_of;
 pub(crate) use facts::Facts;
 use observe::Look;
 
@@ -38,9 +40,9 @@ use crate::{Control, ControlError};
 
 /// At least that often everything is looked at, rung or not: a missed event is repaired within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Housekeeping (uploads, images, revisions) happens that often.
 /// How often the end of the audit log is sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(60);
+/// Housekeeping (uploads, releases, images, revisions) happens that often.
 const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(300);
 /// The store is read whole that often, changed or not.
 const READ_WHOLE_EVERY: Duration = Duration::from_secs(60);
@@ -88,8 +90,10 @@ impl Reconciler {
     /// Works until `stop` is set. Leaves everything running.
     pub fn run(mut self, stop: &AtomicBool) {
         let ringer = Arc::clone(&self.control);
+        let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
+            scope.spawn(move || storage::watch(&measured, stop));
             scope.spawn(move || {
                 let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -170,6 +174,14 @@ impl Reconciler {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Measures once what takes room, and acts on it. Public so that tests need not wait.
+    ///
+    /// # Errors
+    /// When the pool or the store cannot be read.
+    pub fn measure(&mut self) -> Result<(), ControlError> {
+        storage::look(&self.control, &mut storage::Told::default())
+    }
+
     /// What the last look ended with, brought up to date; read whole at the first look and every now and then.
     fn facts(&mut self, control: &Control, now: Timestamp) -> Result<Facts, ControlError> {
         let is_old = self
@@ -213,6 +225,7 @@ impl Reconciler {
             crate::uploads::collect(control, now)?;
             crate::people::collect(control, now)?;
             house::operations(control, self.begun, now)?;
+            house::releases(control)?;
             house::revisions(control, now)?;
             house::images(control)?;
             house::logs(control)

@@ -1,5 +1,7 @@
 //! Secrets of apps: names are configuration, values are sealed and never shown.
 
+use std::collections::BTreeMap;
+
 use model::{Action, Actor, App, EnvKey, SecretId, Timestamp};
 use store::ReadTx;
 use store::rows::SecretVersion;
@@ -49,7 +51,7 @@ pub fn list(
 
 /// The newest version of each secret, removed ones (without content) included.
 pub(crate) fn newest(tx: &ReadTx, app: &App) -> Result<Vec<SecretVersion>, ControlError> {
-    let mut newest: std::collections::BTreeMap<EnvKey, SecretVersion> = std::collections::BTreeMap::new();
+    let mut newest: BTreeMap<EnvKey, SecretVersion> = BTreeMap::new();
     for found in tx.list::<SecretVersion>(&app.id.to_string())? {
         match newest.get(&found.row.key) {
             Some(known) if known.version > found.row.version => {}
@@ -71,27 +73,12 @@ pub fn set(
     key: &EnvKey,
     value: &Secret,
 ) -> Result<(SecretView, Option<Accepted>), ControlError> {
-    write_version(
-        control,
-        actor,
-        path,
-        app,
-        key,
-        "secret.set",
-        |tenant, version, _| {
-            if EnvKey::is_set_by_stoa(key.as_str()) {
-                let message = format!("{key} is set by Stoa in each instance");
-                return Err(ControlError::invalid("/key", message));
-            }
-            let bytes = value.expose();
-            if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
-                let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");
-                return Err(ControlError::invalid("/value", message));
-            }
-            let sealed = control.sealer.seal(tenant, key.as_str(), version, value);
-            Ok(sealed.map_err(store::StoreError::from)?.0)
-        },
-    )
+    control.mutate(actor, "secret.set", &format!("{app}/{key}"), |tx| {
+        let (scope, app) = changeable(tx, actor, path, app)?;
+        let view = write_version(control, tx, &app, key, Some(value), "/value")?;
+        let accepted = follow_configuration(control, tx, actor, &scope, &app)?;
+        Ok((view, accepted))
+    })
 }
 
 /// Removes a secret: a version without content, so that a rollback to an earlier release still has its own.
@@ -105,54 +92,99 @@ pub fn unset(
     app: &str,
     key: &EnvKey,
 ) -> Result<Option<Accepted>, ControlError> {
-    let done = write_version(control, actor, path, app, key, "secret.unset", |_, _, known| {
-        if known {
-            return Ok(Vec::new());
-        }
-        Err(authorize::missing("secret", key.as_str()))
-    });
-    Ok(done?.1)
+    control.mutate(actor, "secret.unset", &format!("{app}/{key}"), |tx| {
+        let (scope, app) = changeable(tx, actor, path, app)?;
+        write_version(control, tx, &app, key, None, "/key")?;
+        follow_configuration(control, tx, actor, &scope, &app)
+    })
 }
 
-/// `seal` gets the tenant, the new version, and whether there is a value now.
-fn write_version(
+/// Sets and removes (`None`) many secrets: all or none, and one release with all of it when one serves.
+///
+/// # Errors
+/// As [`set`] and [`unset`].
+pub fn change(
     control: &Control,
     actor: &Actor,
     path: &EnvPath,
     app: &str,
+    changes: &BTreeMap<EnvKey, Option<Secret>>,
+) -> Result<Option<Accepted>, ControlError> {
+    let keys: Vec<&str> = changes.keys().map(EnvKey::as_str).collect();
+    control.mutate(
+        actor,
+        "secret.change",
+        &format!("{app}/{}", keys.join(",")),
+        |tx| {
+            let (scope, app) = changeable(tx, actor, path, app)?;
+            for (key, value) in changes {
+                write_version(control, tx, &app, key, value.as_ref(), &format!("/set/{key}"))?;
+            }
+            follow_configuration(control, tx, actor, &scope, &app)
+        },
+    )
+}
+
+/// The app whose secrets the actor may change.
+fn changeable(tx: &ReadTx, actor: &Actor, path: &EnvPath, app: &str) -> Result<(Scope, App), ControlError> {
+    let scope = authorize::environment(tx, actor, Action::Configure, path)?;
+    let app = scope.app(tx, app)?.row;
+    refuse_deleting(&app)?;
+    Ok((scope, app))
+}
+
+/// A new version of a secret; without a value, its removal. `at` names the value in a refusal.
+fn write_version(
+    control: &Control,
+    tx: &store::WriteTx,
+    app: &App,
     key: &EnvKey,
-    what: &'static str,
-    seal: impl Fn(&str, u64, bool) -> Result<Vec<u8>, ControlError>,
-) -> Result<(SecretView, Option<Accepted>), ControlError> {
-    control.mutate(actor, what, &format!("{app}/{key}"), |tx| {
-        let scope: Scope = authorize::environment(tx, actor, Action::Configure, path)?;
-        let app = scope.app(tx, app)?.row;
-        refuse_deleting(&app)?;
-        let tenant = app.id.to_string();
-        let version = tx.next_number(&format!("secret:{tenant}:{key}"))?;
-        let at = control.now_of(tx);
-        let newest = newest(tx, &app)?;
-        let is_set = newest.iter().any(|row| row.key == *key && !row.sealed.is_empty());
-        let sealed = seal(&tenant, version, is_set)?;
-        let row = SecretVersion {
-            id: SecretId::fresh(),
-            app: app.id,
-            key: key.clone(),
-            version,
-            sealed,
-            created_at: at,
-        };
-        tx.insert(&row)?;
-        let accepted = follow_configuration(control, tx, actor, &scope, &app)?;
-        Ok((
-            SecretView {
-                key: key.clone(),
-                version,
-                updated_at: at,
-            },
-            accepted,
-        ))
+    value: Option<&Secret>,
+    at: &str,
+) -> Result<SecretView, ControlError> {
+    let tenant = app.id.to_string();
+    let version = tx.next_number(&format!("secret:{tenant}:{key}"))?;
+    let sealed = match value {
+        Some(value) => {
+            refuse_unfit(key, value, at)?;
+            let sealed = control.sealer.seal(&tenant, key.as_str(), version, value);
+            sealed.map_err(store::StoreError::from)?.0
+        }
+        None => {
+            let mut known = newest(tx, app)?.into_iter();
+            if !known.any(|row| row.key == *key && !row.sealed.is_empty()) {
+                return Err(authorize::missing("secret", key.as_str()));
+            }
+            Vec::new()
+        }
+    };
+    let updated_at = control.now_of(tx);
+    tx.insert(&SecretVersion {
+        id: SecretId::fresh(),
+        app: app.id,
+        key: key.clone(),
+        version,
+        sealed,
+        created_at: updated_at,
+    })?;
+    Ok(SecretView {
+        key: key.clone(),
+        version,
+        updated_at,
     })
+}
+
+fn refuse_unfit(key: &EnvKey, value: &Secret, at: &str) -> Result<(), ControlError> {
+    if EnvKey::is_set_by_stoa(key.as_str()) {
+        let message = format!("{key} is set by Stoa in each instance");
+        return Err(ControlError::invalid("/key", message));
+    }
+    let bytes = value.expose();
+    if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {
+        let message = format!("a secret has 1 to {ENV_VALUE_MAX} bytes and no NUL");
+        return Err(ControlError::invalid(at, message));
+    }
+    Ok(())
 }
 
 /// Opens one version of a secret for delivery to an instance. `None`: that version was a removal.

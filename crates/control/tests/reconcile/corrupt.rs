@@ -27,6 +27,14 @@ fn is_routed(world: &World, app: &str) -> bool {
         .any(|(host, _)| host.starts_with(app))
 }
 
+/// What a list says about each app's damage, by name.
+fn listed(world: &World) -> std::collections::BTreeMap<String, Option<String>> {
+    let all = apps::list(world.control(), &ROOT, &EnvPath::default()).expect("the others are listed");
+    all.into_iter()
+        .map(|view| (view.app.row.name.to_string(), view.damage))
+        .collect()
+}
+
 /// All that others need goes on: a deploy, a restart after a crash.
 fn others_go_on(world: &mut World) {
     let done = world.deploy("other", "good:2", None);
@@ -64,6 +72,12 @@ fn a_corrupt_app_serves_on_and_holds_up_nobody() {
     );
     others_go_on(&mut world);
     assert!(is_routed(&world, "shop") && !is_routed(&world, "evil"));
+    let seen = listed(&world);
+    assert!(
+        seen["shop"].as_ref().is_some_and(|why| why.contains("corrupt")),
+        "{seen:?}"
+    );
+    assert_eq!(seen["other"], None, "{seen:?}");
     world.create("third");
     let done = world.deploy("third", "good:1", None);
     succeeded(&settled(&mut world, &done));
@@ -90,6 +104,12 @@ fn a_corrupt_instance_release_or_operation_holds_up_nobody_else() {
              AND id = (SELECT min(id) FROM object WHERE kind = 'operation'))"
         ));
         others_go_on(&mut world);
+        if kind != "operation" {
+            let seen = listed(&world);
+            let why = seen["shop"].as_ref().expect("it is named");
+            assert!(why.contains(kind) && why.contains("corrupt"), "{kind}: {why}");
+            assert_eq!(seen["other"], None, "{kind}");
+        }
         for _ in 0..100 {
             world.tick();
         }

@@ -253,6 +253,39 @@ fn what_cannot_be_scaled_does_not_hold_up_the_mending_deploy() {
 }
 
 #[test]
+fn many_secrets_at_once_are_one_release_or_nothing() {
+    let mut world = World::with_shop();
+    let path = EnvPath::default();
+    let before = world.serving("shop").expect("serves");
+    let change = |world: &World, changes: &[(&str, Option<&str>)]| {
+        let changes = changes.iter().map(|(name, value)| {
+            let value = value.map(|text| Secret::from(text.to_owned()));
+            (name.parse().expect("a key"), value)
+        });
+        secrets::change(world.control(), &ROOT, &path, "shop", &changes.collect())
+    };
+    let known = |world: &World| secrets::list(world.control(), &ROOT, &path, "shop").expect("listed");
+    let names: Vec<String> = (0..20).map(|n| format!("K{n:02}")).collect();
+    let all: Vec<(&str, Option<&str>)> = names.iter().map(|name| (name.as_str(), Some("v"))).collect();
+    let accepted = change(&world, &all).expect("set").expect("a release follows");
+    succeeded(&world.settle(accepted.operation.id));
+    assert_eq!(world.serving("shop"), Some(before + 1), "one release for all");
+    assert_eq!(known(&world).len(), 20);
+    for wrong in [("K99", None), ("PORT", Some("1")), ("K01", Some(""))] {
+        let refused = change(&world, &[("K00", Some("other")), wrong]);
+        assert!(matches!(
+            refused.expect_err("refused").code(),
+            "invalid" | "not_found"
+        ));
+    }
+    assert!(known(&world).iter().all(|one| one.version == 1), "all or nothing");
+    let gone = change(&world, &[("K00", None), ("K01", Some("new"))]).expect("changed");
+    succeeded(&world.settle(gone.expect("a release follows").operation.id));
+    assert_eq!(world.serving("shop"), Some(before + 2));
+    assert_eq!(known(&world).len(), 19);
+}
+
+#[test]
 fn configuration_and_secrets_make_releases_and_roll_back() {
     let mut world = World::with_shop();
     let path = EnvPath::default();

@@ -21,6 +21,73 @@ fn nothing_is_left(world: &mut World) {
     });
 }
 
+/// Releases and versions of secrets that nobody can want go; whatever a rollback may ask for stays.
+#[test]
+fn old_releases_and_secrets_go_and_a_rollback_still_finds_what_it_needs() {
+    let mut world = World::with_shop();
+    let path = EnvPath::default();
+    let key: model::EnvKey = "KEY".parse().expect("a key");
+    let manifest = "schema = 1\napp = \"shop\"\n[services.web]\nsecrets = [\"KEY\"]\n";
+    let set = |world: &mut World, text: &str| {
+        let value = Secret::from(text.to_owned());
+        let set = control::secrets::set(world.control(), &ROOT, &path, "shop", &key, &value);
+        let (_, follows) = set.expect("set");
+        succeeded(&world.settle(follows.expect("a release follows").operation.id));
+    };
+    set(&mut world, "first");
+    succeeded(&world.deployed("shop", "good:2", Some(manifest)));
+    let made = plan::prune::KEEP as u64 + 5;
+    for number in 0..made {
+        set(&mut world, &format!("value-{number}"));
+    }
+    let newest = world.serving("shop").expect("serves");
+    world.quiet();
+    assert_eq!(world.all::<Release>().len() as u64, newest, "nothing went yet");
+    world.now = world.now.plus(Millis::seconds(310));
+    world.quiet();
+    let mut left: Vec<u64> = world
+        .all::<Release>()
+        .iter()
+        .map(|release| release.number)
+        .collect();
+    left.sort_unstable();
+    // What ended not long ago is remembered with its release.
+    let remembered = world
+        .all_instances()
+        .iter()
+        .filter_map(|row| row.purpose.release())
+        .count();
+    assert!(left.len() <= plan::prune::KEEP + 1 + remembered, "{left:?}");
+    assert!(left.contains(&newest));
+    let versions = world.all::<SecretVersion>();
+    assert!(
+        versions.len() <= left.len() && !versions.is_empty(),
+        "{} of {left:?}",
+        versions.len()
+    );
+    let gone = releases::rollback(world.control(), &ROOT, &path, "shop", Some("v2"));
+    assert_eq!(gone.expect_err("it went").code(), "not_found");
+    // All the way back, one by one; each finds its secret.
+    let served = world.app("shop").served_before.len();
+    assert!(served >= plan::prune::KEEP, "{served}");
+    for _ in 0..served {
+        let back = releases::rollback(world.control(), &ROOT, &path, "shop", None).expect("accepted");
+        succeeded(&world.settle(back.operation.id));
+        world.quiet();
+        let number = world.serving("shop").expect("serves");
+        let value = format!("value-{}", made - (newest - number) - 1);
+        let live = world.live_of("web");
+        let workload = world.engine.workload(live[0].id).expect("it runs");
+        assert_eq!(
+            workload.env.get(&key).map(String::as_str),
+            Some(value.as_str()),
+            "v{number}"
+        );
+    }
+    let end = releases::rollback(world.control(), &ROOT, &path, "shop", None);
+    assert_eq!(end.expect_err("nothing before it").code(), "state");
+}
+
 #[test]
 fn a_deleted_app_leaves_nothing() {
     let mut world = World::with_shop();

@@ -165,6 +165,10 @@ fn cases() -> Vec<Case> {
             let value = Secret::from("x".to_owned());
             secrets::set(c, a, &p(), "shop", &"K".parse().expect("a key"), &value).map(drop)
         }),
+        ("secrets::change", Action::Configure, false, |c, a| {
+            let changes = [("K".parse().expect("a key"), Some(Secret::from("x".to_owned())))];
+            secrets::change(c, a, &p(), "shop", &changes.into()).map(drop)
+        }),
         ("secrets::unset", Action::Configure, false, |c, a| {
             secrets::unset(c, a, &p(), "shop", &"K".parse().expect("a key")).map(drop)
         }),

@@ -13,5 +13,6 @@ mod jobs;
 mod people;
 mod places;
 mod speed;
+mod storage;
 mod strategies;
 mod world;

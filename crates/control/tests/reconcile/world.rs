@@ -142,6 +142,10 @@ impl World {
         self.reconciler.take().expect("open")
     }
 
+    pub fn shared(&self) -> Arc<Control> {
+        Arc::clone(self.control.as_ref().expect("open"))
+    }
+
     pub fn control(&self) -> &Control {
         self.control.as_ref().expect("open")
     }

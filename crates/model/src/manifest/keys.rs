@@ -247,8 +247,13 @@ pub(super) static RESOURCES: Table = Table {
         may("cpu", "Processors.", Form::Number(0.01, 1024.0)),
         may("memory", "For example \"512Mi\".", SIZE),
         may("pids", "Processes and threads.", Form::Whole(8, 32_768)),
+        may(
+            "disk",
+            "What it may write outside of volumes, for example \"4Gi\".",
+            SIZE,
+        ),
     ],
-    later: &["disk", "gpu", "swap", "io"],
+    later: &["gpu", "swap", "io"],
 };
 
 pub(super) static HEALTH: Table = Table {

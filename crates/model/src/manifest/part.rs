@@ -14,6 +14,8 @@ const MEMORY_MIN: Bytes = Bytes::mi(4);
 /// A terabyte: more is a slip of the finger.
 const MEMORY_MAX: Bytes = Bytes::mi(1 << 20);
 /// A runtime with a handful of threads needs this many.
+const DISK_MIN: Bytes = Bytes::mi(16);
+const DISK_MAX: Bytes = Bytes::mi(1 << 20);
 const PIDS_MIN: u32 = 8;
 /// The kernel's usual ceiling for one machine.
 const PIDS_MAX: u32 = 32_768;
@@ -114,6 +116,10 @@ pub(super) fn resources(field: &Field<'_>) -> Resources {
             .get("pids")
             .and_then(|field| field.number(PIDS_MIN..=PIDS_MAX))
             .unwrap_or(usual.pids),
+        disk: section
+            .get("disk")
+            .and_then(|field| field.parsed_within(DISK_MIN..=DISK_MAX))
+            .unwrap_or(usual.disk),
     }
 }
 

@@ -174,7 +174,9 @@ fn write_limits(resources: &Resources, text: &mut String) {
         (resources.cpu != usual.cpu).then(|| ("cpu", (f64::from(resources.cpu.get()) / 1000.0).to_string()));
     let memory = (resources.memory != usual.memory).then(|| ("memory", format!("\"{}\"", resources.memory)));
     let pids = (resources.pids != usual.pids).then(|| ("pids", resources.pids.to_string()));
-    write_table("resources", cpu.into_iter().chain(memory).chain(pids), text);
+    let disk = (resources.disk != usual.disk).then(|| ("disk", format!("\"{}\"", resources.disk)));
+    let all = cpu.into_iter().chain(memory).chain(pids).chain(disk);
+    write_table("resources", all, text);
 }
 
 fn write_table<'k>(key: &str, entries: impl Iterator<Item = (&'k str, String)>, text: &mut String) {

@@ -656,6 +656,43 @@ fn pruning_keeps_what_may_be_wanted() {
     assert_eq!(prune::needed_images(&scene.releases, &fates).len(), 21);
 }
 
+#[test]
+fn pruning_keeps_where_a_rollback_goes_however_old() {
+    let mut scene = scene(1, Some(5), None, "");
+    for n in 1..=30 {
+        let made = release(n, &[]);
+        scene.releases.insert(made.id, made);
+    }
+    scene.app.served_before = (1..=4).map(release_id).collect();
+    let fates = prune::releases(&scene.app, &scene.releases, 3);
+    let kept = fates
+        .iter()
+        .filter(|(_, fate)| matches!(fate, prune::Fate::Keep(_)));
+    let mut kept: Vec<u64> = kept.map(|(id, _)| scene.releases[id].number).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [2, 3, 4, 5, 28, 29, 30]);
+}
+
+#[test]
+fn pruning_keeps_secrets_that_a_release_has_or_will_have() {
+    let key = |text: &str| text.parse::<model::EnvKey>().expect("a key");
+    let versions = [("A", 1), ("A", 2), ("A", 3), ("A", 9), ("B", 4)].map(|(name, n)| (key(name), n));
+    let mut frozen = release(1, &[]);
+    frozen.secrets = [(key("A"), 2)].into();
+    let left = [(frozen.id, frozen)].into();
+    let gone = prune::secret_versions(&versions.into(), &left);
+    assert_eq!(gone, [(key("A"), 1), (key("A"), 3)].into());
+    let gone = prune::secret_versions(
+        &[(key("A"), 9), (key("A"), 8)].into(),
+        &std::collections::BTreeMap::new(),
+    );
+    assert_eq!(
+        gone,
+        [(key("A"), 8)].into(),
+        "the newest stays, also a removal: an older one must not count again"
+    );
+}
+
 /// The answer when release 2, not proven yet, asks for a strategy. Steps of a canary that began are given as ages.
 fn answer_by(strategy: &Strategy, began_s: &[u64], count: u16, instances: &str) -> String {
     let mut scene = scene(count, Some(1), Some(2), instances);

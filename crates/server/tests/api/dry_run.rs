@@ -72,6 +72,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("app_create", json!({"name": "blog"}), "app"),
         ("app_delete", Value::Null, "operation"),
         ("app_env_update", json!({"set": {"A": "1"}}), "app"),
+        ("secret_update", json!({"set": {"K": "v"}}), "secret"),
         ("secret_put", json!({"value": "v"}), "secret"),
         ("secret_delete", Value::Null, "secret"),
         ("app_scale", json!({"services": {"web": 2}}), "operation"),
@@ -346,6 +347,7 @@ fn database_of(
             since: at,
         }],
         state: DatabaseState::Active,
+        full: None,
         origin: of.map(|of| Origin {
             of,
             name: name("main"),

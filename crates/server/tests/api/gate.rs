@@ -99,6 +99,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("app_env_view", Project, Viewer),
     ("app_env_update", Project, Developer),
     ("secret_list", Project, Viewer),
+    ("secret_update", Project, Developer),
     ("secret_put", Project, Developer),
     ("secret_delete", Project, Developer),
     ("app_scale", Project, Developer),

@@ -55,7 +55,7 @@ fn branch(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
             database.image = Some(copy.image.clone());
         })?;
     }
-    serve(job, &database)?;
+    serve(job, &database, None)?;
     let outcome = format!(
         "{} answers with the data of {}; to sign in: stoa db url {}",
         database.name, origin.name, database.name

@@ -1,0 +1,102 @@
+//! Room on the disk: who has used up its own, or everybody's, is told so, and nobody else.
+
+use control::{EnvPath, databases};
+use engine::Engine as _;
+use model::{Bytes, Condition, Database, DatabaseState, Exit, Millis, StorageFull};
+
+use crate::world::{ROOT, World, failed, name};
+
+/// A database as if it had been made: the simulated engine speaks no SQL.
+fn with_database(world: &mut World) -> String {
+    let wish = databases::Wish::default();
+    let made = databases::create(world.control(), &ROOT, &EnvPath::default(), &name("main"), &wish);
+    failed(&world.settle(made.expect("accepted").1.operation.id));
+    let mut row = world.all::<Database>()[0].clone();
+    row.state = DatabaseState::Active;
+    row.image = Some(
+        world
+            .engine
+            .find_image("good:1")
+            .expect("looked")
+            .expect("there")
+            .digest,
+    );
+    row.version = Some("15".to_owned());
+    row.size = Bytes::mi(1000);
+    let written = world
+        .control()
+        .store
+        .write(store::Now::at(world.now.as_ms()), |tx| {
+            tx.update_status(&row, store::Expect::Any).map(drop)
+        });
+    written.expect("written");
+    format!("db-{}", row.id.short(26))
+}
+
+fn full(world: &mut World) -> Option<StorageFull> {
+    let mut reconciler = control::reconcile::Reconciler::new(world.shared());
+    reconciler.measure().expect("measured");
+    world.all::<Database>()[0].full
+}
+
+#[test]
+fn a_database_is_full_at_its_budget_and_again_free_with_a_gap() {
+    let mut world = World::with_shop();
+    let volume = with_database(&mut world);
+    for (used, pool, expected) in [
+        (10, 9000, None),
+        (1000, 9000, Some(StorageFull::Budget)),
+        (950, 9000, Some(StorageFull::Budget)),
+        (10, 100, Some(StorageFull::Pool)),
+    ] {
+        world.engine.set_bytes(&volume, Bytes::mi(used));
+        world.engine.set_pool_free(Bytes::mi(pool));
+        assert_eq!(full(&mut world), expected, "{used} {pool}");
+    }
+    let view = databases::view(world.control(), &ROOT, &EnvPath::default(), "main").expect("seen");
+    assert_eq!(view.used, Some(Bytes::mi(10)));
+    // There is room again, but nobody could tell the server yet: the row goes on saying that it may have to be told.
+    world.engine.set_pool_free(Bytes::mi(9000));
+    assert_eq!(full(&mut world), Some(StorageFull::Pool));
+}
+
+#[test]
+fn an_instance_that_writes_too_much_is_ended_named_and_replaced() {
+    let mut world = World::with_shop();
+    let old = world.live_of("web")[0].id;
+    world.engine.set_bytes(&old.to_string(), Bytes::mi(4096));
+    full_of_none(&mut world);
+    assert!(
+        world.live_of("web").iter().any(|one| one.id == old),
+        "at its limit it may stay"
+    );
+    world.engine.set_bytes(&old.to_string(), Bytes::mi(4097));
+    full_of_none(&mut world);
+    world.must_serve = false;
+    world.until(Millis::seconds(60), "another takes its place", |world| {
+        world
+            .live_of("web")
+            .iter()
+            .any(|one| one.id != old && matches!(one.condition, Condition::Ready { .. }))
+    });
+    let ended = world
+        .all_instances()
+        .into_iter()
+        .find(|one| one.id == old)
+        .expect("remembered");
+    assert!(
+        matches!(
+            &ended.condition,
+            Condition::Exited {
+                exit: Exit::DiskFull,
+                ..
+            }
+        ),
+        "{ended:?}"
+    );
+}
+
+fn full_of_none(world: &mut World) {
+    let mut reconciler = control::reconcile::Reconciler::new(world.shared());
+    reconciler.measure().expect("measured");
+}
