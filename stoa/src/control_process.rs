@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use control::reconcile::Reconciler;
 use control::{Bell, Control, Settings};
 use host::Host;
-use store::{MasterKey, Now, Sealer, SecretError, Store, StoreError};
+use store::{MasterKey, Now, SecretError, Store, StoreError};
 
 use crate::edge_link::Link;
 use crate::logging::{self, Format};
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         return Err(Failure::lasting("control got no socket for the API", "stoa up"));
     };
 
-    let (store, key) = open_store(&places)?;
+    let store = open_store(&places)?;
     let mark = places.mark().map_err(|cause| failed(&cause))?;
     let host = Host::open(host::Options {
         data_dir: places.data.clone(),
@@ -53,7 +53,6 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     settings.domain = domain.to_string_lossy().into_owned();
     settings.http_port = http_port.to_string_lossy().parse().unwrap_or(80);
     let control = Arc::new(Control {
-        sealer: Sealer::new(&key),
         store: Arc::new(store),
         engine: Arc::new(host),
         edge: Arc::new(Link::new(places.edge_socket(), places.certificates())),
@@ -75,7 +74,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     serve(&control, api, about, &places)
 }
 
-fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
+fn open_store(places: &Places) -> Result<Store, Failure> {
     let path = places.store();
     let failed =
         |cause: std::io::Error| Failure::new(cause.to_string(), "check the data directory: stoa doctor");
@@ -96,7 +95,7 @@ fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
         failure(lasts, chain(&cause), cause.next())
     })?;
     let now = Now::at(model::Timestamp::now().as_ms());
-    let store = match Store::open(&path, &key, now) {
+    let opened = match Store::open(&path, &key, now) {
         // The upgrade that migrated it was taken back, and never got as far as to serve.
         Err(StoreError::NewerSchema { found, .. })
             if std::env::var_os(warden::ROLLED_BACK_VARIABLE).is_some() =>
@@ -105,9 +104,8 @@ fn open_store(places: &Places) -> Result<(Store, MasterKey), Failure> {
             Store::undo_migration(&path).and_then(|()| Store::open(&path, &key, now))
         }
         opened => opened,
-    }
-    .map_err(|cause| unopened(&cause))?;
-    Ok((store, key))
+    };
+    opened.map_err(|cause| unopened(&cause))
 }
 
 /// Only what no time can change ends Stoa: a full disk or a lack of descriptors passes, and the edge serves meanwhile.

@@ -44,6 +44,9 @@ fn main() -> ExitCode {
                 Command::Server {
                     command: ServerCommand::Upgrade(args),
                 } => upgrade::run(args, parsed.globals.json),
+                Command::Server {
+                    command: ServerCommand::RotateKey(args),
+                } => return cli::rotate_key(&parsed.globals, args),
                 Command::Doctor(args) => doctor::run(args, parsed.globals.json),
                 Command::Remote(command) => return cli::run(&parsed.globals, command),
             }

@@ -332,6 +332,12 @@ endpoints! {
         query(&[query("since", QueryKind::Form("^[0-9]{1,18}$"), "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
     SERVER_VIEW = "server_view" Get "/v1/server", "installation", Right(Read);
         "Show the installation" "", gives(&[json::<crate::Server>(200)]);
+    MASTER_KEY_VIEW = "master_key_view" Get "/v1/server/master-key", "installation", Installation(Administer);
+        "Show which master key seals" "By public names; a key itself is never shown.",
+        gives(&[json::<crate::MasterKey>(200)]);
+    MASTER_KEY_ROTATE = "master_key_rotate" Post "/v1/server/master-key/rotate", "installation", Installation(Administer);
+        "Go over to another master key" "A new key seals from then on, everything sealed is sealed again with it, and the old one is taken out of the key's file. Nothing stops meanwhile; the operation's step counts. Older copies of the store open only with the key's file of their time.",
+        gives(&[Accepted]);
     HEALTH = "health_view" Get "/healthz", "installation", Nothing;
         "Say that the process answers" "", gives(&[json::<crate::Health>(200)]);
     READINESS = "readiness_view" Get "/readyz", "installation", Nothing;

@@ -48,6 +48,8 @@ const FIELDS: &[(&str, &str)] = &[
         "Instance.why",
         r#""3 of 3 health checks failed: connection refused on :8080""#,
     ),
+    ("MasterKey.current", r#""3f9c1b2a4d5e6f70""#),
+    ("MasterKey.older", r#"["0a1b2c3d4e5f6071"]"#),
     ("Operation.id", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("Operation.outcome", r#""v3 serves at http://shop.localhost/""#),
     ("Operation.release", r#""rel_01k2f3v9q0e4tb6mzy8rwx5c7d""#),

@@ -21,6 +21,15 @@ pub struct Server {
     pub capabilities: BTreeMap<String, String>,
 }
 
+/// The master key, which seals secrets in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MasterKey {
+    /// Public name of the key that seals.
+    pub current: String,
+    /// Public names of older keys that still open something, oldest first. Empty when no rotation is under way.
+    pub older: Vec<String>,
+}
+
 /// Something changed. Read the thing itself to see what it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {

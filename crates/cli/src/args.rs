@@ -21,7 +21,9 @@ pub use image::{BaseCommand, ImageCommand};
 pub use local::{Color, ContextCommand, ManArgs};
 pub use places::{EnvironmentsCommand, OrgsCommand, ProjectsCommand};
 
-pub use crate::host_args::{Command, DoctorArgs, DownArgs, ServerCommand, UpArgs, UpgradeArgs};
+pub use crate::host_args::{
+    Command, DoctorArgs, DownArgs, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
+};
 pub use crate::people_args::{
     AuditCommand, LoginArgs, MembersCommand, SessionsCommand, TokensCommand, UsersCommand,
 };

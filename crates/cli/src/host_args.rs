@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::args::Remote;
+use crate::args::{Patience, Remote};
 
 /// All commands.
 #[derive(Debug, Subcommand)]
@@ -32,6 +32,25 @@ pub enum Command {
 pub enum ServerCommand {
     /// Have the running Stoa become another binary, without a gap. One that does not work is not kept.
     Upgrade(UpgradeArgs),
+    /// Seal all secrets with another master key and retire the one before; nothing stops meanwhile.
+    RotateKey(RotateKeyArgs),
+}
+
+/// Arguments of `stoa server rotate-key`.
+#[derive(Debug, Clone, Args)]
+pub struct RotateKeyArgs {
+    /// Where everything is kept.
+    #[arg(
+        long,
+        env = "STOA_DATA_DIR",
+        hide_env_values = true,
+        default_value = "/var/lib/stoa",
+        value_name = "DIR"
+    )]
+    pub data_dir: PathBuf,
+    /// How to follow it.
+    #[command(flatten)]
+    pub patience: Patience,
 }
 
 /// Arguments of `stoa server upgrade`.

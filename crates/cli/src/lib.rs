@@ -19,6 +19,7 @@ mod follow;
 mod host_args;
 mod images;
 mod init;
+mod keys;
 mod logs;
 mod man;
 mod members;
@@ -41,7 +42,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum as _};
 
 use args::Color;
-pub use args::{Cli, Command, DoctorArgs, DownArgs, Globals, Remote, ServerCommand, UpArgs, UpgradeArgs};
+pub use args::{
+    Cli, Command, DoctorArgs, DownArgs, Globals, Remote, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
+};
 pub use failure::{Code, Failure};
 pub use output::data as print;
 
@@ -100,6 +103,18 @@ fn color_of(arguments: &[OsString]) -> Color {
 #[must_use]
 pub fn run(globals: &Globals, command: &Remote) -> ExitCode {
     match perform(globals, command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.report(globals.json);
+            failure.exit_code()
+        }
+    }
+}
+
+/// Does `stoa server rotate-key`, as root on the host, and says how it went.
+#[must_use]
+pub fn rotate_key(globals: &Globals, args: &RotateKeyArgs) -> ExitCode {
+    match keys::rotate(globals, args) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(globals.json);

@@ -1,5 +1,7 @@
 //! Whom a command talks to, and about which place: flags, then the environment, then the context, then the defaults.
 
+use std::path::Path;
+
 use client::{Address, Client, Place};
 
 use crate::args::Globals;
@@ -15,6 +17,22 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// As root on this machine, over its socket; no token goes along.
+    pub(crate) fn on_host(globals: &Globals, data_dir: &Path) -> Result<Self, Failure> {
+        let dir = std::path::absolute(data_dir)
+            .map_err(|cause| Failure::local("could not find the data directory", &cause))?;
+        let address = Address::Unix(dir.join(api::LOCAL_SOCKET));
+        Ok(Self {
+            client: Client::new(address, None, None)?,
+            place: Place {
+                org: "default".to_owned(),
+                project: "default".to_owned(),
+                environment: "production".to_owned(),
+            },
+            json: globals.json,
+        })
+    }
+
     /// Decides address, credential and place. Nothing is sent yet.
     pub(crate) fn open(globals: &Globals) -> Result<Self, Failure> {
         let contexts = Contexts::load()?;

@@ -8,11 +8,11 @@ use api::{
     CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage, CreateInvitation,
     CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database, DatabaseCredentials,
     DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
-    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, Member, MemberPage, Operation,
-    OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, Project, ProjectPage, PutPassword,
-    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
-    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
-    UserPage, Whoami,
+    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage,
+    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, Project, ProjectPage,
+    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback,
+    Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage,
+    Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -363,6 +363,13 @@ impl Client {
     pub fn operation_wait(&self, operation: &str, wait: &str) -> Result<Operation, Error> {
         self.call(&e::OPERATION_VIEW, &[operation], &[("wait", wait)], NONE)
     }
+    pub fn master_key(&self) -> Result<MasterKey, Error> {
+        self.call(&e::MASTER_KEY_VIEW, &[], &[], NONE)
+    }
+    pub fn master_key_rotate(&self) -> Result<Operation, Error> {
+        self.call(&e::MASTER_KEY_ROTATE, &[], &[], NONE)
+    }
+
     pub fn operation_cancel(&self, operation: &str) -> Result<Operation, Error> {
         self.call(&e::OPERATION_CANCEL, &[operation], &[], NONE)
     }

@@ -12,6 +12,7 @@ pub mod databases;
 pub mod error;
 pub mod events;
 pub mod images;
+pub mod keys;
 pub mod logs;
 pub mod operations;
 pub mod people;
@@ -45,7 +46,6 @@ pub use settings::Settings;
 use std::sync::Arc;
 
 use engine::Engine;
-use store::Sealer;
 use store::Store;
 
 pub use crate::bell::Bell;
@@ -60,8 +60,6 @@ pub struct Control {
     pub engine: Arc<dyn Engine>,
     /// Who answers requests from outside.
     pub edge: Arc<dyn EdgeLink>,
-    /// Seals and opens secrets.
-    pub sealer: Sealer,
     /// What was chosen at the start.
     pub settings: Settings,
     /// Wakes the reconcilers.

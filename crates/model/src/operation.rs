@@ -102,6 +102,11 @@ pub enum Work {
         /// The database.
         database: DatabaseId,
     },
+    /// Seal everything with another master key, and retire the one before.
+    RotateKey {
+        /// The public name of the key that sealed when it was asked for: with another one, the key is there already.
+        from: String,
+    },
     /// Get an image into the store.
     Image {
         /// What to get, as written.

@@ -44,7 +44,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         store: Arc::new(store::Store::open(&store_path, &master, now)?),
         engine: Arc::new(engine::simulated::Simulated::new()),
         edge: Arc::new(NoEdge),
-        sealer: store::Sealer::new(&master),
         settings: Settings::new(dir.path().to_owned()),
         bell: Bell::default(),
         clock: control::Clock::default(),

@@ -32,6 +32,18 @@ pub(crate) fn server(call: &Call) -> Result<Reply, Refusal> {
     })
 }
 
+pub(crate) fn master_key(call: &Call) -> Result<Reply, Refusal> {
+    let found = control::keys::view(call.control(), call.actor()?)?;
+    Reply::ok(&api::MasterKey {
+        current: found.current,
+        older: found.older,
+    })
+}
+
+pub(crate) fn rotate_master_key(call: &Call) -> Result<Reply, Refusal> {
+    Reply::accepted(&control::keys::rotate(call.control(), call.actor()?)?.operation)
+}
+
 #[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
 pub(crate) fn health(_: &Call) -> Result<Reply, Refusal> {
     Reply::ok(&Health {

@@ -99,6 +99,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::BranchDatabase { database } => ("branch_database", database.to_string()),
         Work::ResetDatabase { database } => ("reset_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
+        Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),
         Work::Image { name, .. } => ("image", name.clone()),
     };
     let (state, settled_at, error) = match &operation.state {

@@ -119,6 +119,11 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::OPERATION_LOG_VIEW, Handler::Act(operations::log)),
     (&e::EVENT_WATCH, Handler::Act(installation::events)),
     (&e::SERVER_VIEW, Handler::Act(installation::server)),
+    (&e::MASTER_KEY_VIEW, Handler::Act(installation::master_key)),
+    (
+        &e::MASTER_KEY_ROTATE,
+        Handler::Act(installation::rotate_master_key),
+    ),
     (&e::HEALTH, Handler::Act(installation::health)),
     (&e::READINESS, Handler::Act(installation::readiness)),
     (&e::METRICS, Handler::Act(installation::metrics)),

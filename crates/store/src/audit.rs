@@ -11,7 +11,8 @@ use rusqlite::{Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::secret::{hex, replace_file, unhex};
+use crate::ring::replace_file;
+use crate::secret::{hex, unhex};
 use crate::tx::{Keys, ReadTx, WriteTx, corrupt, number, to_db};
 
 /// The largest page of records.

@@ -39,8 +39,9 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             detail,
         });
     }
+    // What is deleted or replaced is overwritten: a value sealed with a retired key must not stay in the file's gaps.
     conn.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 0;
+        "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(fail)?;

@@ -111,6 +111,24 @@ impl WriteTx {
         self.guard(self.set_entry(actor, key, &entry))
     }
 
+    /// Seals a kept answer with the newest key; false when it does not open.
+    pub(crate) fn reseal_answer(&self, actor: &str, key: &str) -> Result<bool, StoreError> {
+        let entry = match self.entry(actor, key) {
+            Ok(entry) => entry,
+            Err(StoreError::Corrupt { .. }) => return Ok(false),
+            Err(failure) => return Err(failure),
+        };
+        let Some(mut entry) = entry else { return Ok(true) };
+        let (tenant, sealer) = (place(actor), &self.keys.sealer);
+        let old = Sealed(std::mem::take(&mut entry.answer));
+        let Ok(plain) = sealer.open(&tenant, key, entry.begun_ms, &old) else {
+            return Ok(false);
+        };
+        entry.answer = sealer.seal(&tenant, key, entry.begun_ms, &plain)?.0;
+        self.set_entry(actor, key, &entry)?;
+        Ok(true)
+    }
+
     /// Forgets a key whose request failed without effect, so that the caller may retry with it.
     pub fn idempotency_abandon(&self, actor: &str, key: &str) -> Result<(), StoreError> {
         if self

@@ -18,6 +18,8 @@ mod mac;
 mod mutate;
 mod object;
 mod reserve;
+mod ring;
+mod rotate;
 pub mod rows;
 mod schema;
 pub mod secret;
@@ -39,7 +41,9 @@ pub use idempotency::{Begun, KEPT_MS as IDEMPOTENCY_KEPT_MS};
 pub use lease::Fence;
 pub use log::{Change, Op};
 pub use object::{Expect, MAX_BODY_BYTES, Page, Row, Salvage, Versioned};
-pub use secret::{MasterKey, Sealed, Sealer, Secret, SecretError};
+pub use ring::MasterKey;
+pub use rotate::Resealing;
+pub use secret::{Sealed, Sealer, Secret, SecretError};
 pub use tx::{Now, ReadTx, WriteTx};
 pub use verify::{Health, Repair};
 pub use watch::Subscription;
@@ -163,9 +167,15 @@ impl Store {
         texts.iter().fold(begun, |fields, text| fields.text(text))
     }
 
-    /// A sealer with this store's keys.
-    pub fn sealer(&self) -> &Sealer {
-        &self.keys.sealer
+    /// Opens what was sealed for this tenant, name and version.
+    pub fn unseal(
+        &self,
+        tenant: &str,
+        name: &str,
+        version: u64,
+        sealed: &Sealed,
+    ) -> Result<Secret, SecretError> {
+        self.keys.sealer.open(tenant, name, version, sealed)
     }
 
     /// A consistent copy, whole or not there at all; writers go on meanwhile. It opens with the same master key,

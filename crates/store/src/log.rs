@@ -85,7 +85,7 @@ impl Change {
         })
     }
 
-    fn seal(&self, tx: &ReadTx) -> crate::mac::Fields {
+    pub(crate) fn seal(&self, tx: &ReadTx) -> crate::mac::Fields {
         (tx.keys
             .integrity
             .seal("log")

@@ -7,7 +7,7 @@
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use crate::secret::MasterKey;
+use crate::ring::MasterKey;
 
 /// 16 of HMAC-SHA256's 32 bytes: a forgery or an unnoticed flip has a chance of 2^-128.
 pub(crate) const MAC_BYTES: usize = 16;
@@ -23,8 +23,8 @@ pub(crate) struct Integrity {
 impl Integrity {
     pub(crate) fn new(master: &MasterKey) -> Self {
         Self {
-            row: keyed(&master.derive_founding("stoa store: row seal 1")),
-            chain: keyed(&master.derive_founding("stoa store: audit chain 1")),
+            row: keyed(master.row_key()),
+            chain: keyed(master.chain_key()),
         }
     }
 

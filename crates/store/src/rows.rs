@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, EnvKey, Environment, EnvironmentId, Instance, Invitation, Membership, Operation,
-    Org, Project, Purpose, Release, SecretId, Session, Timestamp, Token, UploadId, User,
+    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, Instance, Invitation, Membership,
+    Operation, Org, Project, Purpose, Release, SecretId, Session, Timestamp, Token, UploadId, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,58 @@ rows! {
     Invitation, "invitation", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
     Session, "session", |it| it.id.to_string(), it.user.to_string(), it.id.to_string();
     Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
+}
+
+/// A value sealed inside a row, and the place it is bound to.
+pub(crate) struct Inside<'r> {
+    pub(crate) tenant: String,
+    pub(crate) name: &'r str,
+    pub(crate) version: u64,
+    pub(crate) sealed: &'r mut Vec<u8>,
+}
+
+/// A row that holds sealed values. Each kind of them is named in `rotate`.
+pub(crate) trait Holder: Row {
+    fn inside(&mut self) -> Vec<Inside<'_>>;
+}
+
+impl Holder for SecretVersion {
+    fn inside(&mut self) -> Vec<Inside<'_>> {
+        // Without content it says that the secret was removed.
+        if self.sealed.is_empty() {
+            return Vec::new();
+        }
+        vec![Inside {
+            tenant: self.app.to_string(),
+            name: self.key.as_str(),
+            version: self.version,
+            sealed: &mut self.sealed,
+        }]
+    }
+}
+
+/// Whose secrets a database's passwords are.
+#[must_use]
+pub fn database_tenant(id: DatabaseId) -> String {
+    format!("db:{id}")
+}
+
+/// The name its passwords are sealed under.
+pub const PASSWORD: &str = "password";
+
+impl Holder for Database {
+    fn inside(&mut self) -> Vec<Inside<'_>> {
+        let tenant = database_tenant(self.id);
+        let credentials = self.credentials.iter_mut();
+        credentials
+            .map(|credential| Inside {
+                tenant: tenant.clone(),
+                name: PASSWORD,
+                version: credential.version,
+                sealed: &mut credential.sealed,
+            })
+            .collect()
+    }
 }
 
 fn instance_parent(purpose: &Purpose) -> String {

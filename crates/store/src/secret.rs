@@ -1,16 +1,13 @@
-//! Secrets: the master key outside the store, sealed values inside it, and the type that does not leak.
+//! Secrets: sealed values inside the store, and the type that does not leak.
 //!
-//! Lives here: the key file, deriving keys, sealing and opening, `Secret`.
-//! Does not live here: which secrets there are (`control`), the tags on rows (`mac`).
+//! Lives here: deriving keys, sealing and opening, `Secret`.
+//! Does not live here: the file of the master key (`ring`), which secrets there are (`control`), the tags on rows (`mac`).
 //! Invariant: a sealed value opens only for the tenant, name and version it was sealed for; a `Secret` prints
 //! and serialises as nothing and is wiped when dropped.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,11 +18,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-const KEY_LINE: &str = "stoa-master-key-1";
-/// A ring of 64 rotations; a larger file is not ours.
-const KEY_FILE_LIMIT_BYTES: u64 = 8192;
+use crate::ring::{KeyBytes, MasterKey};
+
 const SEAL_VERSION: u8 = 1;
-const KEY_ID_BYTES: usize = 8;
+pub(crate) const KEY_ID_BYTES: usize = 8;
 const NONCE_BYTES: usize = 24;
 
 /// A failure of the master key or of a sealed value.
@@ -181,141 +177,31 @@ impl<'de> Deserialize<'de> for Sealed {
     }
 }
 
-type KeyBytes = Zeroizing<[u8; 32]>;
-
-/// The key ring: the founding key, and those of later rotations; the newest seals, all open.
-pub struct MasterKey(Vec<KeyBytes>);
-
-impl fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "MasterKey({}, {} in the ring)",
-            self.founding_id(),
-            self.0.len()
-        )
-    }
-}
-
-impl MasterKey {
-    /// Loads the key; makes one only where there is no store yet, since a new key opens no old store.
-    pub fn load_or_create(path: &Path, store: &Path) -> Result<Self, SecretError> {
-        match std::fs::symlink_metadata(path) {
-            Ok(_) => Self::load(path),
-            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(file_error(path, cause)),
-            Err(_) if store.exists() => Err(SecretError::KeyMissing {
-                path: path.into(),
-                store: store.into(),
-            }),
-            Err(_) => {
-                let ring = Self(vec![random_key()?]);
-                ring.write(path)?;
-                Self::load(path)
-            }
-        }
-    }
-
-    /// Loads an existing key file, refusing one that others may read.
-    pub fn load(path: &Path) -> Result<Self, SecretError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(path)
-            .map_err(|cause| file_error(path, cause))?;
-        let facts = file.metadata().map_err(|cause| file_error(path, cause))?;
-        if facts.mode() & 0o077 != 0 || facts.uid() != rustix::process::geteuid().as_raw() {
-            return Err(SecretError::KeyExposed {
-                path: path.into(),
-                mode: facts.mode() & 0o7777,
-                owner: facts.uid(),
-            });
-        }
-        if !facts.is_file() || facts.len() > KEY_FILE_LIMIT_BYTES {
-            return Err(SecretError::KeyUnreadable {
-                path: path.into(),
-                line: 0,
-            });
-        }
-        let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_LIMIT_BYTES as usize));
-        file.read_to_string(&mut text)
-            .map_err(|cause| file_error(path, cause))?;
-        Self::parse(path, &text)
-    }
-
-    /// A ring of one given key: for tests and simulations, where randomness comes in.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(vec![Zeroizing::new(bytes)])
-    }
-
-    /// Adds a new key that seals from now on, and writes the file anew. Old values still open.
-    pub fn rotate(&mut self, path: &Path) -> Result<(), SecretError> {
-        self.0.push(random_key()?);
-        self.write(path).inspect_err(|_| {
-            self.0.pop();
-        })
-    }
-
-    /// The public name of the founding key.
-    pub fn founding_id(&self) -> String {
-        hex(&key_id(&self.0[0]))
-    }
-
-    /// A key for one purpose that never changes with rotation.
-    pub(crate) fn derive_founding(&self, purpose: &str) -> KeyBytes {
-        derive(&self.0[0], purpose, "")
-    }
-
-    fn parse(path: &Path, text: &str) -> Result<Self, SecretError> {
-        let bad = |line| SecretError::KeyUnreadable {
-            path: path.into(),
-            line,
-        };
-        let mut ring = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let mut words = line.split(' ');
-            let (name, id, key, rest) = (words.next(), words.next(), words.next(), words.next());
-            let (Some(KEY_LINE), Some(id), Some(key), None) = (name, id, key, rest) else {
-                return Err(bad(number + 1));
-            };
-            let key = unhex(key).ok_or_else(|| bad(number + 1))?;
-            // The id is a checksum of the key: a flipped digit is found here, not as a thousand secrets that do not open.
-            if hex(&key_id(&key)) != id {
-                return Err(bad(number + 1));
-            }
-            ring.push(key);
-        }
-        if ring.is_empty() {
-            Err(bad(0))
-        } else {
-            Ok(Self(ring))
-        }
-    }
-
-    fn write(&self, path: &Path) -> Result<(), SecretError> {
-        let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_LIMIT_BYTES as usize));
-        for key in &self.0 {
-            for part in [
-                KEY_LINE,
-                " ",
-                &hex(&key_id(key)),
-                " ",
-                &Zeroizing::new(hex(&key[..])),
-                "\n",
-            ] {
-                text.push_str(part);
-            }
-        }
-        replace_file(path, text.as_bytes()).map_err(|cause| file_error(path, cause))
-    }
-}
-
-/// Seals and opens values for tenants.
-pub struct Sealer(Vec<KeyBytes>);
+/// Seals and opens values for tenants: the newest key seals, all open.
+///
+/// A key that was retired from the file still opens here until the process ends: whoever read a row just before it was
+/// sealed again can still open it.
+pub struct Sealer(RwLock<Vec<KeyBytes>>);
 
 impl Sealer {
     /// A sealer with every key of the ring.
     pub fn new(master: &MasterKey) -> Self {
-        Self(master.0.clone())
+        Self(RwLock::new(master.keys().to_vec()))
+    }
+
+    /// Seals with another key from now on. It is in the file already, and nobody is in the middle of a write.
+    pub(crate) fn add(&self, key: KeyBytes) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(key);
+    }
+
+    fn newest(&self) -> KeyBytes {
+        let ring = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        ring.last().expect("a key ring is never empty").clone()
+    }
+
+    fn key(&self, id: &[u8]) -> Option<KeyBytes> {
+        let ring = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        ring.iter().find(|key| key_id(key) == id).cloned()
     }
 
     /// Seals a value for exactly this tenant, name and version, under the newest key.
@@ -326,12 +212,12 @@ impl Sealer {
         version: u64,
         plain: &Secret,
     ) -> Result<Sealed, SecretError> {
-        let key = self.0.last().expect("a key ring is never empty");
-        let id = key_id(key);
+        let key = self.newest();
+        let id = key_id(&key);
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(|_| SecretError::NoRandomness)?;
         let bound = place(tenant, name, version, &id);
-        let body = tenant_cipher(key, tenant)
+        let body = tenant_cipher(&key, tenant)
             .encrypt(
                 XNonce::from_slice(&nonce),
                 Payload {
@@ -369,16 +255,12 @@ impl Sealer {
             return Err(closed());
         }
         let id = &head[1..];
-        let key = self
-            .0
-            .iter()
-            .find(|key| key_id(key) == id)
-            .ok_or_else(|| SecretError::UnknownKey {
-                name: name.into(),
-                version,
-                key_id: hex(id),
-            })?;
-        tenant_cipher(key, tenant)
+        let key = self.key(id).ok_or_else(|| SecretError::UnknownKey {
+            name: name.into(),
+            version,
+            key_id: hex(id),
+        })?;
+        tenant_cipher(&key, tenant)
             .decrypt(
                 XNonce::from_slice(nonce),
                 Payload {
@@ -392,14 +274,14 @@ impl Sealer {
 
     /// True when a value was not sealed by the newest key and is to be sealed again.
     pub fn is_stale(&self, sealed: &Sealed) -> bool {
-        let newest = self.0.last().map(key_id);
-        sealed.0.get(1..1 + KEY_ID_BYTES) != newest.as_ref().map(|id| &id[..])
+        sealed.0.get(1..1 + KEY_ID_BYTES) != Some(&key_id(&self.newest())[..])
     }
 }
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sealer({} keys)", self.0.len())
+        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner).len();
+        write!(f, "Sealer({keys} keys)")
     }
 }
 
@@ -417,7 +299,7 @@ fn place(tenant: &str, name: &str, version: u64, key_id: &[u8]) -> Vec<u8> {
     bound
 }
 
-fn derive(key: &KeyBytes, purpose: &str, subject: &str) -> KeyBytes {
+pub(crate) fn derive(key: &KeyBytes, purpose: &str, subject: &str) -> KeyBytes {
     let mut hash = <Hmac<Sha256> as Mac>::new_from_slice(&key[..]).expect("HMAC takes keys of any length");
     hash.update(&(purpose.len() as u64).to_be_bytes());
     hash.update(purpose.as_bytes());
@@ -428,51 +310,11 @@ fn derive(key: &KeyBytes, purpose: &str, subject: &str) -> KeyBytes {
     derived
 }
 
-fn key_id(key: &KeyBytes) -> [u8; KEY_ID_BYTES] {
+pub(crate) fn key_id(key: &KeyBytes) -> [u8; KEY_ID_BYTES] {
     let full = derive(key, "stoa store: key id 1", "");
     let mut id = [0; KEY_ID_BYTES];
     id.copy_from_slice(&full[..KEY_ID_BYTES]);
     id
-}
-
-fn random_key() -> Result<KeyBytes, SecretError> {
-    let mut key = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut key[..]).map_err(|_| SecretError::NoRandomness)?;
-    Ok(key)
-}
-
-fn file_error(path: &Path, cause: std::io::Error) -> SecretError {
-    SecretError::KeyFile {
-        path: path.into(),
-        cause: Arc::new(cause),
-    }
-}
-
-/// Writes a private file whole: either the old content or the new one is there, whatever happens.
-pub(crate) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_owned();
-    name.push(".new");
-    let fresh = directory.join(name);
-    // What a crash left half written is ours to throw away: the data directory has one process.
-    match std::fs::remove_file(&fresh) {
-        Err(cause) if cause.kind() != ErrorKind::NotFound => return Err(cause),
-        Ok(()) | Err(_) => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all());
-    if let Err(cause) = written.and_then(|()| std::fs::rename(&fresh, path)) {
-        let _gone = std::fs::remove_file(&fresh);
-        return Err(cause);
-    }
-    File::open(directory)?.sync_all()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

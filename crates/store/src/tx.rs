@@ -6,13 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::error::StoreError;
 use crate::mac::{Integrity, MAC_BYTES, Tag};
-use crate::secret::{MasterKey, Sealer};
+use crate::ring::MasterKey;
+use crate::secret::{Sealed, Sealer, Secret, SecretError};
 
 /// The time, told by the caller's clock. Two clocks, because the wall clock may jump and leases must not end by that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(crate) struct Keys {
     pub(crate) integrity: Integrity,
     pub(crate) sealer: Sealer,
     pub(crate) founding_id: String,
+    /// The file's content, for whoever rotates.
+    pub(crate) master: Mutex<MasterKey>,
 }
 
 impl Keys {
@@ -45,7 +48,8 @@ impl Keys {
         Self {
             integrity: Integrity::new(master),
             sealer: Sealer::new(master),
-            founding_id: master.founding_id(),
+            founding_id: master.founding_id().to_owned(),
+            master: Mutex::new(master.clone()),
         }
     }
 }
@@ -158,6 +162,18 @@ impl WriteTx {
     /// The time this write happens at.
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// Seals a value for exactly this tenant, name and version. Only a write can: so no key can be retired between the
+    /// sealing of a value and its commit.
+    pub fn seal(
+        &self,
+        tenant: &str,
+        name: &str,
+        version: u64,
+        plain: &Secret,
+    ) -> Result<Sealed, SecretError> {
+        self.keys.sealer.seal(tenant, name, version, plain)
     }
 
     /// What failed severely inside this write.

@@ -6,6 +6,7 @@ use model::operation::Work;
 use model::{
     Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Name, Resources,
 };
+use store::rows::{PASSWORD, database_tenant};
 use store::secret::{Sealed, Secret};
 use store::{ReadTx, Versioned};
 
@@ -335,15 +336,11 @@ pub(crate) fn password_of(
     credential: &Credential,
 ) -> Result<Secret, ControlError> {
     let sealed = Sealed(credential.sealed.clone());
+    let tenant = database_tenant(id);
     let opened = control
-        .sealer
-        .open(&tenant(id), "password", credential.version, &sealed);
+        .store
+        .unseal(&tenant, PASSWORD, credential.version, &sealed);
     Ok(opened.map_err(store::StoreError::from)?)
-}
-
-/// Whose secrets a database's passwords are.
-pub(crate) fn tenant(id: DatabaseId) -> String {
-    format!("db:{id}")
 }
 
 /// Opens an interactive or piped program in a database's instance, as its owner role. Nothing when it is only rehearsed.

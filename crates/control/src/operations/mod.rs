@@ -36,7 +36,7 @@ pub(crate) fn accept(
 ) -> Result<Accepted, ControlError> {
     let now = control.now_of(tx);
     let limit = match &work {
-        Work::Deploy { .. } | Work::Image { .. } => control.settings.deploy_deadline,
+        Work::Deploy { .. } | Work::Image { .. } | Work::RotateKey { .. } => control.settings.deploy_deadline,
         Work::Run { .. } => RUN_DEADLINE,
         Work::Rollback { .. }
         | Work::Restart { .. }
@@ -81,6 +81,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::DestroyDatabase { .. }
+        | Work::RotateKey { .. }
         | Work::Image { .. } => None,
     }
 }

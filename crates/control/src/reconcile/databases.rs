@@ -12,6 +12,7 @@ use model::{
     Condition, Credential, Database, DatabaseId, DatabaseState, Instance, InstanceId, Operation, Purpose,
     Timestamp,
 };
+use store::rows::{PASSWORD, database_tenant};
 use store::secret::Secret;
 use store::{Expect, WriteTx};
 
@@ -236,6 +237,7 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         | Work::Scale { .. }
         | Work::Run { .. }
         | Work::DeleteApp { .. }
+        | Work::RotateKey { .. }
         | Work::Image { .. } => {}
     }
 }
@@ -403,16 +405,14 @@ fn new_login(
     let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     databases::add_login(psql, version, &password).map_err(refused)?;
     let secret = Secret::new(password.into_bytes());
-    let sealed = control
-        .sealer
-        .seal(&crate::databases::tenant(id), "password", version, &secret)
-        .map_err(store::StoreError::from)?;
     control.write(|tx| {
+        let sealed = tx.seal(&database_tenant(id), PASSWORD, version, &secret);
+        let sealed = sealed.map_err(store::StoreError::from)?;
         let mut found = tx.need::<Database>(&id.to_string())?;
         let since = control.now_of(tx);
         found.row.credentials.push(Credential {
             version,
-            sealed: sealed.0.clone(),
+            sealed: sealed.0,
             since,
         });
         change(&mut found.row);

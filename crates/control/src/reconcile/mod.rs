@@ -14,6 +14,7 @@ mod deploy;
 mod facts;
 mod house;
 mod jobs;
+mod keys;
 mod observe;
 mod operations;
 mod orphans;

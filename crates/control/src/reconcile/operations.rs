@@ -16,7 +16,7 @@ use model::{
 use store::{Expect, WriteTx};
 
 use super::workers::Workers;
-use super::{Facts, databases, deploy, jobs, orphans};
+use super::{Facts, databases, deploy, jobs, keys, orphans};
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
 
@@ -39,7 +39,11 @@ fn turn_of(work: &Work) -> Option<Turn> {
         | Work::BranchDatabase { database }
         | Work::ResetDatabase { database }
         | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
-        Work::Scale { .. } | Work::Run { .. } | Work::DeleteApp { .. } | Work::Image { .. } => None,
+        Work::Scale { .. }
+        | Work::Run { .. }
+        | Work::DeleteApp { .. }
+        | Work::RotateKey { .. }
+        | Work::Image { .. } => None,
     }
 }
 
@@ -103,6 +107,10 @@ fn one(
             workers.start(control, operation.id, None, deploy::image);
             Ok(())
         }
+        Work::RotateKey { .. } => {
+            workers.start(control, operation.id, None, keys::rotate);
+            Ok(())
+        }
         Work::Deploy { .. }
         | Work::Rollback { .. }
         | Work::Restart { .. }
@@ -157,6 +165,7 @@ fn of_app(
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::DestroyDatabase { .. }
+        | Work::RotateKey { .. }
         | Work::Image { .. } => Ok(()),
     }
 }

@@ -147,7 +147,7 @@ fn write_version(
     let sealed = match value {
         Some(value) => {
             refuse_unfit(key, value, at)?;
-            let sealed = control.sealer.seal(&tenant, key.as_str(), version, value);
+            let sealed = tx.seal(&tenant, key.as_str(), version, value);
             sealed.map_err(store::StoreError::from)?.0
         }
         None => {
@@ -206,8 +206,8 @@ pub(crate) fn open(
     let sealed = store::secret::Sealed(found.row.sealed);
     Ok(Some(
         control
-            .sealer
-            .open(&tenant, key.as_str(), version, &sealed)
+            .store
+            .unseal(&tenant, key.as_str(), version, &sealed)
             .map_err(store::StoreError::from)?,
     ))
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use control::people::Wish;
 use control::{
-    AuditVerdict, Control, ControlError, EnvPath, apps, audit, databases, events, images, logs, operations,
-    people, places, releases, secrets, uploads,
+    AuditVerdict, Control, ControlError, EnvPath, apps, audit, databases, events, images, keys, logs,
+    operations, people, places, releases, secrets, uploads,
 };
 use model::operation::{ImageSource, Source};
 use model::{Action, Actor, Millis, Org, OrgId, Realm, Role, Token, TokenId};
@@ -261,6 +261,12 @@ fn cases() -> Vec<Case> {
         }),
         ("audit::verify", Action::Administer, true, |c, a| {
             audit::verify(c, a).map(drop)
+        }),
+        ("keys::view", Action::Administer, true, |c, a| {
+            keys::view(c, a).map(drop)
+        }),
+        ("keys::rotate", Action::Administer, true, |c, a| {
+            keys::rotate(c, a).map(drop)
         }),
         ("images::fetch", Action::Administer, true, |c, a| {
             images::fetch(c, a, &ImageSource::Host, "host").map(drop)

@@ -16,7 +16,7 @@ use model::{
     Actor, App, Condition, ImageDigest, Instance, InstanceId, Millis, Name, Operation, OperationState,
     Purpose, Release, Timestamp,
 };
-use store::{MasterKey, Now, Sealer, Store};
+use store::{MasterKey, Now, Store};
 
 /// How long a worker may take in real time on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,7 +126,7 @@ impl World {
             store: Arc::new(store),
             engine: Arc::clone(&self.engine) as Arc<dyn Engine>,
             edge: Arc::clone(&self.edge) as Arc<dyn EdgeLink>,
-            sealer: Sealer::new(&key),
+
             settings: Settings::new(self.dir.path().to_owned()),
             bell: Bell::default(),
             clock: control::Clock::default(),

@@ -16,7 +16,7 @@ use control::{Bell, Control, Settings, places};
 use engine::Engine;
 use engine::simulated::Simulated;
 use model::{Exit, Millis, OperationId, Timestamp};
-use store::{MasterKey, Now, Sealer, Store};
+use store::{MasterKey, Now, Store};
 
 use crate::dice::Dice;
 use crate::nerves::{Counts, Killed, Nerves, Script};
@@ -164,7 +164,7 @@ impl Fleet {
             store: Arc::new(store),
             engine: Arc::clone(&self.nerves.engine) as Arc<dyn Engine>,
             edge: Arc::clone(&self.nerves) as Arc<dyn EdgeLink>,
-            sealer: Sealer::new(&key),
+
             settings,
             bell: Bell::default(),
             clock: self.nerves.clock(),

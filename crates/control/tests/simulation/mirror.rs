@@ -509,6 +509,7 @@ fn work(work: &Work) -> &'static str {
         Work::BranchDatabase { .. } => "branch database",
         Work::ResetDatabase { .. } => "reset database",
         Work::DestroyDatabase { .. } => "destroy database",
+        Work::RotateKey { .. } => "rotate_key",
         Work::Image { .. } => "image",
     }
 }

@@ -359,6 +359,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::BranchDatabase { .. }
             | Work::ResetDatabase { .. }
             | Work::DestroyDatabase { .. }
+            | Work::RotateKey { .. }
             | Work::Image { .. } => None,
         });
         apps.collect::<Vec<String>>()

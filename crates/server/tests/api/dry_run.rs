@@ -94,6 +94,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ),
         ("image_delete", Value::Null, "image"),
         ("operation_cancel", Value::Null, "operation"),
+        ("master_key_rotate", Value::Null, "operation"),
     ]
     .into_iter()
     .map(|(id, body, kind)| (id, (body, kind)))

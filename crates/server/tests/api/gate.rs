@@ -131,6 +131,8 @@ const ROWS: &[(&str, At, Least)] = &[
     ("operation_log", Somewhere, Viewer),
     ("event_watch", Anybody, Any),
     ("server_view", Somewhere, Viewer),
+    ("master_key_view", Installation, Admin),
+    ("master_key_rotate", Installation, Admin),
     ("health_view", Open, Any),
     ("readiness_view", Open, Any),
     ("metrics_view", Installation, Viewer),

@@ -68,7 +68,6 @@ impl World {
             store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
             engine: Arc::clone(&engine) as Arc<dyn engine::Engine>,
             edge: Arc::new(NoEdge),
-            sealer: store::Sealer::new(&master),
             settings: Settings::new(dir.path().to_owned()),
             bell: Bell::default(),
             clock: control::Clock::default(),

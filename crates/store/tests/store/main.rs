@@ -10,6 +10,7 @@ mod disk;
 mod idempotency;
 mod leases;
 mod objects;
+mod rotation;
 mod secrets;
 mod speed;
 mod watch;

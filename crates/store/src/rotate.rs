@@ -1,0 +1,311 @@
+//! Another master key: added under load, everything sealed again with it, the old ones retired.
+//!
+//! Lives here: the order of it, the walk over all that is sealed.
+//! Does not live here: the file of the keys (`ring`), when and for whom it is done (`control`).
+//! Invariant: a key leaves the file only when nothing that is committed was sealed with it, and nothing ever will be:
+//! only a write seals ([`WriteTx::seal`]), writes come one after the other, and the newest key is chosen inside one.
+//!
+//! ```text
+//! add_key: file (fsync, rename, fsync) -> seals from now on
+//! reseal: live rows as changes of their own, history in its place, answers to idempotency keys -- in bounded steps
+//! retire_keys: nothing stale in a snapshot -> WAL emptied -> file (fsync, rename, fsync)
+//! ```
+//! Each step may be the last before a crash: the next walk begins anew and finds less to do.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use model::Database;
+use rusqlite::params;
+
+use crate::Store;
+use crate::error::StoreError;
+use crate::log::{Change, LOG_COLUMNS, read_change};
+use crate::object::{Expect, Row};
+use crate::ring::MasterKey;
+use crate::rows::{Holder, SecretVersion};
+use crate::secret::Sealed;
+use crate::tx::{Keys, Now, ReadTx, WriteTx, number, to_db};
+
+/// Rows looked at in one transaction: other writers wait for it.
+const STEP: i64 = 200;
+/// The kinds of rows that hold sealed values, as a list for SQL.
+const HOLDERS: &str = "('secret', 'database')";
+
+/// A walk over everything that is sealed.
+#[derive(Debug, Default, Clone)]
+pub struct Resealing {
+    part: Part,
+    at: u64,
+    /// Rows and history entries looked at so far.
+    pub seen: u64,
+    /// Those of them that were sealed again.
+    pub changed: u64,
+    /// What does not open with any key there is; it did not before either.
+    pub closed: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Objects,
+    Log,
+    Answers,
+    End,
+}
+
+/// What became of the sealed values of one row.
+#[derive(Default)]
+struct Found {
+    stale: u64,
+    closed: u64,
+}
+
+impl Store {
+    /// The public names of the keys in the file, oldest first: the last one seals.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.master().ids()
+    }
+
+    /// Adds a key that seals from now on; returns its public name. Old values still open.
+    pub fn add_key(&self, now: Now) -> Result<String, StoreError> {
+        // Inside a write: none is between sealing and committing.
+        self.write(now, |tx| {
+            let mut master = tx.keys.master();
+            let key = master.add()?;
+            tx.keys.sealer.add(key);
+            Ok(master.ids().pop().unwrap_or_default())
+        })
+    }
+
+    /// How much a walk has to look at.
+    pub fn sealed_count(&self) -> Result<u64, StoreError> {
+        self.read(|tx| {
+            let sql = format!(
+                "SELECT (SELECT count(*) FROM object WHERE kind IN {HOLDERS})
+                 + (SELECT count(*) FROM log WHERE kind IN {HOLDERS}) + (SELECT count(*) FROM idempotency)"
+            );
+            let doing = || "counting what is sealed".to_owned();
+            Ok(tx.first(&sql, [], |row| number(row, 0), doing)?.unwrap_or(0))
+        })
+    }
+
+    /// One bounded step of a walk; true when it came to the end.
+    pub fn reseal(&self, now: Now, walk: &mut Resealing) -> Result<bool, StoreError> {
+        let mut next = walk.clone();
+        let next = self.write(now, |tx| {
+            match next.part {
+                Part::Objects => tx.reseal_objects(&mut next)?,
+                Part::Log => tx.reseal_log(&mut next)?,
+                Part::Answers => tx.reseal_answers(&mut next)?,
+                Part::End => {}
+            }
+            Ok::<_, StoreError>(next)
+        })?;
+        *walk = next;
+        Ok(walk.part == Part::End)
+    }
+
+    /// How many committed rows, history entries and answers were not sealed with the newest key.
+    pub fn stale_count(&self) -> Result<u64, StoreError> {
+        self.read(ReadTx::stale_count)
+    }
+
+    /// Takes all but the newest key out of the file, when nothing needs them any more; true when that is so.
+    pub fn retire_keys(&self) -> Result<bool, StoreError> {
+        if self.stale_count()? > 0 {
+            return Ok(false);
+        }
+        // Otherwise frames of the WAL still show what was sealed with the old key.
+        self.writer.checkpoint()?;
+        let mut master = self.keys.master();
+        if master.keys().len() > 1 {
+            master.retire()?;
+        }
+        Ok(true)
+    }
+}
+
+impl Keys {
+    fn master(&self) -> MutexGuard<'_, MasterKey> {
+        // A failed rotation leaves the ring as it was.
+        self.master.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stale(&self, sealed: &[u8]) -> bool {
+        !sealed.is_empty() && self.sealer.is_stale(&Sealed(sealed.to_vec()))
+    }
+
+    /// Seals what is stale in a body again; the new body when something was.
+    fn renew(&self, kind: &str, body: &str, found: &mut Found) -> Option<String> {
+        match kind {
+            SecretVersion::KIND => self.renew_row::<SecretVersion>(body, found),
+            Database::KIND => self.renew_row::<Database>(body, found),
+            _ => None,
+        }
+    }
+
+    fn renew_row<R: Holder>(&self, body: &str, found: &mut Found) -> Option<String> {
+        let mut row: R = serde_json::from_str(body).ok()?;
+        let mut is_new = false;
+        for inside in row.inside() {
+            if !self.is_stale(inside.sealed) {
+                continue;
+            }
+            let (tenant, name, version) = (&inside.tenant, inside.name, inside.version);
+            let old = Sealed(inside.sealed.clone());
+            let opened = self.sealer.open(tenant, name, version, &old);
+            match opened.and_then(|plain| self.sealer.seal(tenant, name, version, &plain)) {
+                Ok(sealed) => {
+                    *inside.sealed = sealed.0;
+                    found.stale += 1;
+                    is_new = true;
+                }
+                Err(_) => found.closed += 1,
+            }
+        }
+        is_new.then(|| serde_json::to_string(&row).ok()).flatten()
+    }
+}
+
+impl ReadTx {
+    fn stale_count(&self) -> Result<u64, StoreError> {
+        let doing = || "looking for what is sealed with an old key".to_owned();
+        let mut found = Found::default();
+        for table in ["object", "log"] {
+            let mut at = 0_i64;
+            loop {
+                let sql = format!(
+                    "SELECT rowid, kind, body FROM {table} WHERE rowid > ?1 AND kind IN {HOLDERS} ORDER BY rowid LIMIT ?2"
+                );
+                let read = |row: &rusqlite::Row<'_>| {
+                    Ok((
+                        row.get::<_, i64>(0)?,
+                        row.get::<_, String>(1)?,
+                        row.get::<_, String>(2)?,
+                    ))
+                };
+                let rows = self.all(&sql, [at, STEP], read, doing)?;
+                let Some(last) = rows.last() else { break };
+                at = last.0;
+                for (_, kind, body) in &rows {
+                    let _new = self.keys.renew(kind, body, &mut found);
+                }
+            }
+        }
+        let answers: Vec<Vec<u8>> =
+            self.all("SELECT answer FROM idempotency", [], |row| row.get(0), doing)?;
+        let stale = answers.iter().filter(|answer| self.keys.is_stale(answer)).count();
+        Ok(found.stale + stale as u64)
+    }
+}
+
+impl WriteTx {
+    /// A live row is changed as by anybody: whoever read it before and writes it back is told that it changed.
+    fn reseal_objects(&self, walk: &mut Resealing) -> Result<(), StoreError> {
+        let sql = format!(
+            "SELECT rowid, kind, id, body FROM object WHERE rowid > ?1 AND kind IN {HOLDERS} ORDER BY rowid LIMIT ?2"
+        );
+        let read = |row: &rusqlite::Row<'_>| {
+            let (kind, id): (String, String) = (row.get(1)?, row.get(2)?);
+            Ok((number(row, 0)?, kind, id, row.get::<_, String>(3)?))
+        };
+        let doing = || "sealing rows again".to_owned();
+        let rows = self.all(&sql, [to_db(walk.at), STEP], read, doing)?;
+        walk.part = if rows.is_empty() { Part::Log } else { Part::Objects };
+        walk.at = rows.last().map_or(0, |row| row.0);
+        for (_, kind, id, body) in rows {
+            walk.seen += 1;
+            let mut found = Found::default();
+            if let Some(body) = self.keys.renew(&kind, &body, &mut found) {
+                let done = match kind.as_str() {
+                    SecretVersion::KIND => self.put_back::<SecretVersion>(&kind, &id, &body),
+                    _ => self.put_back::<Database>(&kind, &id, &body),
+                };
+                match done {
+                    Ok(()) => walk.changed += 1,
+                    // It is refused as it is; `stoa doctor --repair` decides about it.
+                    Err(StoreError::Corrupt { .. }) => walk.closed += 1,
+                    Err(failure) => return Err(failure),
+                }
+            }
+            walk.closed += found.closed;
+        }
+        Ok(())
+    }
+
+    fn put_back<R: Row>(&self, kind: &str, id: &str, body: &str) -> Result<(), StoreError> {
+        let row: R = serde_json::from_str(body).map_err(|cause| StoreError::Unreadable {
+            kind: kind.into(),
+            id: id.into(),
+            cause: std::sync::Arc::new(cause),
+        })?;
+        self.update_status(&row, Expect::Any).map(drop)
+    }
+
+    /// History keeps its revisions: only how the values in it are sealed changes.
+    fn reseal_log(&self, walk: &mut Resealing) -> Result<(), StoreError> {
+        let sql = format!("{LOG_COLUMNS} WHERE rev > ?1 AND kind IN {HOLDERS} ORDER BY rev LIMIT ?2");
+        let doing = || "sealing the log again".to_owned();
+        let rows = self.all(&sql, [to_db(walk.at), STEP], read_change, doing)?;
+        if rows.is_empty() {
+            (walk.part, walk.at) = (Part::Answers, 0);
+            return Ok(());
+        }
+        for found in rows {
+            walk.seen += 1;
+            walk.at = match &found {
+                Ok((change, _)) => change.rev,
+                Err(rev) => *rev,
+            };
+            // What is not as it was written stays as it is, and named by whoever reads it.
+            let Ok(change) = self.checked_change(found) else {
+                walk.closed += 1;
+                continue;
+            };
+            let mut found = Found::default();
+            if let Some(body) = self.keys.renew(&change.kind, &change.body, &mut found) {
+                let renewed = Change { body, ..change };
+                let sql = "UPDATE log SET body = ?2, mac = ?3 WHERE rev = ?1";
+                let mac = renewed.seal(self).tag();
+                self.run(sql, params![to_db(renewed.rev), renewed.body, mac], doing)?;
+                walk.changed += 1;
+            }
+            walk.closed += found.closed;
+        }
+        Ok(())
+    }
+
+    fn reseal_answers(&self, walk: &mut Resealing) -> Result<(), StoreError> {
+        let sql =
+            "SELECT rowid, actor, key, answer FROM idempotency WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+        let read = |row: &rusqlite::Row<'_>| {
+            let (actor, key): (String, String) = (row.get(1)?, row.get(2)?);
+            Ok((number(row, 0)?, actor, key, row.get::<_, Vec<u8>>(3)?))
+        };
+        let doing = || "sealing answers again".to_owned();
+        let rows = self.all(sql, [to_db(walk.at), STEP], read, doing)?;
+        if rows.is_empty() {
+            (walk.part, walk.at) = (Part::End, 0);
+        }
+        for (at, actor, key, answer) in rows {
+            (walk.at, walk.seen) = (at, walk.seen + 1);
+            if !self.keys.is_stale(&answer) {
+                continue;
+            }
+            if self.reseal_answer(&actor, &key)? {
+                walk.changed += 1;
+            } else {
+                walk.closed += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kinds that the SQL names are those that `renew` knows.
+#[test]
+fn every_holder_is_in_the_list() {
+    for kind in [SecretVersion::KIND, Database::KIND] {
+        assert!(HOLDERS.contains(&format!("'{kind}'")), "{kind}");
+    }
+}
