@@ -13,14 +13,18 @@ use crate::step::Step;
 const PACKAGES: &[(&str, &str)] = &[
     ("btrfs-progs", "storage pool tests"),
     ("build-essential", "linking Rust; compiling SQLite, zstd and ring"),
+    (
+        "busybox-static",
+        "what runs in the instances of the runtime's tests",
+    ),
     ("ca-certificates", "builds that fetch packages"),
     ("curl", "the first request in the documents"),
+    ("docker-compose", "judge of what stoa export --compose writes"),
     ("docker-registry", "a real registry to pull from, on loopback"),
     (
         "docker.io",
         "peer of the benches: dockerd, containerd and its shim",
     ),
-    ("docker-compose", "judge of what stoa export --compose writes"),
     ("fish", "judge of its completion script"),
     ("git", "the repository itself"),
     ("groff-base", "judge of the man pages"),
