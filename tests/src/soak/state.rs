@@ -12,6 +12,9 @@ use crate::{Api, ENVIRONMENT, PATIENCE, until};
 /// How many of the newest releases and operations are looked at.
 const NEWEST: usize = 60;
 
+/// So many newer ones of its kind a release has when it is removed; with fewer it must be there (`plan::prune`).
+const KEPT: usize = 10;
+
 /// Everything that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct State {
@@ -118,12 +121,21 @@ impl App {
         // The oldest leave the page as new ones come.
         let oldest = self.releases.keys().next().max(other.releases.keys().next());
         let oldest = oldest.copied().unwrap_or(0);
+        let mine = self.releases.range(oldest..);
+        let mine = mine.filter(|(number, release)| !other.has_removed(**number, release));
         differ(
             "releases",
-            debug(&self.releases.range(oldest..).collect::<Vec<_>>()),
+            debug(&mine.collect::<Vec<_>>()),
             debug(&other.releases.range(oldest..).collect::<Vec<_>>()),
         );
         found
+    }
+
+    /// Whether a release that was there is not, and rightly: nobody wants the oldest of many.
+    fn has_removed(&self, number: u64, release: &Release) -> bool {
+        let newer = self.releases.range(number + 1..);
+        let newer = newer.filter(|(_, newer)| newer.state == release.state);
+        !self.releases.contains_key(&number) && release.state != "pending" && newer.count() >= KEPT
     }
 }
 
@@ -218,4 +230,44 @@ fn items(api: &Api, list: &str) -> Result<Vec<Value>> {
 fn text(value: &Value, key: &str) -> Result<String> {
     let text = value[key].as_str();
     Ok(text.with_context(|| format!("no {key} in {value}"))?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{App, KEPT, Release};
+
+    fn app(numbers: impl Iterator<Item = u64>, state: &str) -> App {
+        let release = |number| {
+            let state = state.to_owned();
+            let version = format!("v{number}");
+            (number, Release { version, state })
+        };
+        App {
+            releases: numbers.map(release).collect(),
+            ..App::default()
+        }
+    }
+
+    #[test]
+    fn only_the_oldest_of_many_releases_may_be_gone() {
+        let all = KEPT as u64 + 2;
+        let check = |gone: &[u64], state: &str, is_fine: bool| {
+            let (before, after) = (
+                app(1..=all, state),
+                app((1..=all).filter(|n| !gone.contains(n)), state),
+            );
+            assert_eq!(before.difference(&after).is_empty(), is_fine, "{gone:?} {state}");
+        };
+        check(&[], "proven", true);
+        check(&[2], "proven", true);
+        check(&[2], "pending", false);
+        check(&[3], "proven", false);
+        check(&[all], "rejected", false);
+        // Nor may one be there that nobody asked for.
+        assert!(
+            !app(1..=all, "proven")
+                .difference(&app(1..=all + 1, "proven"))
+                .is_empty()
+        );
+    }
 }
