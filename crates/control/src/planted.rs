@@ -124,6 +124,57 @@ pub fn plant(defect: Option<Defect>) {
     PLANTED.store(number, std::sync::atomic::Ordering::SeqCst);
 }
 
+/// A test's turn in its process: what is planted is the whole process's, so whoever plants something is there alone.
+#[cfg(debug_assertions)]
+#[derive(Debug)]
+pub struct Turn {
+    is_alone: bool,
+}
+
+/// How many tests are there, and whether one is there alone. No lock of the library's: a test may have several turns, which
+/// a lock that lets nobody in while somebody waits to be alone would never give it.
+#[cfg(debug_assertions)]
+static TURNS: std::sync::Mutex<(usize, bool)> = std::sync::Mutex::new((0, false));
+#[cfg(debug_assertions)]
+static OVER: std::sync::Condvar = std::sync::Condvar::new();
+
+#[cfg(debug_assertions)]
+impl Turn {
+    /// Beside others that plant nothing.
+    #[must_use]
+    pub fn beside_others() -> Self {
+        Self::when(false, |(_, is_taken)| !is_taken)
+    }
+
+    /// Alone.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self::when(true, |(there, _)| *there == 0)
+    }
+
+    fn when(is_alone: bool, is_free: impl Fn(&(usize, bool)) -> bool) -> Self {
+        let turns = TURNS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut turns = OVER
+            .wait_while(turns, |turns| !is_free(turns))
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *turns = (turns.0 + 1, is_alone);
+        Self { is_alone }
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_alone {
+            // Also when its test failed while something was planted.
+            plant(None);
+        }
+        let mut turns = TURNS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *turns = (turns.0 - 1, false);
+        OVER.notify_all();
+    }
+}
+
 #[cfg(debug_assertions)]
 pub(crate) fn is(defect: Defect) -> bool {
     PLANTED.load(std::sync::atomic::Ordering::Relaxed) == defect as u8

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use control::planted::Turn;
 use control::reconcile::Reconciler;
 use control::routes::{EdgeLink, RouteTable};
 use control::{Bell, Control, ControlError, EnvPath, Settings, apps, operations, places, releases};
@@ -99,11 +100,22 @@ pub struct World {
     /// Once true, some instance must be routed after every look.
     pub must_serve: bool,
 }
+    _turn: Turn,
 
 impl World {
     pub fn new() -> Self {
         let mut world = Self {
+        Self::within(Turn::beside_others())
+    }
+
+    /// For a test that plants defects.
+    pub fn alone() -> Self {
+        Self::within(Turn::alone())
+    }
+
+    fn within(turn: Turn) -> Self {
             dir: tempfile::tempdir().expect("a directory"),
+            _turn: turn,
             engine: Arc::new(Simulated::new()),
             edge: Arc::default(),
             control: None,
@@ -360,7 +372,7 @@ impl World {
         apps::create(self.control(), &ROOT, &EnvPath::default(), &name(app)).expect("created");
     }
 
-    /// An image whose workloads behave so.
+    /// An image whose workloads behave so, which the operator got for all.
     pub fn image(&self, reference: &str, behaviour: Behaviour) {
         let hash = reference
             .bytes()
@@ -394,7 +406,16 @@ impl World {
 
     /// A world in which `shop` v1 serves.
     pub fn with_shop() -> Self {
-        let mut world = Self::new();
+        Self::new().stocked()
+    }
+
+    /// The same, for a test that plants defects.
+    pub fn alone_with_shop() -> Self {
+        Self::alone().stocked()
+    }
+
+    fn stocked(self) -> Self {
+        let mut world = self;
         world.image("good:1", Behaviour::default());
         world.image("good:2", Behaviour::default());
         world.create("shop");

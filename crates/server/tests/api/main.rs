@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use api::{CreateApp, CreateRelease, CreateToken, OperationState, PatchEnv, PutScale, ReleaseSource, Role};
 use client::{Address, Client, Next, Place};
+use control::planted::Turn;
 use control::routes::{EdgeLink, RouteTable};
 use control::{Bell, Control, Settings};
 use model::InstanceId;
@@ -44,6 +45,7 @@ struct World {
     dir: tempfile::TempDir,
     stop: Arc<AtomicBool>,
     reconciler: Option<std::thread::JoinHandle<()>>,
+    _turn: Turn,
 }
 
 impl World {
@@ -53,6 +55,15 @@ impl World {
 
     /// With a bound of its own on requests.
     fn with_rate(rate: u32) -> Self {
+        Self::within(Turn::beside_others(), rate)
+    }
+
+    /// For a test that plants defects, with no bound on requests.
+    fn alone() -> Self {
+        Self::within(Turn::alone(), 0)
+    }
+
+    fn within(turn: Turn, rate: u32) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let run = dir.path().join("run");
         std::fs::create_dir_all(&run).expect("run");
@@ -92,6 +103,7 @@ impl World {
             dir,
             stop: Arc::default(),
             reconciler: None,
+            _turn: turn,
         }
     }
 

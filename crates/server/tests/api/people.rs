@@ -62,7 +62,7 @@ fn member(world: &World, name: &str, role: Role) -> String {
 /// N39: flags of the cookie, no fixation, and no change from another site.
 #[test]
 fn a_session_is_a_cookie_that_only_our_pages_can_use() {
-    let world = World::with_rate(0);
+    let world = World::alone();
     let planted_by_others = member(&world, "eve", Role::Viewer);
     let session = member(&world, "ada", Role::Owner);
     let body = format!("{{\"email\":\"ADA@example.org\",\"password\":\"{PASSWORD}\"}}");
