@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     });
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
     control::places::found(&control).map_err(refused)?;
+    control::images::adopt(&control).map_err(refused)?;
     welcome(&control, &api).map_err(refused)?;
     let rate = rest.first().and_then(|rate| rate.to_str()?.parse().ok());
     let about = server::About {

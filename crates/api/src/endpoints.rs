@@ -307,11 +307,11 @@ endpoints! {
         takes::<crate::Exec>(), gives(&[Upgrade]);
 
     IMAGE_LIST = "image_list" Get "/v1/images", "images", Right(Read);
-        "List images" "", query(PAGES), gives(&[json::<crate::ImagePage>(200)]);
+        "List images" "Those of the projects and orgs that the caller may read, and those for everybody; all, for who reads the whole installation.", query(PAGES), gives(&[json::<crate::ImagePage>(200)]);
     IMAGE_CREATE = "image_create" Post "/v1/images", "images", Installation(Administer);
-        "Get an image into the store" "", takes::<crate::CreateImage>(), gives(&[Accepted]);
+        "Get an image into the store" "For all orgs, or for the one that the body names. What a deploy gets is its project's alone.", takes::<crate::CreateImage>(), gives(&[Accepted]);
     IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
-        "Show an image" "By name or digest.", gives(&[json::<crate::ImageDetail>(200)]);
+        "Show an image" "By name or digest. What is others' is answered as what is not there.", gives(&[json::<crate::ImageDetail>(200)]);
     IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Installation(Administer);
         "Remove an image" "A name goes at once; the content stays for as long as a release, instance or database uses it.", gives(&[Empty]);
 

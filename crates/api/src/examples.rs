@@ -21,6 +21,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("CreateDatabase.version", r#""17""#),
     ("CreateEnvironment.name", r#""staging""#),
     ("CreateImage.name", r#""debian:12""#),
+    ("CreateImage.org", r#""acme""#),
     ("CreateToken.name", r#""ci""#),
     ("DryRun.status", "201"),
     ("DryRunChange.change", r#""insert""#),

@@ -52,6 +52,9 @@ pub struct CreateImage {
     pub name: String,
     /// Where it comes from.
     pub source: ImageSource,
+    /// The org it is for, by name or id; all when nobody says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub org: Option<String>,
 }
 
 /// Where an image comes from.

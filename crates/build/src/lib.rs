@@ -23,7 +23,7 @@ use model::manifest::{Found, Manifest};
 pub use error::BuildError;
 
 /// What is to be built.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The unpacked source.
     pub source: &'a Path,
@@ -33,6 +33,9 @@ pub struct Request<'a> {
     pub scope: &'a str,
     /// The image that builds and runs what names no base.
     pub default_base: &'a str,
+    /// Whether an image that is there, and what it was asked for as, may be the base: it may be somebody else's. One that
+    /// may not counts as absent.
+    pub may_use: &'a dyn Fn(&str, &ImageDigest) -> bool,
 }
 
 /// What a build gave.
@@ -40,6 +43,8 @@ pub struct Request<'a> {
 pub struct Built {
     /// The image with the app in it.
     pub image: ImageDigest,
+    /// What it was built from: the name, and what that meant.
+    pub base: (String, ImageDigest),
     /// What the source says by itself.
     pub found: Found,
     /// One line for the release: what was built from what.
@@ -54,10 +59,11 @@ pub fn build(engine: &dyn Engine, request: &Request<'_>, lines: LineSink<'_>) ->
     let detected = detect::detect(request.source, request.manifest)?;
     let plan = plan::plan(&detected, request.manifest, request.default_base)?;
     lines(&format!("found {}", detected.describe()));
-    let (image, base) = run::run(engine, request.scope, request.source, &plan, lines)?;
-    let note = format!("{} on {base}", detected.describe());
+    let (image, base) = run::run(engine, request, &plan, lines)?;
+    let note = format!("{} on {}", detected.describe(), base.0);
     Ok(Built {
         image,
+        base,
         found: detected.found,
         note,
     })

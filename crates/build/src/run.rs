@@ -15,6 +15,7 @@ use engine::{
 use model::operation::ImageSource;
 use model::{Bytes, CpuMillis, ImageDigest, Resources};
 
+use crate::Request;
 use crate::digest::Digest;
 use crate::error::BuildError;
 use crate::plan::{APP, Base, FILES, Inputs, Plan, SITE, Step};
@@ -63,12 +64,12 @@ struct Run<'a> {
 /// Does a plan and returns its image, and the name of the base for people.
 pub(crate) fn run(
     engine: &dyn Engine,
-    scope: &str,
-    source: &Path,
+    request: &Request<'_>,
     plan: &Plan,
     lines: LineSink<'_>,
-) -> Result<(ImageDigest, String), BuildError> {
-    let (facts, base) = get_base(engine, &plan.base, lines)?;
+) -> Result<(ImageDigest, (String, ImageDigest)), BuildError> {
+    let (scope, source) = (request.scope, request.source);
+    let (facts, base) = get_base(engine, request, &plan.base, lines)?;
     if let Some(file) = &plan.executable {
         let path = source.join(file);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(BuildError::disk(&path))?;
@@ -89,11 +90,13 @@ pub(crate) fn run(
     for (at, step) in plan.steps.iter().enumerate() {
         image = run.step(step, image, at + 1 == plan.steps.len())?;
     }
-    Ok((image, base))
+    let meant = run.facts.digest;
+    Ok((image, (base, meant)))
 }
 
 fn get_base(
     engine: &dyn Engine,
+    request: &Request<'_>,
     base: &Base,
     lines: LineSink<'_>,
 ) -> Result<(ImageFacts, String), BuildError> {
@@ -128,7 +131,10 @@ fn get_base(
             )
         }
     };
-    if let Some(facts) = engine.find_image(&name)? {
+    // What we make of packages is the same for everybody; what has a name may be somebody's.
+    let may_use =
+        |facts: &ImageFacts| matches!(base, Base::Debian { .. }) || (request.may_use)(&name, &facts.digest);
+    if let Some(facts) = engine.find_image(&name)?.filter(may_use) {
         return Ok((facts, name));
     }
     lines(&format!("base: getting {name}"));
@@ -361,4 +367,39 @@ fn copy(from: &PathBuf, to: &Path) -> Result<(), BuildError> {
     }
     make_directory(to.parent().unwrap_or(to))?;
     fs::copy(from, to).map(drop).map_err(BuildError::disk(from))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::simulated::{Behaviour, Simulated};
+    use model::manifest::Manifest;
+
+    use super::*;
+
+    /// A base that is somebody else's is told as one that nobody has.
+    #[test]
+    fn what_may_not_be_used_is_not_there() {
+        let engine = Simulated::new();
+        let theirs: ImageDigest = format!("sha256:{:064x}", 7).parse().expect("a digest");
+        engine.add_image("theirs:1", &theirs, Behaviour::default());
+        let manifest = Manifest::named("shop".parse().expect("a name"));
+        let get = |named: &str, may_use: bool| {
+            let request = Request {
+                source: Path::new("/nowhere"),
+                manifest: &manifest,
+                scope: "app",
+                default_base: "host",
+                may_use: &|_, _| may_use,
+            };
+            let base = Base::Named(named.to_owned());
+            let found = get_base(&engine, &request, &base, &|_| {});
+            found
+                .map(|(facts, _)| facts.digest)
+                .map_err(|cause| cause.to_string().replace(named, "IMAGE"))
+        };
+        let absent = format!("sha256:{:064x}", 8);
+        assert_eq!(get(theirs.as_str(), true), Ok(theirs.clone()));
+        assert_eq!(get(theirs.as_str(), false), get(&absent, true));
+        assert!(get(&absent, true).is_err());
+    }
 }

@@ -115,7 +115,11 @@ pub(crate) fn images(session: &Session, command: &ImageCommand) -> Result<u8, Fa
 }
 
 fn fetch(session: &Session, name: String, source: ImageSource, patience: &Patience) -> Result<u8, Failure> {
-    let operation = session.client.image_create(&CreateImage { name, source })?;
+    let operation = session.client.image_create(&CreateImage {
+        name,
+        source,
+        org: None,
+    })?;
     let operation = follow::follow(session, &operation, patience)?;
     follow::finish(session, &operation)
 }

@@ -93,7 +93,12 @@ pub(crate) fn fetch(
         }
         ImageSource::Host => host_image(host)?,
     };
-    host.images.tag(request.name, id).map_err(&failed)?;
+    // A tenant's reference is known by itself. Given out as a name it would take that from an image of the operator's.
+    let is_tenants =
+        matches!(request.source, ImageSource::Pull { .. }) && request.reach == engine::Reach::PublicOnly;
+    if !is_tenants {
+        host.images.tag(request.name, id).map_err(&failed)?;
+    }
     digest(id)
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AppId, DatabaseId, EnvironmentId, OperationId, ReleaseId, UploadId};
+use crate::id::{AppId, DatabaseId, EnvironmentId, OperationId, OrgId, ReleaseId, UploadId};
 use crate::time::Timestamp;
 
 /// Something under way or done. It settles before its deadline, whatever happens.
@@ -113,6 +113,9 @@ pub enum Work {
         source: ImageSource,
         /// The name it gets.
         name: String,
+        /// For this org alone; `None`: for all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        org: Option<OrgId>,
     },
 }
 

@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "realm", rename_all = "snake_case")]
 pub enum Realm {
-    /// Everywhere, and for what belongs to the installation itself: its server, images, audit log.
+    /// Everywhere, and for what belongs to the installation itself: its server, the images that are for all, audit log.
     Installation,
     /// In an org and all its projects.
     Org {

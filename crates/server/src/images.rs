@@ -1,4 +1,4 @@
-//! Images of the installation.
+//! Images: those the caller may know of.
 
 use api::{CreateImage, ImageDetail, ImagePage, ImageSource};
 use control::images;
@@ -36,7 +36,13 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         ImageSource::Debian { suite, packages } => operation::ImageSource::Debian { suite, packages },
         ImageSource::Host {} => operation::ImageSource::Host,
     };
-    let accepted = images::fetch(call.control(), call.actor()?, &source, &body.name)?;
+    let accepted = images::fetch(
+        call.control(),
+        call.actor()?,
+        &source,
+        &body.name,
+        body.org.as_deref(),
+    )?;
     Reply::accepted(&accepted.operation)
 }
 

@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, Instance, Invitation, Membership,
-    Operation, Org, Project, Purpose, Release, SecretId, Session, Timestamp, Token, UploadId, User,
+    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, ImageDigest, Instance, Invitation,
+    Membership, Operation, Org, Project, Purpose, Realm, Release, SecretId, Session, Timestamp, Token,
+    UploadId, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,29 @@ pub struct Claim {
     pub hash: String,
     /// When it ends.
     pub expires_at: Timestamp,
+}
+
+/// Whose an image is that was got under a name: everybody's, an org's, or those of the project that deployed it. One image
+/// may be several's; those of releases are not repeated here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageName {
+    /// Where it counts.
+    pub realm: Realm,
+    /// As it was asked for.
+    pub name: String,
+    /// What that meant.
+    pub digest: ImageDigest,
+    /// When it was got.
+    pub created_at: Timestamp,
+}
+
+/// Something that is done once in the life of a store, and was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What it is called.
+    pub name: String,
+    /// When it was done.
+    pub at: Timestamp,
 }
 
 /// The name of a release: its number, so that names sort as releases were made.
@@ -102,6 +126,8 @@ rows! {
     Membership, "membership", |it| it.id.to_string(), it.user.to_string(), it.realm.key();
     Invitation, "invitation", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
     Session, "session", |it| it.id.to_string(), it.user.to_string(), it.id.to_string();
+    ImageName, "image", |it| format!("{}/{}", it.realm.key(), it.name), it.realm.key(), it.name.as_str();
+    Step, "step", |it| it.name.as_str(), { let _ = it; "" }, it.name.as_str();
     Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
 }
 

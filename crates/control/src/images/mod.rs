@@ -1,20 +1,40 @@
-//! Images of the installation: list, get, forget.
+//! Images: list, get, forget; and whose each of them is.
+//!
+//! Lives here: the use cases. Does not live here: whose an image is (`owners`), keeping their bytes (`engine`).
+//! Invariant: an image that is others' and one that is not there are the same to whoever asks, lists or deploys.
+
+mod owners;
 
 use model::operation::{ImageSource, Work};
-use model::{Action, Actor};
+use model::{Action, Actor, OrgId, Project, Realm};
+use store::rows::ImageName;
 
 use crate::authorize::{self, Rights};
 use crate::operations::{self, Accepted};
 use crate::rehearsal;
 use crate::{Control, ControlError};
 
-/// All images.
+pub use owners::adopt;
+pub(crate) use owners::{collect, note};
+
+/// How the note of a release begins that was made from an image; its name follows.
+pub(crate) const FROM_IMAGE: &str = "image ";
+
+/// The images that the actor may know of, each with the names that it has there: those of the projects and orgs he reads,
+/// and those for everybody. Who reads the whole installation sees all there are, under all their names.
 ///
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn list(control: &Control, actor: &Actor) -> Result<Vec<engine::ImageSummary>, ControlError> {
-    may_read(control, actor)?;
-    Ok(control.engine.images()?)
+    let known = control.read(|tx| known(tx, actor))?;
+    let all = control.engine.images()?;
+    let Some(known) = known else { return Ok(all) };
+    let mut own: Vec<engine::ImageSummary> = all;
+    own.retain(|image| known.is_there(&image.digest));
+    for image in &mut own {
+        image.names = known.names_of(&image.digest);
+    }
+    Ok(own)
 }
 
 /// One image by name or digest.
@@ -22,19 +42,48 @@ pub fn list(control: &Control, actor: &Actor) -> Result<Vec<engine::ImageSummary
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn view(control: &Control, actor: &Actor, name: &str) -> Result<engine::ImageFacts, ControlError> {
-    may_read(control, actor)?;
-    control
-        .engine
-        .find_image(name)?
-        .ok_or_else(|| authorize::missing("image", name))
+    let known = control.read(|tx| known(tx, actor))?;
+    let found = match &known {
+        None => control.engine.find_image(name)?,
+        Some(known) => known.find(control, name)?,
+    };
+    found.ok_or_else(|| authorize::missing("image", name))
 }
 
-// Images belong to the installation, but whoever may see an app somewhere may also see what there is to deploy.
-fn may_read(control: &Control, actor: &Actor) -> Result<(), ControlError> {
-    control.read(|tx| Rights::of(tx, actor)?.demand_somewhere(Action::Read))
+/// What the actor may know of; `None`: everything.
+fn known(tx: &store::ReadTx, actor: &Actor) -> Result<Option<owners::Known>, ControlError> {
+    let rights = Rights::of(tx, actor)?;
+    if rights.allow(Action::Read, Realm::Installation) {
+        return Ok(None);
+    }
+    rights.demand_somewhere(Action::Read)?;
+    let reads = |realm| realm == Realm::Installation || rights.allow(Action::Read, realm);
+    owners::Known::read(tx, &reads).map(Some)
 }
 
-/// Gets an image under a name.
+/// An image that may run in a project, by name or digest: one of its own releases or deploys, of its org, or for everybody.
+///
+/// # Errors
+/// When the store or the engine cannot be read.
+pub(crate) fn find(
+    control: &Control,
+    tx: &store::ReadTx,
+    project: &Project,
+    name: &str,
+) -> Result<Option<engine::ImageFacts>, ControlError> {
+    of_project(tx, project)?.find(control, name)
+}
+
+/// The images that may run in a project.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn of_project(tx: &store::ReadTx, project: &Project) -> Result<owners::Known, ControlError> {
+    let home = authorize::realm_of(project);
+    owners::Known::read(tx, &|realm: Realm| realm.covers(home))
+}
+
+/// Gets an image under a name, for all orgs or for one.
 ///
 /// # Errors
 /// As the gate's; `Invalid` for values that cannot be.
@@ -43,9 +92,14 @@ pub fn fetch(
     actor: &Actor,
     source: &ImageSource,
     name: &str,
+    org: Option<&str>,
 ) -> Result<Accepted, ControlError> {
     control.mutate(actor, "image.create", name, |tx| {
         authorize::installation(tx, actor, Action::Administer)?;
+        let org: Option<OrgId> = match org {
+            Some(org) => Some(authorize::org(tx, actor, Action::See, org)?.row.id),
+            None => None,
+        };
         check(source, name)?;
         if let ImageSource::Archive { upload } = source
             && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
@@ -58,6 +112,7 @@ pub fn fetch(
         let work = Work::Image {
             source: source.clone(),
             name: name.to_owned(),
+            org,
         };
         operations::accept(control, tx, actor, None, work)
     })
@@ -110,7 +165,15 @@ pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), Contro
     };
     control.audited(actor, "image.delete", name, is_there())?;
     // Recorded before it is done: what was removed without a record could not be found out later.
-    control.mutate(actor, "image.delete", name, |_| Ok(()))?;
+    control.mutate(actor, "image.delete", name, |tx| {
+        for found in tx.list_all::<ImageName>()? {
+            if found.row.name == name || found.row.digest.as_str() == name {
+                let id = store::Row::id(&found.row).into_owned();
+                tx.delete::<ImageName>(&id, store::Expect::Any)?;
+            }
+        }
+        Ok(())
+    })?;
     if rehearsal::is_on() {
         rehearsal::note("image", name, "delete");
         return Ok(());

@@ -13,16 +13,17 @@ use engine::{FetchImage, Reach};
 use model::manifest::{Found, Manifest};
 use model::operation::{ImageSource, Source, Work};
 use model::{
-    Actor, App, Database, DatabaseState, ImageDigest, Job, Millis, Name, Operation, OperationState, Release,
-    ReleaseId, ReleaseState, Service, Strategy, UploadId,
+    Actor, App, Database, DatabaseState, ImageDigest, Job, Millis, Name, Operation, OperationState, Project,
+    Realm, Release, ReleaseId, ReleaseState, Service, Strategy, UploadId,
 };
 use store::Expect;
 
 use super::workers;
+use crate::authorize::realm_of;
 use crate::databases::Wish;
 use crate::planted::{self, Defect};
 use crate::releases::check_manifest;
-use crate::{Control, ControlError, operations, uploads};
+use crate::{Control, ControlError, images, operations, uploads};
 
 /// What a release will be, before it has a number.
 struct Made {
@@ -62,7 +63,7 @@ pub(super) fn prepare(job: &workers::Job) -> Result<(), ControlError> {
     }
     let images = match &made.images {
         Some(decided) => decided.clone(),
-        None => own_images(job, &made.services)?,
+        None => own_images(job, &app, &made.services)?,
     };
     number(control, &operation, &app, &made, &images)
 }
@@ -84,13 +85,25 @@ fn from_upload(
     let _slot = job.build_slot()?;
     operations::step(control, job.operation, "building")?;
     let lines = |line: &str| operations::log_line(control, job.operation, line);
+    let (project, own) = control.read(|tx| {
+        let project = home(tx, app)?;
+        let own = images::of_project(tx, &project)?;
+        Ok((project, own))
+    })?;
+    let default_base = control.settings.default_base.as_str();
+    let may_use = |name: &str, digest: &ImageDigest| name == default_base || own.has(name, digest);
     let request = build::Request {
         source: &workspace.source,
         manifest: &manifest,
         scope: &app.id.to_string(),
-        default_base: &control.settings.default_base,
+        default_base,
+        may_use: &may_use,
     };
     let built = build::build(&*control.engine, &request, &lines).map_err(|cause| build_failed(&cause))?;
+    let (base, meant) = &built.base;
+    if !may_use(base, meant) {
+        control.write(|tx| images::note(tx, realm_of(&project), base, meant, control.now_of(tx)))?;
+    }
     let resolved = manifest.resolve(&built.found);
     Ok(Made {
         note: built.note,
@@ -147,7 +160,7 @@ fn from_image(
         None => Manifest::named(app.name.clone()),
     };
     before_the_build(job, app, &manifest)?;
-    let facts = have_image(job, image)?;
+    let facts = have_image(job, app, image)?;
     let web = "web"
         .parse::<Name>()
         .map_err(|e| ControlError::invalid("/services", e.to_string()))?;
@@ -158,7 +171,7 @@ fn from_image(
     };
     let resolved = manifest.resolve(&found);
     Ok(Made {
-        note: format!("image {image}"),
+        note: format!("{}{image}", images::FROM_IMAGE),
         image: facts.digest,
         images: None,
         services: resolved.services,
@@ -168,10 +181,15 @@ fn from_image(
     })
 }
 
-/// The image by name or digest, got from its registry when it is not in the store.
-fn have_image(job: &workers::Job, image: &str) -> Result<engine::ImageFacts, ControlError> {
-    let engine = &*job.control.engine;
-    if let Some(facts) = engine.find_image(image)? {
+/// The image by name or digest, got from its registry when the app's project has none of that name.
+fn have_image(job: &workers::Job, app: &App, image: &str) -> Result<engine::ImageFacts, ControlError> {
+    let (control, engine) = (&*job.control, &*job.control.engine);
+    let (project, found) = control.read(|tx| {
+        let project = home(tx, app)?;
+        let found = images::find(control, tx, &project, image)?;
+        Ok((project, found))
+    })?;
+    if let Some(facts) = found {
         return Ok(facts);
     }
     operations::step(&job.control, job.operation, &format!("getting {image}"))?;
@@ -189,19 +207,27 @@ fn have_image(job: &workers::Job, image: &str) -> Result<engine::ImageFacts, Con
         },
         &lines,
     )?;
+    control.write(|tx| images::note(tx, realm_of(&project), image, &digest, control.now_of(tx)))?;
     engine
         .find_image(digest.as_str())?
         .ok_or_else(|| crate::authorize::missing("image", image))
 }
 
+/// The project of an app.
+fn home(tx: &store::ReadTx, app: &App) -> Result<Project, ControlError> {
+    let environment = tx.need::<model::Environment>(&app.environment.to_string())?.row;
+    Ok(tx.need::<Project>(&environment.project.to_string())?.row)
+}
+
 fn own_images(
     job: &workers::Job,
+    app: &App,
     services: &BTreeMap<Name, Service>,
 ) -> Result<BTreeMap<Name, ImageDigest>, ControlError> {
     let mut images = BTreeMap::new();
     for (name, service) in services {
         if let Some(image) = &service.image {
-            images.insert(name.clone(), have_image(job, image)?.digest);
+            images.insert(name.clone(), have_image(job, app, image)?.digest);
         }
     }
     Ok(images)
@@ -461,7 +487,7 @@ impl Drop for Workspace {
 pub(super) fn image(job: &workers::Job) -> Result<(), ControlError> {
     let control = &*job.control;
     let operation = control.read(|tx| Ok(tx.need::<Operation>(&job.operation.to_string())?.row))?;
-    let Work::Image { source, name } = &operation.work else {
+    let Work::Image { source, name, org } = &operation.work else {
         return Ok(());
     };
     operations::step(control, job.operation, &format!("getting {name}"))?;
@@ -478,5 +504,7 @@ pub(super) fn image(job: &workers::Job) -> Result<(), ControlError> {
         reach: Reach::Anywhere,
     };
     let digest = control.engine.fetch_image(&request, &lines)?;
+    let realm = org.map_or(Realm::Installation, |org| Realm::Org { org });
+    control.write(|tx| images::note(tx, realm, name, &digest, control.now_of(tx)))?;
     operations::succeed(control, job.operation, &format!("{name} is {digest}"))
 }

@@ -218,7 +218,7 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
     if freed > 0 {
         tracing::info!(freed, "collected images that nothing needs");
     }
-    Ok(())
+    crate::images::collect(control)
 }
 
 /// Collects the logs of apps and databases that are gone.

@@ -19,7 +19,7 @@ use store::ReadTx;
 
 use super::check_manifest;
 use crate::apps::refuse_deleting;
-use crate::authorize::{self, EnvPath};
+use crate::authorize::{self, EnvPath, Scope};
 use crate::{Control, ControlError, operations};
 
 /// What a deploy would do.
@@ -90,7 +90,7 @@ pub fn preview(
             .map(|found| (found.row.id, found.row))
             .collect();
         let serving = app.serving.and_then(|serving| releases.get(&serving.release));
-        let mut draft = draft(control, &app, serving, source, manifest)?;
+        let mut draft = draft(control, tx, &scope, &app, serving, source, manifest)?;
         let known = crate::secrets::newest(tx, &app)?;
         let secrets: BTreeMap<model::EnvKey, u64> = known
             .into_iter()
@@ -137,6 +137,8 @@ pub fn preview(
 
 fn draft(
     control: &Control,
+    tx: &ReadTx,
+    scope: &Scope,
     app: &App,
     serving: Option<&Release>,
     source: Option<&Source>,
@@ -167,7 +169,7 @@ fn draft(
     let mut found = Found::default();
     match source {
         Some(Source::Image { image }) => {
-            let facts = control.engine.find_image(image)?;
+            let facts = crate::images::find(control, tx, &scope.project, image)?;
             if facts.is_none() {
                 unknown.push(format!("{image} is not here yet: it would be fetched"));
             }

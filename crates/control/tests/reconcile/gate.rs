@@ -269,7 +269,7 @@ fn cases() -> Vec<Case> {
             keys::rotate(c, a).map(drop)
         }),
         ("images::fetch", Action::Administer, true, |c, a| {
-            images::fetch(c, a, &ImageSource::Host, "host").map(drop)
+            images::fetch(c, a, &ImageSource::Host, "host", None).map(drop)
         }),
         ("images::remove", Action::Administer, true, |c, a| {
             images::remove(c, a, "nothing")
@@ -360,7 +360,7 @@ fn foreign_and_absent_are_the_same() {
         answer.expect_err("not to be seen").to_string().replace(id, "ID")
     };
     assert_eq!(cancel(&operation), cancel(&absent));
-    let image = images::fetch(world.control(), &ROOT, &ImageSource::Host, "host").expect("accepted");
+    let image = images::fetch(world.control(), &ROOT, &ImageSource::Host, "host", None).expect("accepted");
     assert_eq!(ask(&image.operation.id.to_string()), ask(&absent));
 }
 

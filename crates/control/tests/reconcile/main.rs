@@ -10,6 +10,7 @@ mod faults;
 mod gate;
 mod hosts;
 mod jobs;
+mod images;
 mod keys;
 mod people;
 mod places;

@@ -17,7 +17,8 @@ use model::{
     Actor, App, Condition, ImageDigest, Instance, InstanceId, Millis, Name, Operation, OperationState,
     Purpose, Release, Timestamp,
 };
-use store::{MasterKey, Now, Store};
+use store::rows::ImageName;
+use store::{MasterKey, Now, Row as _, Store, StoreError};
 
 /// How long a worker may take in real time on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -99,12 +100,11 @@ pub struct World {
     pub now: Timestamp,
     /// Once true, some instance must be routed after every look.
     pub must_serve: bool,
-}
     _turn: Turn,
+}
 
 impl World {
     pub fn new() -> Self {
-        let mut world = Self {
         Self::within(Turn::beside_others())
     }
 
@@ -114,8 +114,9 @@ impl World {
     }
 
     fn within(turn: Turn) -> Self {
-            dir: tempfile::tempdir().expect("a directory"),
+        let mut world = Self {
             _turn: turn,
+            dir: tempfile::tempdir().expect("a directory"),
             engine: Arc::new(Simulated::new()),
             edge: Arc::default(),
             control: None,
@@ -374,11 +375,36 @@ impl World {
 
     /// An image whose workloads behave so, which the operator got for all.
     pub fn image(&self, reference: &str, behaviour: Behaviour) {
+        let digest = self.registry(reference, behaviour);
+        let row = ImageName {
+            realm: model::Realm::Installation,
+            name: reference.to_owned(),
+            digest,
+            created_at: self.now,
+        };
+        let now = Now::at(self.now.as_ms());
+        let noted: Result<(), StoreError> = self.control().store.write(now, |tx| {
+            match tx.get::<ImageName>(&row.id())? {
+                Some(_) => {
+                    tx.update(&row, store::Expect::Any)?;
+                }
+                None => {
+                    tx.insert(&row)?;
+                }
+            }
+            Ok(())
+        });
+        noted.expect("noted");
+    }
+
+    /// An image whose workloads behave so, which whoever asks for it gets from a registry.
+    pub fn registry(&self, reference: &str, behaviour: Behaviour) -> ImageDigest {
         let hash = reference
             .bytes()
             .fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let digest: ImageDigest = format!("sha256:{hash:064x}").parse().expect("a digest");
         self.engine.add_image(reference, &digest, behaviour);
+        digest
     }
 
     pub fn try_deploy(

@@ -141,6 +141,8 @@ impl Fleet {
         };
         fleet.open();
         places::found(fleet.control()).expect("founded");
+        // What is there from the beginning is the operator's.
+        control::images::adopt(fleet.control()).expect("adopted");
         fleet
     }
 
