@@ -95,25 +95,25 @@ endpoints! {
         "Say who the caller is" "",
         gives(&[json::<crate::Whoami>(200)]);
     SESSION_CREATE = "session_create" Post "/v1/sessions", "people", Nothing;
-        "Sign in" "With a password. The answer sets the cookie `__Host-stoa` (Secure, HttpOnly, SameSite=Lax); a change that comes with it must come from the same site. An unknown address and a wrong password get the same 401; after too many wrong ones 429 says when the next is looked at.",
+        "Sign in" "With a password. The answer sets the cookie `__Host-stoa` (Secure, HttpOnly, SameSite=Lax); a change that comes with it must come from the same site. An unknown address and a wrong password get the same 401; after too many wrong ones 429 says when the next is looked at. A rehearsal looks at no password.",
         takes::<crate::CreateSession>(), gives(&[json::<crate::SignedIn>(201)]);
     SESSION_LIST = "session_list" Get "/v1/sessions", "people", Credential;
-        "List the own sessions" "Newest use first; without their texts.",
+        "List the own sessions" "Newest use first; without their texts. A token needs the right `administer`, bound to no place.",
         query(PAGES), gives(&[json::<crate::SessionPage>(200)]);
     SESSION_DELETE = "session_delete" Delete "/v1/sessions/{session}", "people", Credential;
-        "Sign out" "Ends one of the own sessions at once, `current` the one that asks.",
+        "Sign out" "Ends one of the own sessions at once, `current` the one that asks. A token needs the right `administer`, bound to no place.",
         gives(&[Empty]);
     PASSWORD_PUT = "password_put" Put "/v1/password", "people", Credential;
         "Change the own password" "Only by a session, never by a token. Other sessions end; tokens stay.",
         takes::<crate::PutPassword>(), gives(&[Empty]);
     TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Credential;
-        "List access tokens" "The own ones; all, for who administers the installation. Without their texts.",
+        "List access tokens" "The own ones; all, for who administers the installation. A token of less than the right `administer`, or bound to a place, sees itself and those it made. Without their texts.",
         query(PAGES), gives(&[json::<crate::TokenPage>(200)]);
     TOKEN_CREATE = "token_create" Post "/v1/tokens", "people", Credential;
-        "Make an access token" "A user makes them for himself, as strong as he is at any time; a token makes one only with the right `administer`, and none stronger. Its text is in this answer and never shown again.",
+        "Make an access token" "A user makes them for himself, as strong as he is at any time; a token makes one only with the right `administer`, and none that is stronger or outlives it. Its text is in this answer and never shown again.",
         takes::<crate::CreateToken>(), gives(&[json::<crate::IssuedToken>(201)]);
     TOKEN_DELETE = "token_delete" Delete "/v1/tokens/{token}", "people", Credential;
-        "Revoke an access token" "It is refused from the next request on, and open streams of it end within a second.",
+        "Revoke an access token" "It is refused from the next request on, with those it made, and open streams end within a second.",
         gives(&[Empty]);
     USER_LIST = "user_list" Get "/v1/users", "people", Installation(Administer);
         "List users" "Needs the right for the whole installation.",
@@ -122,7 +122,7 @@ endpoints! {
         "Show a user" "By address or id.",
         gives(&[json::<crate::User>(200)]);
     USER_DELETE = "user_delete" Delete "/v1/users/{user}", "people", Installation(Administer);
-        "Remove a user" "With all memberships, sessions and tokens, at once. Refused for the last owner of something.",
+        "Remove a user" "With all memberships, sessions, tokens and invitations, at once. Refused for the last owner of something.",
         gives(&[Empty]);
     USER_ROLE_PUT = "user_role_put" Put "/v1/users/{user}/role", "people", Installation(Administer);
         "Give a user a role for the whole installation" "Nobody gives more than the own.",
@@ -142,7 +142,7 @@ endpoints! {
     USER_INVITATION_DELETE = "user_invitation_delete" Delete "/v1/invitations/{invitation}", "people", Installation(Administer);
         "End an invitation to the installation" "", gives(&[Empty]);
     INVITATION_ACCEPT = "invitation_accept" Post "/v1/invitations/accept", "people", Nothing;
-        "Take an invitation" "Makes the user when there is none of that address, and signs in as `session_create` does.",
+        "Take an invitation" "Makes the user when there is none of that address, and signs in as `session_create` does. It is worth what its maker may give at that time.",
         takes::<crate::AcceptInvitation>(), gives(&[json::<crate::SignedIn>(201)]);
     MEMBER_LIST = "member_list" Get "/v1/orgs/{org}/members", "people", Right(Read);
         "List members of an org" "", query(PAGES), gives(&[json::<crate::MemberPage>(200)]);
@@ -259,13 +259,13 @@ endpoints! {
     APP_RESTART = "app_restart" Post place!("/apps/{app}/restart"), "apps", Right(Deploy);
         "Replace all instances by fresh ones" "As a rollout of the same release: no request fails.", gives(&[Accepted]);
     APP_RUN = "app_run" Post place!("/apps/{app}/run"), "apps", Right(Deploy);
-        "Run one command" "In an instance of its own, of the serving release. The operation's log has its output.",
+        "Run one command" "In an instance of its own, of the serving release. The operation's log has its output. The right `read_secrets` is needed, too: what runs there sees the secrets.",
         takes::<crate::Run>(), gives(&[Accepted]);
     INSTANCE_LIST = "instance_list" Get place!("/apps/{app}/instances"), "apps", Right(Read);
         "List instances" "Those that run, and those that ended not long ago.",
         query(PAGES), gives(&[json::<crate::InstancePage>(200)]);
     INSTANCE_EXEC = "instance_exec" Post place!("/apps/{app}/instances/{instance}/exec"), "apps", Right(Deploy);
-        "Run a program inside an instance" "Send `Connection: Upgrade` and `Upgrade: stoa-exec`. After 101 both sides send frames: one byte stream, four bytes length (big endian), then that many bytes. Streams: 0 standard input (length 0 ends it), 1 standard output, 2 standard error, 3 terminal size (rows and columns, two bytes each), 4 exit code (four bytes, signed; the last frame), 5 a sentence why it could not go on (the last frame). A frame has at most 65536 bytes.",
+        "Run a program inside an instance" "Send `Connection: Upgrade` and `Upgrade: stoa-exec`. After 101 both sides send frames: one byte stream, four bytes length (big endian), then that many bytes. Streams: 0 standard input (length 0 ends it), 1 standard output, 2 standard error, 3 terminal size (rows and columns, two bytes each), 4 exit code (four bytes, signed; the last frame), 5 a sentence why it could not go on (the last frame). A frame has at most 65536 bytes. The right `read_secrets` is needed, too: what runs there sees the secrets.",
         takes::<crate::Exec>(), gives(&[Upgrade]);
     APP_LOGS = "app_logs" Get place!("/apps/{app}/logs"), "apps", Right(Read);
         "Read logs" "Of all releases, oldest first. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`; the `id` resumes.",

@@ -104,7 +104,7 @@ pub struct Invitation {
 }
 
 /// A fresh invitation. Its text is shown this once and never again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IssuedInvitation {
     /// The text to hand to whoever has the address; it works once.
     pub token: String,
@@ -119,7 +119,7 @@ pub struct AcceptInvitation {
     /// Its text.
     #[schema(min_length = 1, max_length = 200)]
     pub token: String,
-    /// Name for people; needed from who is no user yet.
+    /// Name for people, for who is no user yet; without it, the part of the address before the `@`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 80)]
     pub name: Option<String>,

@@ -27,11 +27,11 @@ pub enum Role {
 pub enum Scope {
     /// See apps, releases, instances, operations, logs; never values of secrets.
     Read,
-    /// Deploy, roll back, restart, scale, run, exec.
+    /// Deploy, roll back, restart, scale; with `read_secrets` run and exec.
     Deploy,
     /// Change configuration, write secrets.
     Configure,
-    /// Read values of secrets and the credentials of databases.
+    /// Credentials of databases, psql; with `deploy` run and exec. What is deployed sees its secrets without it.
     ReadSecrets,
     /// Create and destroy apps and databases.
     Manage,
@@ -61,7 +61,7 @@ pub struct Claim {
 }
 
 /// A fresh access token. Its text is shown this once and never again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IssuedToken {
     /// The text to send as `Authorization: Bearer`.
     pub token: String,
@@ -116,7 +116,7 @@ pub struct CreateToken {
     /// Name or id of the org it is bound to; without it, as far as the maker's own reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
-    /// Only these rights of the role; all of them when nobody says.
+    /// Only these rights of the role, `read` among them; all when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 6)]
     pub scopes: Option<Vec<Scope>>,
@@ -135,7 +135,7 @@ pub struct CreateDeployToken {
     pub name: String,
     /// What it may do at most, in this project.
     pub role: Role,
-    /// Only these rights of the role; all of them when nobody says.
+    /// Only these rights of the role, `read` among them; all when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 6)]
     pub scopes: Option<Vec<Scope>>,

@@ -85,6 +85,21 @@ impl Rights {
         Ok(Self { grants, bounds })
     }
 
+    /// The rights that count now of who made something that waits. Whether he is still signed in is no matter; what he is,
+    /// and that his token was not revoked, is.
+    ///
+    /// # Errors
+    /// `SignIn` for a token that was revoked; when the store cannot be read.
+    pub(crate) fn of_maker(tx: &ReadTx, maker: &Actor) -> Result<Self, ControlError> {
+        match maker {
+            Actor::User { user, .. } => Ok(Self {
+                grants: grants_of(tx, *user)?,
+                bounds: None,
+            }),
+            Actor::HostRoot { .. } | Actor::System | Actor::Token { .. } => Self::of(tx, maker),
+        }
+    }
+
     /// Whether an action may be done in a realm.
     #[must_use]
     pub fn allow(&self, action: Action, realm: Realm) -> bool {
@@ -120,6 +135,24 @@ impl Rights {
             Some(bounds) if bounds.realm.covers(realm) => Some(strongest.min(bounds.role)),
             Some(_) => None,
         }
+    }
+
+    /// Whether the actor may give a role there: he has it, and the token in use lets pass all that is in it.
+    #[must_use]
+    pub fn may_give(&self, role: Role, realm: Realm) -> bool {
+        let mut within = Action::ALL.into_iter().filter(|action| role.allows(*action));
+        self.role(realm) >= Some(role) && within.all(|action| self.allow(action, realm))
+    }
+
+    /// Whether the account of the user who acts is his to manage by what he shows: its sessions, tokens and memberships. A
+    /// token that was made for something else must not become its maker.
+    #[must_use]
+    pub fn manage_account(&self) -> bool {
+        let is_whole = |bounds: &Bounds| {
+            bounds.realm == Realm::Installation
+                && (bounds.allow(Action::Administer) || planted::is(Defect::ForgetsScopes))
+        };
+        self.bounds.as_ref().is_none_or(is_whole)
     }
 
     /// Where the actor has a right, each with the role there.

@@ -28,7 +28,7 @@ pub enum ControlError {
         name: String,
     },
     /// The actor may see it but not do that.
-    #[error("this needs the right {action:?}, which your role does not have")]
+    #[error("this needs the right {}, which your role there, or the token in use, does not have", .action.as_str())]
     Denied {
         /// The right that is missing.
         action: Action,
@@ -157,7 +157,10 @@ impl ControlError {
     #[must_use]
     pub fn next(&self) -> String {
         match self {
-            Self::SignIn => "stoa login --local (root on the host), or stoa login --claim TOKEN".to_owned(),
+            Self::SignIn => {
+                "stoa login --email ADDRESS, or as root on the host: stoa login --local; a new installation: stoa login --claim TOKEN"
+                    .to_owned()
+            }
             Self::NotFound { kind, .. } => match *kind {
                 "app" => "see what is there: stoa status, or create it: stoa deploy".to_owned(),
                 "release" => "see what is there: stoa releases".to_owned(),
@@ -169,7 +172,8 @@ impl ControlError {
                 _ => "see what is there: stoa status".to_owned(),
             },
             Self::Denied { .. } => {
-                "ask an admin of the org for a token with that right: stoa tokens create".to_owned()
+                "with a token: use one that has it (stoa tokens create NAME --scope RIGHT); else ask an admin for a role that has it: stoa members set EMAIL --role ROLE"
+                    .to_owned()
             }
             Self::Taken { .. } => "choose another name, or use the one that is there".to_owned(),
             Self::Invalid(_) => "mend the values named above and try again".to_owned(),

@@ -25,7 +25,9 @@ pub use id::*;
 pub use instance::{Condition, Exit, Instance, Purpose};
 pub use name::{EnvKey, Name, NameError, is_host_name};
 pub use operation::{Failure, Operation, OperationState, Work};
-pub use people::{Action, Actor, Bounds, Invitation, Membership, Realm, Role, Session, Token, User};
+pub use people::{
+    Action, Actor, Bounds, Familiar, Invitation, Membership, Realm, Role, Session, Token, User,
+};
 pub use release::{Release, ReleaseState};
 pub use spec::{Health, ImageDigest, Job, Resources, Route, Service};
 pub use strategy::{Strategy, Surge};

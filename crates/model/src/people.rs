@@ -168,16 +168,43 @@ pub enum Action {
     See,
     /// See apps, releases, instances, operations, logs.
     Read,
-    /// Deploy, roll back, restart, scale, run, exec.
+    /// Deploy, roll back, restart, scale; and with `ReadSecrets` run and exec.
     Deploy,
     /// Change configuration, write secrets.
     Configure,
-    /// Read secret values and database credentials.
+    /// Read database credentials; and with `Deploy` choose what runs where secrets are in the environment.
     ReadSecrets,
     /// Create and destroy apps and databases.
     Manage,
     /// Projects, environments, tokens, images, audit, the server.
     Administer,
+}
+
+impl Action {
+    /// Each of them.
+    pub const ALL: [Self; 7] = [
+        Self::See,
+        Self::Read,
+        Self::Deploy,
+        Self::Configure,
+        Self::ReadSecrets,
+        Self::Manage,
+        Self::Administer,
+    ];
+
+    /// What people call it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::See => "see",
+            Self::Read => "read",
+            Self::Deploy => "deploy",
+            Self::Configure => "configure",
+            Self::ReadSecrets => "read_secrets",
+            Self::Manage => "manage",
+            Self::Administer => "administer",
+        }
+    }
 }
 
 impl Role {
@@ -224,6 +251,12 @@ pub struct Token {
     pub last_used_at: Option<Timestamp>,
     /// Set when it was revoked.
     pub revoked: bool,
+    /// When that was.
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+    /// The token that made it, and with which it is revoked.
+    #[serde(default)]
+    pub parent: Option<TokenId>,
 }
 
 impl Token {
@@ -256,6 +289,18 @@ pub struct User {
     pub password: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// From where he signed in, not long ago.
+    #[serde(default)]
+    pub familiar: Vec<Familiar>,
+}
+
+/// A place from which a user signed in. It outlives the session: who guesses a password must not keep its owner out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Familiar {
+    /// Its address.
+    pub source: String,
+    /// The last time, to about a day.
+    pub at: Timestamp,
 }
 
 /// What a user is somewhere.
@@ -288,6 +333,9 @@ pub struct Invitation {
     pub role: Option<Role>,
     /// Who made it, as the audit log names him.
     pub by: String,
+    /// The same, whose rights are looked at again when it is taken; `None` for those of earlier versions.
+    #[serde(default)]
+    pub maker: Option<Actor>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ends.

@@ -1,29 +1,16 @@
-//! Members and invitations: what users are in an org, a project or the whole installation.
+//! Members: what users are in an org, a project or the whole installation.
 //!
+//! Does not live here: how somebody becomes one by his own hand (`invitations`).
 //! Invariant: nobody gives what he does not have; an org is never without its last owner by the hand of anybody but the
-//! host's; an invitation is for one address, works once, and its text is never shown again.
+//! host's; what was taken away does not come back by an invitation from before.
 
-use model::{
-    Action, Actor, Email, Invitation, InvitationId, Membership, MembershipId, Millis, Realm, Role, Timestamp,
-    User, UserId,
-};
-use store::secret::Secret;
+use model::{Action, Actor, Email, Membership, MembershipId, Realm, Role, Timestamp, User, UserId};
 use store::{ReadTx, Versioned, WriteTx};
 
-use super::sessions::{self, SignedIn};
-use super::{Source, hash, random_text, users};
+use super::{invitations, users};
 use crate::authorize::{self, Rights};
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError};
-
-/// What the text of an invitation begins with.
-const INVITATION_PREFIX: &str = "stoa_inv_";
-/// How long an invitation is good for.
-const INVITATION_LIFE: Millis = Millis::seconds(7 * 24 * 3600);
-/// How long a text that sets a new password is good for.
-const RESET_LIFE: Millis = Millis::seconds(24 * 3600);
-/// Open invitations of one place.
-const INVITATIONS_MAX: usize = 200;
 
 /// A user in a place.
 #[derive(Debug, Clone)]
@@ -35,7 +22,7 @@ pub struct Member {
 }
 
 /// The place of an org or of a project in it.
-fn realm(
+pub(super) fn realm(
     tx: &ReadTx,
     rights: &Rights,
     action: Action,
@@ -107,7 +94,8 @@ pub fn grant_member(
     })
 }
 
-/// Takes a member out. It counts from the next request on, and ends open streams.
+/// Takes a member out of an org with its projects, or out of one project. It counts from the next request on, and ends open
+/// streams; invitations that would undo it end too.
 ///
 /// # Errors
 /// As the gate's; `NotFound` for who is none; `State` for the last owner.
@@ -120,26 +108,50 @@ pub fn remove_member(
 ) -> Result<(), ControlError> {
     control.mutate(actor, "member.remove", &object(org, project, user), |tx| {
         let rights = Rights::of(tx, actor)?;
-        // Anybody may leave.
-        let seen = realm(tx, &rights, Action::See, org, project)?;
-        let user = known(tx, &rights, seen, user)?;
-        if Some(user.id) != actor.user() {
-            realm(tx, &rights, Action::Administer, org, project)?;
+        let hand = hand(tx, actor, &rights, user)?;
+        // Anybody may leave. Who else is there is told only to who may send him away.
+        let needed = match hand {
+            Hand::Own => Action::See,
+            Hand::Others => Action::Administer,
+        };
+        let place = realm(tx, &rights, needed, org, project)?;
+        let user = known(tx, &rights, place, user)?;
+        let mut there = tx.list::<Membership>(&user.id.to_string())?;
+        there.retain(|found| place.covers(found.row.realm));
+        if there.is_empty() {
+            return Err(authorize::missing("member", user.email.as_str()));
         }
-        end(tx, actor, &rights, &user, seen)?;
         // Who is no longer in an org is no longer in its projects.
-        if let Realm::Org { org } = seen {
-            for found in tx.list::<Membership>(&user.id.to_string())? {
-                if found.row.realm.org() == Some(org) {
-                    tx.delete::<Membership>(&found.row.id.to_string(), store::Expect::Any)?;
-                }
-            }
+        for found in there {
+            end(tx, actor, &rights, hand, &found)?;
         }
-        Ok(())
+        invitations::void(tx, &user, |invitation| place.covers(invitation.realm))
     })
 }
 
-fn object(org: &str, project: Option<&str>, user: &str) -> String {
+/// Whose hand a membership ends by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hand {
+    /// The member's own.
+    Own,
+    /// Somebody else's, or a token's that is not for managing the account.
+    Others,
+}
+
+/// Whether `name` is who acts.
+fn hand(tx: &ReadTx, actor: &Actor, rights: &Rights, name: &str) -> Result<Hand, ControlError> {
+    let Some(id) = actor.user().filter(|_| rights.manage_account()) else {
+        return Ok(Hand::Others);
+    };
+    let own = tx.need::<User>(&id.to_string())?.row;
+    let is_own = match name.parse::<Email>() {
+        Ok(email) => email == own.email,
+        Err(_) => name == id.to_string(),
+    };
+    Ok(if is_own { Hand::Own } else { Hand::Others })
+}
+
+pub(super) fn object(org: &str, project: Option<&str>, user: &str) -> String {
     match project {
         Some(project) => format!("{org}/{project}/{user}"),
         None => format!("{org}/{user}"),
@@ -176,11 +188,15 @@ pub(super) fn grant(
     Ok(membership)
 }
 
-fn find(tx: &ReadTx, user: UserId, realm: Realm) -> Result<Option<Versioned<Membership>>, ControlError> {
+pub(super) fn find(
+    tx: &ReadTx,
+    user: UserId,
+    realm: Realm,
+) -> Result<Option<Versioned<Membership>>, ControlError> {
     Ok(tx.find::<Membership>(&user.to_string(), &realm.key())?)
 }
 
-/// Sets a role somewhere.
+/// Sets a role somewhere. An invitation to that place has nothing to say any more.
 pub(super) fn change(
     control: &Control,
     tx: &WriteTx,
@@ -191,18 +207,40 @@ pub(super) fn change(
     role: Role,
 ) -> Result<Membership, ControlError> {
     refuse_more(rights, realm, role)?;
-    let Some(mut found) = find(tx, user.id, realm)? else {
-        return grant(tx, user.id, realm, role, control.now_of(tx));
+    let membership = match find(tx, user.id, realm)? {
+        None => grant(tx, user.id, realm, role, control.now_of(tx))?,
+        Some(mut found) => {
+            refuse_above(rights, realm, found.row.role)?;
+            if role < Role::Owner {
+                refuse_last_owner(tx, actor, &found.row)?;
+            }
+            if found.row.role != role {
+                found.row.role = role;
+                tx.update(&found.row, store::Expect::Generation(found.generation))?;
+            }
+            found.row
+        }
     };
-    refuse_more(rights, realm, found.row.role)?;
-    if role < Role::Owner {
-        refuse_last_owner(tx, actor, &found.row)?;
-    }
-    if found.row.role != role {
-        found.row.role = role;
-        tx.update(&found.row, store::Expect::Generation(found.generation))?;
-    }
-    Ok(found.row)
+    invitations::void(tx, user, |invitation| {
+        invitation.realm == realm && invitation.role.is_some()
+    })?;
+    Ok(membership)
+}
+
+/// Ends what a user is to the whole installation.
+pub(super) fn end_in_installation(
+    tx: &WriteTx,
+    actor: &Actor,
+    rights: &Rights,
+    user: &User,
+) -> Result<(), ControlError> {
+    let found = find(tx, user.id, Realm::Installation)?
+        .ok_or_else(|| authorize::missing("member", user.email.as_str()))?;
+    let hand = hand(tx, actor, rights, &user.id.to_string())?;
+    end(tx, actor, rights, hand, &found)?;
+    invitations::void(tx, user, |invitation| {
+        invitation.realm == Realm::Installation && invitation.role.is_some()
+    })
 }
 
 /// Ends a membership.
@@ -210,14 +248,11 @@ pub(super) fn end(
     tx: &WriteTx,
     actor: &Actor,
     rights: &Rights,
-    user: &User,
-    realm: Realm,
+    hand: Hand,
+    found: &Versioned<Membership>,
 ) -> Result<(), ControlError> {
-    let Some(found) = find(tx, user.id, realm)? else {
-        return Err(authorize::missing("member", user.email.as_str()));
-    };
-    if actor.user() != Some(user.id) {
-        refuse_more(rights, realm, found.row.role)?;
+    if hand == Hand::Others {
+        refuse_above(rights, found.row.realm, found.row.role)?;
     }
     refuse_last_owner(tx, actor, &found.row)?;
     tx.delete::<Membership>(
@@ -227,8 +262,18 @@ pub(super) fn end(
     Ok(())
 }
 
-/// Nobody gives, changes or takes a role that is above his own.
-fn refuse_more(rights: &Rights, realm: Realm, role: Role) -> Result<(), ControlError> {
+/// Nobody gives a role that is above his own, and no token one that is more than what it lets pass.
+pub(super) fn refuse_more(rights: &Rights, realm: Realm, role: Role) -> Result<(), ControlError> {
+    if rights.may_give(role, realm) || planted::is(Defect::GivesMoreThanItHas) {
+        return Ok(());
+    }
+    Err(ControlError::Denied {
+        action: Action::Administer,
+    })
+}
+
+/// Nobody changes or takes a role that is above his own.
+fn refuse_above(rights: &Rights, realm: Realm, role: Role) -> Result<(), ControlError> {
     if rights.role(realm) >= Some(role) || planted::is(Defect::GivesMoreThanItHas) {
         return Ok(());
     }
@@ -257,251 +302,4 @@ fn refuse_last_owner(tx: &ReadTx, actor: &Actor, going: &Membership) -> Result<(
         message: "this is the last owner there".to_owned(),
         next_step: "make somebody else owner first: stoa members set EMAIL --role owner".to_owned(),
     })
-}
-
-/// Open invitations to an org and its projects, or with no org to the installation; never their text.
-///
-/// # Errors
-/// As the gate's.
-pub fn invitations(
-    control: &Control,
-    actor: &Actor,
-    org: Option<&str>,
-) -> Result<Vec<Invitation>, ControlError> {
-    control.read(|tx| {
-        let realm = of_invitations(tx, actor, org)?;
-        let all = tx.list::<Invitation>("")?.into_iter().map(|found| found.row);
-        let mut found: Vec<Invitation> = all.filter(|one| one.realm.org() == realm.org()).collect();
-        found.sort_by_key(|invitation| invitation.id);
-        Ok(found)
-    })
-}
-
-fn of_invitations(tx: &ReadTx, actor: &Actor, org: Option<&str>) -> Result<Realm, ControlError> {
-    let rights = Rights::of(tx, actor)?;
-    match org {
-        Some(org) => realm(tx, &rights, Action::Administer, org, None),
-        None => {
-            rights.demand(Action::Administer, Realm::Installation, "installation", "")?;
-            Ok(Realm::Installation)
-        }
-    }
-}
-
-/// Invites an address to an org, to a project in it, or (without an org) to the installation. The text is given this
-/// once, for whoever has that address; an earlier invitation of it to that place ends.
-///
-/// # Errors
-/// As the gate's; `Denied` for more than the actor is himself; `Taken` for who is a member; `State` for too many.
-pub fn invite(
-    control: &Control,
-    actor: &Actor,
-    org: Option<&str>,
-    project: Option<&str>,
-    email: &Email,
-    role: Role,
-) -> Result<(Invitation, Secret), ControlError> {
-    let place = org.map_or_else(String::new, |org| object(org, project, ""));
-    control.mutate(actor, "invitation.create", &format!("{place}{email}"), |tx| {
-        let rights = Rights::of(tx, actor)?;
-        let realm = match (org, project) {
-            (Some(org), Some(project)) => realm(tx, &rights, Action::Administer, org, Some(project))?,
-            (org, _) => of_invitations(tx, actor, org)?,
-        };
-        refuse_more(&rights, realm, role)?;
-        if let Some(user) = users::by_email(tx, email)?
-            && find(tx, user.row.id, realm)?.is_some()
-        {
-            return Err(ControlError::Taken {
-                kind: "member",
-                name: email.to_string(),
-            });
-        }
-        offer(control, tx, actor, email, realm, Some(role), INVITATION_LIFE)
-    })
-}
-
-/// A text that lets a user choose a new password, this once.
-///
-/// # Errors
-/// As the gate's; `NotFound` for who is no user; `Denied` for who may do more than the actor.
-pub fn invite_reset(
-    control: &Control,
-    actor: &Actor,
-    user: &str,
-) -> Result<(Invitation, Secret), ControlError> {
-    control.mutate(actor, "user.reset", user, |tx| {
-        let rights = Rights::of(tx, actor)?;
-        rights.demand(Action::Administer, Realm::Installation, "installation", "")?;
-        let user = users::find(tx, user)?.row;
-        // Else an admin could become an owner by this way.
-        for found in tx.list::<Membership>(&user.id.to_string())? {
-            refuse_more(&rights, found.row.realm, found.row.role)?;
-        }
-        let realm = Realm::Installation;
-        offer(control, tx, actor, &user.email, realm, None, RESET_LIFE)
-    })
-}
-
-fn offer(
-    control: &Control,
-    tx: &WriteTx,
-    actor: &Actor,
-    email: &Email,
-    realm: Realm,
-    role: Option<Role>,
-    life: Millis,
-) -> Result<(Invitation, Secret), ControlError> {
-    let now = control.now_of(tx);
-    let mut beside = 0;
-    for old in tx.list::<Invitation>("")? {
-        let is_same =
-            old.row.email == *email && old.row.realm == realm && old.row.role.is_none() == role.is_none();
-        if is_same || old.row.expires_at <= now {
-            tx.delete::<Invitation>(&old.row.id.to_string(), store::Expect::Any)?;
-        } else if old.row.realm.org() == realm.org() {
-            beside += 1;
-        }
-    }
-    if beside >= INVITATIONS_MAX {
-        return Err(ControlError::State {
-            message: format!("there are {INVITATIONS_MAX} open invitations already"),
-            next_step: "end those that nobody takes: stoa members invitations".to_owned(),
-        });
-    }
-    let text = random_text(INVITATION_PREFIX)?;
-    let invitation = Invitation {
-        id: InvitationId::fresh(),
-        hash: hash(&text),
-        email: email.clone(),
-        realm,
-        role,
-        by: actor.describe(),
-        created_at: now,
-        expires_at: now.plus(life),
-    };
-    tx.insert(&invitation)?;
-    Ok((invitation, Secret::new(text.into_bytes())))
-}
-
-/// Ends an open invitation.
-///
-/// # Errors
-/// As the gate's.
-pub fn revoke_invitation(
-    control: &Control,
-    actor: &Actor,
-    org: Option<&str>,
-    id: &str,
-) -> Result<(), ControlError> {
-    control.mutate(actor, "invitation.revoke", id, |tx| {
-        let realm = of_invitations(tx, actor, org)?;
-        let found = tx.get::<Invitation>(id)?;
-        let found = found.filter(|found| found.row.realm.org() == realm.org());
-        let found = found.ok_or_else(|| authorize::missing("invitation", id))?;
-        tx.delete::<Invitation>(&found.row.id.to_string(), store::Expect::Any)?;
-        Ok(())
-    })
-}
-
-/// Who takes an invitation.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The text of the invitation.
-    pub text: String,
-    /// Name for people; needed from who is no user yet.
-    pub name: Option<String>,
-    /// The password he has, or from now on will have.
-    pub password: Secret,
-}
-
-/// Takes an invitation: makes the user when there is none of that address, and signs him in. A user who is there shows
-/// his password; one who was given a reset chooses a new one. Works once.
-///
-/// # Errors
-/// `SignIn` for a text that is not (or no longer) good or a wrong password; `Invalid` for values that cannot be.
-pub fn accept(
-    control: &Control,
-    accepted: &Accepted,
-    source: &Source,
-    agent: &str,
-) -> Result<SignedIn, ControlError> {
-    let presented = hash(&accepted.text);
-    let find_live = |tx: &ReadTx| -> Result<_, ControlError> {
-        let found = tx
-            .find::<Invitation>("", &presented)?
-            .ok_or(ControlError::SignIn)?;
-        let is_live = found.row.expires_at > Timestamp::now() || planted::is(Defect::InvitesForEver);
-        is_live.then_some(found).ok_or(ControlError::SignIn)
-    };
-    let (invitation, user) = control.read(|tx| {
-        let invitation = find_live(tx)?.row;
-        let user = users::by_email(tx, &invitation.email)?.map(|found| found.row);
-        Ok((invitation, user))
-    })?;
-    let kept = match (&user, invitation.role) {
-        (Some(user), Some(_)) => {
-            if !sessions::guess(control, &user.email, source, &accepted.password, Some(user))? {
-                return Err(ControlError::SignIn);
-            }
-            None
-        }
-        (Some(user), None) => Some(users::keep(control, &user.email, &user.name, &accepted.password)?),
-        (None, Some(_)) => {
-            let name = accepted.name.as_deref().unwrap_or_default();
-            Some(users::keep(control, &invitation.email, name, &accepted.password)?)
-        }
-        (None, None) => return Err(ControlError::SignIn),
-    };
-    control.mutate(
-        &Actor::System,
-        "invitation.accept",
-        invitation.email.as_str(),
-        |tx| {
-            // Somebody else may have taken it, or become this user, meanwhile.
-            let live = find_live(tx)?.row;
-            let now = control.now_of(tx);
-            let current = users::by_email(tx, &invitation.email)?;
-            let user = match (current, &user, kept) {
-                (None, None, Some(kept)) => {
-                    let name = accepted.name.as_deref().unwrap_or_default();
-                    users::insert(tx, &invitation.email, name, Some(kept), now)?
-                }
-                (Some(found), Some(seen), None) if found.row.password == seen.password => found.row,
-                (Some(mut found), Some(_), Some(kept)) => {
-                    found.row.password = Some(kept);
-                    tx.update(&found.row, store::Expect::Generation(found.generation))?;
-                    users::end_sessions(tx, found.row.id, None)?;
-                    found.row
-                }
-                _changed => return Err(ControlError::SignIn),
-            };
-            join(tx, user.id, &live, now)?;
-            sessions::open(tx, &user, source, agent, now)
-        },
-    )
-}
-
-/// Makes what an invitation promises, and ends it.
-pub(super) fn join(
-    tx: &WriteTx,
-    user: UserId,
-    invitation: &Invitation,
-    now: Timestamp,
-) -> Result<(), ControlError> {
-    tx.delete::<Invitation>(&invitation.id.to_string(), store::Expect::Any)?;
-    let Some(role) = invitation.role else {
-        return Ok(());
-    };
-    match find(tx, user, invitation.realm)? {
-        None => {
-            grant(tx, user, invitation.realm, role, now)?;
-        }
-        Some(mut found) if found.row.role < role => {
-            found.row.role = role;
-            tx.update(&found.row, store::Expect::Generation(found.generation))?;
-        }
-        Some(_) => {}
-    }
-    Ok(())
 }

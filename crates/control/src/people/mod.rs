@@ -3,6 +3,7 @@
 //! Lives here: the claim, and the texts that let somebody in. Does not live here: what each may do (`authorize`).
 //! Invariant: of a text that lets somebody in only its hash is kept.
 
+mod invitations;
 mod members;
 mod password;
 mod sessions;
@@ -22,18 +23,16 @@ use store::secret::Secret;
 use crate::authorize::Rights;
 use crate::{Control, ControlError, rehearsal};
 
-pub use members::{
-    Accepted, Member, accept, grant_member, invitations, invite, invite_reset, members, remove_member,
-    revoke_invitation,
-};
+pub use invitations::{Accepted, accept, invitations, invite, invite_reset, revoke_invitation};
+pub use members::{Member, grant_member, members, remove_member};
 pub use password::Hasher;
-pub use sessions::{SignedIn, authenticate_session, end_session, sessions, sign_in};
+pub use sessions::{SignedIn, authenticate_session, end_session, look_at_session, sessions, sign_in};
 pub(crate) use sessions::{collect, refuse_ended};
 pub use throttle::{Source, Throttle};
 pub(crate) use tokens::bounds;
 pub use tokens::{
     DEPLOY, LIFE as TOKEN_LIFE, PERSONAL, Wish, authenticate, create_deploy_token, create_token,
-    deploy_tokens, revoke_deploy_token, revoke_token, tokens,
+    deploy_tokens, look_at, revoke_deploy_token, revoke_token, tokens,
 };
 pub use users::{Account, change_password, delete_user, own, set_role, user, users};
 

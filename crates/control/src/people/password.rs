@@ -81,6 +81,18 @@ impl Hasher {
         Ok(Seat(self))
     }
 
+    /// As if others took and awaited every seat; for tests of what happens to who comes then.
+    #[cfg(debug_assertions)]
+    pub fn set_full(&self, is_full: bool) {
+        *self.lock() = match is_full {
+            true => Seats {
+                taken: AT_ONCE,
+                waiting: WAITING,
+            },
+            false => Seats::default(),
+        };
+    }
+
     /// How many are under way; for tests of the bound.
     #[must_use]
     pub fn under_way(&self) -> usize {
@@ -164,12 +176,12 @@ fn hash_with(
     Ok(hash)
 }
 
-/// Refuses a password that is too easy to guess.
+/// Refuses a password that is too easy to guess; `at` is where it was sent.
 ///
 /// # Errors
 /// `Invalid`, saying what a password must be.
-pub(super) fn refuse_weak(password: &Secret, email: &Email) -> Result<(), ControlError> {
-    let refuse = |why: String| Err(ControlError::invalid("/password", why));
+pub(super) fn refuse_weak(password: &Secret, email: &Email, at: &str) -> Result<(), ControlError> {
+    let refuse = |why: String| Err(ControlError::invalid(at, why));
     let Some(text) = password.expose_str() else {
         return refuse("must be text".to_owned());
     };
@@ -267,8 +279,13 @@ mod tests {
             ("administrator1", false),
             ("", false),
         ] {
-            assert_eq!(refuse_weak(&secret(password), &email).is_ok(), fits, "{password}");
+            assert_eq!(
+                refuse_weak(&secret(password), &email, "/password").is_ok(),
+                fits,
+                "{password}"
+            );
         }
-        assert!(refuse_weak(&secret(&"abcdef".repeat(50)), &email).is_err());
+        let long = secret(&"abcdef".repeat(50));
+        assert!(refuse_weak(&long, &email, "/password").is_err());
     }
 }

@@ -5,16 +5,15 @@
 //! Invariant: a session ends 12 hours after its last use and 14 days after its begin, or at once; an unknown account, a
 //! wrong password and one that has none get the same answer after the same work.
 
-use model::{Actor, Email, Millis, Session, SessionId, Timestamp, User};
-use sha2::{Digest as _, Sha256};
+use model::{Action, Actor, Email, Familiar, Millis, Session, SessionId, Timestamp, Token, User};
 use store::secret::Secret;
 use store::{ReadTx, WriteTx};
 use subtle::ConstantTimeEq as _;
 
 use super::{LAST_USE_EVERY, Source, hash, random_text, users};
-use crate::authorize;
+use crate::authorize::{self, Rights};
 use crate::planted::{self, Defect};
-use crate::{Control, ControlError};
+use crate::{Control, ControlError, rehearsal};
 
 /// What the text of a session begins with; its id follows.
 const PREFIX: &str = "stoa_ses_";
@@ -24,6 +23,14 @@ pub const IDLE: Millis = Millis::seconds(12 * 3600);
 pub const LIFE: Millis = Millis::seconds(14 * 24 * 3600);
 /// Sessions of one user; one more ends the oldest.
 const SESSIONS_MAX: usize = 50;
+/// How long a place counts as one from which a user signed in: as long as a token lives.
+const FAMILIAR_FOR: Millis = Millis::seconds(90 * 24 * 3600);
+/// That he came from there again is written down at most that often.
+const FAMILIAR_EVERY: Millis = Millis::seconds(24 * 3600);
+/// Places of one user: home, work, and those of somebody who travels.
+const FAMILIAR_MAX: usize = 20;
+/// Ended tokens are kept for that long, for who looks after what one did; the audit log has it for ever.
+const TOKENS_KEPT: Millis = Millis::seconds(30 * 24 * 3600);
 /// Longest name of a browser that is kept.
 const AGENT_MAX: usize = 200;
 
@@ -38,7 +45,8 @@ pub struct SignedIn {
     pub text: Secret,
 }
 
-/// Signs a user in by password.
+/// Signs a user in by password. Nothing when it is only rehearsed: no password is looked at then, as a guess that leaves
+/// nothing behind would be one that nobody finds.
 ///
 /// # Errors
 /// `SignIn` when address and password do not belong together; `Guessed` after too many wrong ones; `Busy`.
@@ -48,7 +56,11 @@ pub fn sign_in(
     password: &Secret,
     source: &Source,
     agent: &str,
-) -> Result<SignedIn, ControlError> {
+) -> Result<Option<SignedIn>, ControlError> {
+    if rehearsal::is_on() {
+        rehearsal::note("session", "", "insert");
+        return Ok(None);
+    }
     let user = control
         .read(|tx| users::by_email(tx, email))?
         .map(|found| found.row);
@@ -68,11 +80,11 @@ pub fn sign_in(
             .map(|found| found.row)
             .filter(|user| user.password == seen.password);
         let user = user.ok_or(ControlError::SignIn)?;
-        open(tx, &user, source, agent, control.now_of(tx))
+        open(tx, &user, source, agent, control.now_of(tx)).map(Some)
     })
 }
 
-/// One guess of a password, counted.
+/// One guess of a password, counted. A rehearsal looks at none.
 pub(super) fn guess(
     control: &Control,
     account: &Email,
@@ -80,6 +92,9 @@ pub(super) fn guess(
     password: &Secret,
     user: Option<&User>,
 ) -> Result<bool, ControlError> {
+    if rehearsal::is_on() {
+        return Ok(true);
+    }
     let is_familiar = match user {
         Some(user) => control.read(|tx| is_familiar(tx, user, source))?,
         None => false,
@@ -92,7 +107,7 @@ pub(super) fn guess(
     let is_right = match control.door.hasher.check(password, kept) {
         Ok(is_right) => is_right,
         Err(busy) => {
-            throttle.forgive(&guess);
+            throttle.withdraw(&guess);
             return Err(busy);
         }
     };
@@ -102,10 +117,36 @@ pub(super) fn guess(
     Ok(is_right)
 }
 
-/// Whether the user has a session from there.
+/// Whether the user signed in from there not long ago.
 fn is_familiar(tx: &ReadTx, user: &User, source: &Source) -> Result<bool, ControlError> {
+    let now = Timestamp::now();
+    let is_there = |one: &Familiar| one.source == source.as_str() && now.since(one.at) <= FAMILIAR_FOR;
+    if user.familiar.iter().any(is_there) {
+        return Ok(true);
+    }
+    // Those that began before it was kept beside the user.
     let own = tx.list::<Session>(&user.id.to_string())?;
     Ok(own.iter().any(|found| found.row.source == source.as_str()))
+}
+
+/// Remembers from where a user signed in. The oldest place goes.
+fn make_familiar(tx: &WriteTx, user: &User, source: &Source, now: Timestamp) -> Result<(), ControlError> {
+    let mut found = tx.need::<User>(&user.id.to_string())?;
+    let known = &mut found.row.familiar;
+    let is_fresh = |one: &Familiar| one.source == source.as_str() && now.since(one.at) < FAMILIAR_EVERY;
+    if known.iter().any(is_fresh) {
+        return Ok(());
+    }
+    known.retain(|one| one.source != source.as_str() && now.since(one.at) <= FAMILIAR_FOR);
+    known.sort_by_key(|one| one.at);
+    let surplus = (known.len() + 1).saturating_sub(FAMILIAR_MAX);
+    known.drain(..surplus);
+    known.push(Familiar {
+        source: source.as_str().to_owned(),
+        at: now,
+    });
+    tx.update_status(&found.row, store::Expect::Rev(found.rev))?;
+    Ok(())
 }
 
 /// Begins a session.
@@ -139,6 +180,7 @@ pub(super) fn open(
         last_used_at: now,
     };
     tx.insert(&session)?;
+    make_familiar(tx, user, source, now)?;
     Ok(SignedIn {
         account: users::account(tx, user.clone())?,
         session,
@@ -146,26 +188,14 @@ pub(super) fn open(
     })
 }
 
-/// Who presents the text of a session.
+/// Who presents the text of a session. It counts as a use of it.
 ///
 /// # Errors
 /// `SignIn` for an unknown, ended or idle one.
 pub fn authenticate_session(control: &Control, text: &str) -> Result<Actor, ControlError> {
-    let id = text
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.rsplit_once('_'))
-        .and_then(|(id, _)| id.parse::<SessionId>().ok())
-        .filter(|_| text.len() <= 200)
-        .ok_or(ControlError::SignIn)?;
-    let found = control.read(|tx| Ok(tx.get::<Session>(&id.to_string())?))?;
-    let found = found.ok_or(ControlError::SignIn)?;
-    let is_it = Sha256::digest(text.as_bytes())[..].ct_eq(&unhex(&found.row.hash)[..]);
-    let now = Timestamp::now();
-    let is_over = found.row.expires_at <= now || now.since(found.row.last_used_at) > IDLE;
-    if !bool::from(is_it) || is_over && !planted::is(Defect::KeepsSessions) {
-        return Err(ControlError::SignIn);
-    }
-    if now.since(found.row.last_used_at) > LAST_USE_EVERY {
+    let found = presented(control, text)?;
+    let (id, now) = (found.id, Timestamp::now());
+    if now.since(found.last_used_at) > LAST_USE_EVERY {
         // Losing this write shortens the session at worst, and a full disk must not lock people out.
         drop(control.write(|tx| {
             if let Some(mut current) = tx.get::<Session>(&id.to_string())? {
@@ -176,29 +206,47 @@ pub fn authenticate_session(control: &Control, text: &str) -> Result<Actor, Cont
         }));
     }
     Ok(Actor::User {
-        user: found.row.user,
+        user: found.user,
         session: id,
     })
 }
 
-fn unhex(text: &str) -> Vec<u8> {
-    let digit = |index: usize| u8::from_str_radix(text.get(index..index + 2).unwrap_or_default(), 16);
-    (0..text.len())
-        .step_by(2)
-        .filter_map(|index| digit(index).ok())
-        .collect()
+/// That the text of a session still counts, without using it: what is open must not keep it alive.
+///
+/// # Errors
+/// As [`authenticate_session`].
+pub fn look_at_session(control: &Control, text: &str) -> Result<(), ControlError> {
+    presented(control, text).map(drop)
+}
+
+fn presented(control: &Control, text: &str) -> Result<Session, ControlError> {
+    let id = text
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.rsplit_once('_'))
+        .and_then(|(id, _)| id.parse::<SessionId>().ok())
+        .filter(|_| text.len() <= 200)
+        .ok_or(ControlError::SignIn)?;
+    let found = control.read(|tx| Ok(tx.get::<Session>(&id.to_string())?))?;
+    let found = found.ok_or(ControlError::SignIn)?;
+    let is_it = hash(text).as_bytes().ct_eq(found.row.hash.as_bytes());
+    let now = Timestamp::now();
+    let is_over = found.row.expires_at <= now || now.since(found.row.last_used_at) > IDLE;
+    if !bool::from(is_it) || is_over && !planted::is(Defect::KeepsSessions) {
+        return Err(ControlError::SignIn);
+    }
+    Ok(found.row)
 }
 
 /// The live sessions of the user who acts, newest use first.
 ///
 /// # Errors
-/// `SignIn` for who is no user.
+/// `SignIn` for who is no user; `Denied` for a token that is not for managing the account.
 pub fn sessions(control: &Control, actor: &Actor) -> Result<Vec<Session>, ControlError> {
     let Some(user) = actor.user() else {
         return Ok(Vec::new());
     };
     control.read(|tx| {
-        authorize::Rights::of(tx, actor)?;
+        refuse_narrow(&Rights::of(tx, actor)?)?;
         let now = Timestamp::now();
         let all = tx
             .list::<Session>(&user.to_string())?
@@ -211,12 +259,22 @@ pub fn sessions(control: &Control, actor: &Actor) -> Result<Vec<Session>, Contro
     })
 }
 
+fn refuse_narrow(rights: &Rights) -> Result<(), ControlError> {
+    match rights.manage_account() {
+        true => Ok(()),
+        false => Err(ControlError::Denied {
+            action: Action::Administer,
+        }),
+    }
+}
+
 /// Ends a session of the user who acts.
 ///
 /// # Errors
-/// `NotFound` when it is not his.
+/// `NotFound` when it is not his; `Denied` for a token that is not for managing the account.
 pub fn end_session(control: &Control, actor: &Actor, id: &str) -> Result<(), ControlError> {
     control.mutate(actor, "session.revoke", id, |tx| {
+        refuse_narrow(&Rights::of(tx, actor)?)?;
         let found = tx.get::<Session>(id)?;
         let found = found.filter(|found| actor.user() == Some(found.row.user));
         let found = found.ok_or_else(|| authorize::missing("session", id))?;
@@ -233,10 +291,16 @@ pub(crate) fn refuse_ended(tx: &ReadTx, id: SessionId) -> Result<(), ControlErro
     }
 }
 
-/// Removes sessions that are over, and invitations.
+/// Removes sessions that are over, invitations, and tokens that ended long ago.
 pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlError> {
-    let (sessions, invitations) =
-        control.read(|tx| Ok((tx.list_all::<Session>()?, tx.list::<model::Invitation>("")?)))?;
+    let (sessions, invitations, tokens) = control.read(|tx| {
+        let tokens = super::tokens::stale(tx, now, TOKENS_KEPT)?;
+        Ok((
+            tx.list_all::<Session>()?,
+            tx.list::<model::Invitation>("")?,
+            tokens,
+        ))
+    })?;
     let is_over = |session: &Session| session.expires_at <= now || now.since(session.last_used_at) > IDLE;
     let over: Vec<String> = sessions
         .iter()
@@ -248,7 +312,7 @@ pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlEr
         .filter(|found| found.row.expires_at <= now)
         .map(|found| found.row.id.to_string())
         .collect();
-    if over.is_empty() && late.is_empty() {
+    if over.is_empty() && late.is_empty() && tokens.is_empty() {
         return Ok(());
     }
     control.write(|tx| {
@@ -257,6 +321,9 @@ pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlEr
         }
         for id in &late {
             tx.delete::<model::Invitation>(id, store::Expect::Any)?;
+        }
+        for id in &tokens {
+            tx.delete::<Token>(&id.to_string(), store::Expect::Any)?;
         }
         Ok(())
     })

@@ -16,7 +16,7 @@ use model::{Email, Millis};
 use crate::planted::{self, Defect};
 
 /// Where somebody is, as far as one attacker can be told from another.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(String);
 
 impl Source {
@@ -139,7 +139,18 @@ impl Throttle {
         drop(self.begin(account, source, false, now_ms));
     }
 
-    /// It was right, or was never compared. What others guessed still counts.
+    /// It was never compared. What was guessed before still counts, of the same source too: else keeping us busy would be a
+    /// way to guess without end.
+    pub(super) fn withdraw(&self, guess: &Guess) {
+        let mut all = self.lock();
+        for key in &guess.keys {
+            if let Some(guesses) = all.get_mut(key) {
+                guesses.wrong = guesses.wrong.saturating_sub(1);
+            }
+        }
+    }
+
+    /// It was right. What others guessed still counts.
     pub(super) fn forgive(&self, guess: &Guess) {
         let mut all = self.lock();
         for key in &guess.keys {
@@ -229,6 +240,20 @@ mod tests {
             .expect("the owner");
         throttle.forgive(&guess);
         assert!(throttle.begin(&email(), &source(201), true, 0).is_ok());
+    }
+
+    #[test]
+    fn what_was_never_compared_forgives_nothing() {
+        let throttle = Throttle::default();
+        let begin = || throttle.begin(&email(), &source(1), false, 0);
+        for _ in 0..4 {
+            begin().expect("free");
+        }
+        for _ in 0..10 {
+            throttle.withdraw(&begin().expect("one is left"));
+        }
+        begin().expect("the last");
+        assert!(begin().is_err(), "the four before still count");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Access tokens: a user's, a project's for deploying, and those of the host.
 //!
 //! Invariant: no token is stronger than its maker is now (rights are intersected when it is used, `authorize`), and none
-//! makes one that is stronger or lives where it does not.
+//! makes one that is stronger, lives where it does not, or outlives it.
 
 use std::collections::BTreeSet;
 
@@ -69,15 +69,49 @@ pub(super) fn fresh(
         expires_at: now.plus(life),
         last_used_at: None,
         revoked: false,
+        revoked_at: None,
+        parent: None,
     };
     Ok((token, text))
 }
 
-/// Who presents this access token.
+/// Who presents this access token. It counts as a use of it.
 ///
 /// # Errors
 /// `SignIn` for an unknown, expired or revoked one.
 pub fn authenticate(control: &Control, text: &str) -> Result<Actor, ControlError> {
+    let (found, now) = (presented(control, text)?, Timestamp::now());
+    if found
+        .last_used_at
+        .is_none_or(|last| now.since(last) > LAST_USE_EVERY)
+    {
+        let mut row = found.clone();
+        row.last_used_at = Some(now);
+        // Losing this write is harmless, and a full disk must not lock people out.
+        drop(control.write(|tx| {
+            let current = tx.need::<Token>(&row.id.to_string())?;
+            if !current.row.revoked {
+                tx.update_status(&row, store::Expect::Generation(current.generation))?;
+            }
+            Ok(())
+        }));
+    }
+    Ok(Actor::Token {
+        token: found.id,
+        name: found.name,
+        user: found.user,
+    })
+}
+
+/// That an access token still counts, without using it.
+///
+/// # Errors
+/// As [`authenticate`].
+pub fn look_at(control: &Control, text: &str) -> Result<(), ControlError> {
+    presented(control, text).map(drop)
+}
+
+fn presented(control: &Control, text: &str) -> Result<Token, ControlError> {
     if !(text.starts_with(PERSONAL) || text.starts_with(DEPLOY)) || text.len() > 200 {
         return Err(ControlError::SignIn);
     }
@@ -90,30 +124,11 @@ pub fn authenticate(control: &Control, text: &str) -> Result<Actor, ControlError
     if is_over && !planted::is(Defect::TrustsTokens) {
         return Err(ControlError::SignIn);
     }
-    if found
-        .row
-        .last_used_at
-        .is_none_or(|last| now.since(last) > LAST_USE_EVERY)
-    {
-        let mut row = found.row.clone();
-        row.last_used_at = Some(now);
-        // Losing this write is harmless, and a full disk must not lock people out.
-        drop(control.write(|tx| {
-            let current = tx.need::<Token>(&row.id.to_string())?;
-            if !current.row.revoked {
-                tx.update_status(&row, store::Expect::Generation(current.generation))?;
-            }
-            Ok(())
-        }));
-    }
-    Ok(Actor::Token {
-        token: found.row.id,
-        name: found.row.name,
-        user: found.row.user,
-    })
+    Ok(found.row)
 }
 
-/// The access tokens that the actor may know of: his own; all, for who administers the installation. Never their text.
+/// The access tokens that the actor may know of: his own; all, for who administers the installation; itself and those it made,
+/// for a token that is not for managing the account. Never their text.
 ///
 /// # Errors
 /// `Denied` for a token that is nobody's.
@@ -123,8 +138,9 @@ pub fn tokens(control: &Control, actor: &Actor) -> Result<Vec<Versioned<Token>>,
         let mut found = tx.list::<Token>("")?;
         match (all, actor.user()) {
             (Ok(()), _) => {}
-            (Err(ControlError::Denied { .. }), Some(user)) => {
-                found.retain(|token| token.row.user == Some(user) && token.row.project.is_none());
+            (Err(ControlError::Denied { .. }), Some(_)) => {
+                let own = own(&found, actor, &Rights::of(tx, actor)?);
+                found.retain(|token| own.contains(&token.row.id));
             }
             (Err(refused), _) => return Err(refused),
         }
@@ -133,7 +149,35 @@ pub fn tokens(control: &Control, actor: &Actor) -> Result<Vec<Versioned<Token>>,
     })
 }
 
-/// A new access token; its text is shown this once.
+/// The tokens that are the actor's to see and to end.
+fn own(all: &[Versioned<Token>], actor: &Actor, rights: &Rights) -> BTreeSet<TokenId> {
+    let mut own = match actor {
+        Actor::Token { token, .. } => family(all, |one| one.id == *token),
+        Actor::User { .. } | Actor::HostRoot { .. } | Actor::System => BTreeSet::new(),
+    };
+    if let Some(user) = actor.user().filter(|_| rights.manage_account()) {
+        let his = |one: &&Versioned<Token>| one.row.user == Some(user) && one.row.project.is_none();
+        own.extend(all.iter().filter(his).map(|one| one.row.id));
+    }
+    own
+}
+
+/// The tokens that `is_first` names, and those they made, and so on.
+fn family(all: &[Versioned<Token>], is_first: impl Fn(&Token) -> bool) -> BTreeSet<TokenId> {
+    let first = all.iter().filter(|one| is_first(&one.row));
+    let mut found: BTreeSet<TokenId> = first.map(|one| one.row.id).collect();
+    loop {
+        let made = |one: &&Versioned<Token>| one.row.parent.is_some_and(|parent| found.contains(&parent));
+        let more: Vec<TokenId> = all.iter().filter(made).map(|one| one.row.id).collect();
+        let before = found.len();
+        found.extend(more);
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// A new access token; its text is shown this once. One that a token makes ends with it, at the latest.
 ///
 /// # Errors
 /// As the gate's; `Invalid` for values that cannot be; `State` when there are too many.
@@ -164,16 +208,34 @@ pub fn create_token(
             // Nobody's rights bound it later: its maker must have them all.
             rights.demand(Action::Administer, Realm::Installation, "installation", "")?;
         }
-        let (mut token, text) = fresh(PERSONAL, &wish.name, control.now_of(tx), life)?;
-        token.role = wish.role;
-        token.scopes.clone_from(&wish.scopes);
-        token.user = actor.user();
-        put(&mut token, realm);
-        refuse_too_many(tx, &token, control.now_of(tx))?;
-        tx.insert(&token)?;
-        Ok((token, text))
+        issue(tx, actor, PERSONAL, wish, control.now_of(tx).plus(life), realm)
     })?;
     Ok((made.0, Secret::new(made.1.into_bytes())))
+}
+
+fn issue(
+    tx: &WriteTx,
+    actor: &Actor,
+    prefix: &str,
+    wish: &Wish,
+    until: Timestamp,
+    realm: Realm,
+) -> Result<(Token, String), ControlError> {
+    let now = Timestamp::from_ms(tx.now().wall_ms);
+    let (mut token, text) = fresh(prefix, &wish.name, now, LIFE)?;
+    token.expires_at = until;
+    token.role = wish.role;
+    token.scopes.clone_from(&wish.scopes);
+    token.user = actor.user();
+    if let Actor::Token { token: maker, .. } = actor {
+        token.parent = Some(*maker);
+        let maker = tx.need::<Token>(&maker.to_string())?;
+        token.expires_at = until.min(maker.row.expires_at);
+    }
+    put(&mut token, realm);
+    refuse_too_many(tx, &token, now)?;
+    tx.insert(&token)?;
+    Ok((token, text))
 }
 
 /// A token makes no token that outdoes it, and only one that may administer makes any: one that leaked must not stay.
@@ -237,10 +299,20 @@ fn check(wish: &Wish) -> Result<Millis, ControlError> {
             "at least one, and none that the role does not have",
         ));
     }
+    if wish
+        .scopes
+        .as_ref()
+        .is_some_and(|scopes| !scopes.contains(&Action::Read))
+    {
+        return Err(ControlError::invalid(
+            "/scopes",
+            "must contain read: nothing can be done to what may not be looked at",
+        ));
+    }
     Ok(life)
 }
 
-/// Ends an access token at once: one of the actor's own, or any, for who administers the installation.
+/// Ends an access token at once, with those it made: one of the actor's own, or any, for who administers the installation.
 ///
 /// # Errors
 /// `NotFound` for one that the actor may not know of.
@@ -249,10 +321,8 @@ pub fn revoke_token(control: &Control, actor: &Actor, id: &str) -> Result<(), Co
         let rights = Rights::of(tx, actor)?;
         let may_all = rights.demand(Action::Administer, Realm::Installation, "installation", "");
         let found = tx.get::<Token>(id)?;
-        let is_own = |token: &Token| {
-            token.project.is_none() && actor.user().is_some() && token.user == actor.user()
-                || matches!(actor, Actor::Token { token: own, .. } if *own == token.id)
-        };
+        let all = tx.list::<Token>("")?;
+        let is_own = |token: &Token| own(&all, actor, &rights).contains(&token.id);
         let found = match (found, may_all) {
             (Some(found), Ok(())) => found,
             (Some(found), Err(_)) if is_own(&found.row) => found,
@@ -260,16 +330,47 @@ pub fn revoke_token(control: &Control, actor: &Actor, id: &str) -> Result<(), Co
             (_, Err(refused)) if actor.user().is_none() => return Err(refused),
             _absent => return Err(authorize::missing("token", id)),
         };
-        revoke(tx, found)
+        revoke(tx, control.now_of(tx), |token| token.id == found.row.id)
     })
 }
 
-pub(super) fn revoke(tx: &WriteTx, mut found: Versioned<Token>) -> Result<(), ControlError> {
-    if !found.row.revoked {
-        found.row.revoked = true;
-        tx.update(&found.row, store::Expect::Generation(found.generation))?;
+/// Ends the tokens that `is_meant` names, and those they made: what a leaked one left behind goes with it.
+pub(super) fn revoke(
+    tx: &WriteTx,
+    now: Timestamp,
+    is_meant: impl Fn(&Token) -> bool,
+) -> Result<(), ControlError> {
+    let all = tx.list::<Token>("")?;
+    let ends = family(&all, is_meant);
+    for mut found in all {
+        if ends.contains(&found.row.id) && !found.row.revoked {
+            found.row.revoked = true;
+            found.row.revoked_at = Some(now);
+            tx.update(&found.row, store::Expect::Generation(found.generation))?;
+        }
     }
     Ok(())
+}
+
+/// The tokens that ended longer than `kept` ago. While there is no user one stays: it tells that the installation was claimed.
+pub(super) fn stale(tx: &ReadTx, now: Timestamp, kept: Millis) -> Result<Vec<TokenId>, ControlError> {
+    let all = tx.list::<Token>("")?;
+    let is_stale = |token: &Token| {
+        // When those of earlier versions were revoked was not kept.
+        let seen = token.last_used_at.unwrap_or(token.created_at);
+        let revoked = token.revoked.then(|| token.revoked_at.unwrap_or(seen));
+        let ended = revoked.map_or(token.expires_at, |at| at.min(token.expires_at));
+        ended <= now && now.since(ended) > kept
+    };
+    let mut stale: Vec<TokenId> = all
+        .iter()
+        .filter(|found| is_stale(&found.row))
+        .map(|found| found.row.id)
+        .collect();
+    if stale.len() == all.len() && tx.count::<model::User>("")? == 0 {
+        stale.pop();
+    }
+    Ok(stale)
 }
 
 /// The deploy tokens of a project; never their text.
@@ -318,14 +419,7 @@ pub fn create_deploy_token(
             });
         }
         refuse_stronger(&rights, wish, realm)?;
-        let (mut token, text) = fresh(DEPLOY, &wish.name, control.now_of(tx), life)?;
-        token.role = wish.role;
-        token.scopes.clone_from(&wish.scopes);
-        token.user = actor.user();
-        put(&mut token, realm);
-        refuse_too_many(tx, &token, control.now_of(tx))?;
-        tx.insert(&token)?;
-        Ok((token, text))
+        issue(tx, actor, DEPLOY, wish, control.now_of(tx).plus(life), realm)
     })?;
     Ok((made.0, Secret::new(made.1.into_bytes())))
 }
@@ -349,7 +443,8 @@ pub fn revoke_deploy_token(
             let (_, project) = authorize::project(tx, actor, Action::Administer, org, project)?;
             let mut all = of_project(tx, project.row.id)?.into_iter();
             let found = all.find(|token| token.row.id.to_string() == id);
-            revoke(tx, found.ok_or_else(|| authorize::missing("token", id))?)
+            let found = found.ok_or_else(|| authorize::missing("token", id))?;
+            revoke(tx, control.now_of(tx), |token| token.id == found.row.id)
         },
     )
 }

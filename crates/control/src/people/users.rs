@@ -3,11 +3,11 @@
 //! Lives here: accounts. Does not live here: what a user is where (`members`), signing in (`sessions`).
 //! Invariant: who is removed is out with that commit: memberships, sessions and tokens end in the same transaction.
 
-use model::{Action, Actor, Email, Membership, Realm, Role, Session, Timestamp, Token, User, UserId};
+use model::{Action, Actor, Email, Membership, Realm, Role, Session, Timestamp, User, UserId};
 use store::secret::Secret;
 use store::{ReadTx, Versioned, WriteTx};
 
-use super::{members, password, tokens};
+use super::{invitations, members, password, tokens};
 use crate::authorize::{self, Rights};
 use crate::{Control, ControlError};
 
@@ -28,7 +28,7 @@ pub(super) fn keep(
     password: &Secret,
 ) -> Result<String, ControlError> {
     check_name(name)?;
-    password::refuse_weak(password, email)?;
+    password::refuse_weak(password, email, "/password")?;
     control.door.hasher.hash(password)
 }
 
@@ -61,6 +61,7 @@ pub(super) fn insert(
         name: name.to_owned(),
         password,
         created_at: now,
+        familiar: Vec::new(),
     };
     tx.insert(&user)?;
     Ok(user)
@@ -113,7 +114,7 @@ pub fn user(control: &Control, actor: &Actor, name: &str) -> Result<Account, Con
     })
 }
 
-/// The user who acts.
+/// The user who acts, and what he is as far as the token in use lets pass: it is nobody's business where else he is something.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -122,7 +123,12 @@ pub fn own(control: &Control, actor: &Actor) -> Result<Option<Account>, ControlE
         return Ok(None);
     };
     control.read(|tx| match tx.get::<User>(&id.to_string())? {
-        Some(found) => account(tx, found.row).map(Some),
+        Some(found) => {
+            let rights = Rights::of(tx, actor)?;
+            let mut account = account(tx, found.row)?;
+            account.memberships.retain(|one| rights.role(one.realm).is_some());
+            Ok(Some(account))
+        }
         None => Err(ControlError::SignIn),
     })
 }
@@ -145,7 +151,7 @@ pub fn set_role(
             Some(role) => {
                 members::change(control, tx, actor, &rights, &user, Realm::Installation, role)?;
             }
-            None => members::end(tx, actor, &rights, &user, Realm::Installation)?,
+            None => members::end_in_installation(tx, actor, &rights, &user)?,
         }
         account(tx, user)
     })
@@ -161,14 +167,12 @@ pub fn delete_user(control: &Control, actor: &Actor, name: &str) -> Result<(), C
         let user = find(tx, name)?.row;
         let rights = Rights::of(tx, actor)?;
         for found in tx.list::<Membership>(&user.id.to_string())? {
-            members::end(tx, actor, &rights, &user, found.row.realm)?;
+            members::end(tx, actor, &rights, members::Hand::Others, &found)?;
         }
         end_sessions(tx, user.id, None)?;
-        for found in tx.list::<Token>("")? {
-            if found.row.user == Some(user.id) {
-                tokens::revoke(tx, found)?;
-            }
-        }
+        let now = control.now_of(tx);
+        tokens::revoke(tx, now, |token| token.user == Some(user.id))?;
+        invitations::void(tx, &user, |_| true)?;
         tx.delete::<User>(&user.id.to_string(), store::Expect::Any)?;
         Ok(())
     })
@@ -198,7 +202,10 @@ pub fn change_password(
     let changed =
         super::sessions::guess(control, &found.email, source, current, Some(&found)).and_then(|is_right| {
             match is_right {
-                true => keep(control, &found.email, &found.name, new),
+                true => {
+                    password::refuse_weak(new, &found.email, "/new")?;
+                    control.door.hasher.hash(new)
+                }
                 false => Err(ControlError::invalid("/current", "is not your password")),
             }
         });
@@ -209,7 +216,10 @@ pub fn change_password(
             return Err(ControlError::invalid("/current", "was changed meanwhile"));
         }
         now.row.password = Some(kept);
+        now.row.familiar.retain(|one| one.source == source.as_str());
         tx.update(&now.row, store::Expect::Generation(now.generation))?;
+        // Whoever holds a text that sets another one is kept out as well.
+        invitations::void(tx, &now.row, |invitation| invitation.role.is_none())?;
         end_sessions(tx, *user, Some(*session))
     })
 }

@@ -4,7 +4,7 @@ mod preview;
 
 use model::operation::{Source, Work};
 use model::{Action, Actor, App, Instance, Operation, Release, ReleaseId, ReleaseState};
-use store::{Expect, Versioned, WriteTx};
+use store::{Expect, ReadTx, Versioned, WriteTx};
 
 use crate::apps::refuse_deleting;
 use crate::authorize::{self, EnvPath};
@@ -202,7 +202,7 @@ pub fn run(
     command: &[String],
 ) -> Result<Accepted, ControlError> {
     control.mutate(actor, "app.run", name, |tx| {
-        let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
+        let scope = inside(tx, actor, path)?;
         check_command(command)?;
         let app = scope.app(tx, name)?;
         refuse_deleting(&app.row)?;
@@ -213,6 +213,12 @@ pub fn run(
         };
         operations::accept(control, tx, actor, Some(&scope), work)
     })
+}
+
+/// Whoever chooses a program to run in an instance reads the secrets in its environment by it.
+fn inside(tx: &ReadTx, actor: &Actor, path: &EnvPath) -> Result<authorize::Scope, ControlError> {
+    authorize::environment(tx, actor, Action::ReadSecrets, path)?;
+    authorize::environment(tx, actor, Action::Deploy, path)
 }
 
 fn check_command(command: &[String]) -> Result<(), ControlError> {
@@ -288,7 +294,7 @@ pub fn enter(
     exec: &engine::Exec,
 ) -> Result<Option<engine::ExecStreams>, ControlError> {
     let found = control.mutate(actor, "instance.exec", name, |tx| {
-        let scope = authorize::environment(tx, actor, Action::Deploy, path)?;
+        let scope = inside(tx, actor, path)?;
         check_command(&exec.argv)?;
         let app = scope.app(tx, name)?;
         let mut live: Vec<Instance> = tx

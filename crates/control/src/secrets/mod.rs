@@ -75,7 +75,7 @@ pub fn set(
 ) -> Result<(SecretView, Option<Accepted>), ControlError> {
     control.mutate(actor, "secret.set", &format!("{app}/{key}"), |tx| {
         let (scope, app) = changeable(tx, actor, path, app)?;
-        let view = write_version(control, tx, &app, key, Some(value), "/value")?;
+        let view = write_version(control, tx, &app, key, Some(value), ["/key", "/value"])?;
         let accepted = follow_configuration(control, tx, actor, &scope, &app)?;
         Ok((view, accepted))
     })
@@ -94,7 +94,7 @@ pub fn unset(
 ) -> Result<Option<Accepted>, ControlError> {
     control.mutate(actor, "secret.unset", &format!("{app}/{key}"), |tx| {
         let (scope, app) = changeable(tx, actor, path, app)?;
-        write_version(control, tx, &app, key, None, "/key")?;
+        write_version(control, tx, &app, key, None, ["/key", "/key"])?;
         follow_configuration(control, tx, actor, &scope, &app)
     })
 }
@@ -118,7 +118,11 @@ pub fn change(
         |tx| {
             let (scope, app) = changeable(tx, actor, path, app)?;
             for (key, value) in changes {
-                write_version(control, tx, &app, key, value.as_ref(), &format!("/set/{key}"))?;
+                let at = match value {
+                    Some(_) => format!("/set/{key}"),
+                    None => "/unset".to_owned(),
+                };
+                write_version(control, tx, &app, key, value.as_ref(), [&at, &at])?;
             }
             follow_configuration(control, tx, actor, &scope, &app)
         },
@@ -133,14 +137,14 @@ fn changeable(tx: &ReadTx, actor: &Actor, path: &EnvPath, app: &str) -> Result<(
     Ok((scope, app))
 }
 
-/// A new version of a secret; without a value, its removal. `at` names the value in a refusal.
+/// A new version of a secret; without a value, its removal. `at` says where its name and its value were sent.
 fn write_version(
     control: &Control,
     tx: &store::WriteTx,
     app: &App,
     key: &EnvKey,
     value: Option<&Secret>,
-    at: &str,
+    at: [&str; 2],
 ) -> Result<SecretView, ControlError> {
     let tenant = app.id.to_string();
     let version = tx.next_number(&format!("secret:{tenant}:{key}"))?;
@@ -174,10 +178,10 @@ fn write_version(
     })
 }
 
-fn refuse_unfit(key: &EnvKey, value: &Secret, at: &str) -> Result<(), ControlError> {
+fn refuse_unfit(key: &EnvKey, value: &Secret, [at_key, at]: [&str; 2]) -> Result<(), ControlError> {
     if EnvKey::is_set_by_stoa(key.as_str()) {
         let message = format!("{key} is set by Stoa in each instance");
-        return Err(ControlError::invalid("/key", message));
+        return Err(ControlError::invalid(at_key, message));
     }
     let bytes = value.expose();
     if bytes.is_empty() || bytes.len() > ENV_VALUE_MAX || bytes.contains(&0) {

@@ -298,6 +298,8 @@ pub fn token(world: &World, role: Role, org: Option<OrgId>) -> Actor {
         expires_at: world.now.plus(Millis::seconds(3600)),
         last_used_at: None,
         revoked: false,
+        revoked_at: None,
+        parent: None,
     };
     let stored: Result<_, store::StoreError> = world.control().store.write(now, |tx| tx.insert(&row));
     stored.expect("a token");

@@ -1,5 +1,6 @@
 //! Control at middle height: a real store, the simulated engine, a simulated edge, and a time that the test moves.
 
+mod account;
 mod back;
 mod corrupt;
 mod crashes;
@@ -9,8 +10,8 @@ mod ends;
 mod faults;
 mod gate;
 mod hosts;
-mod jobs;
 mod images;
+mod jobs;
 mod keys;
 mod people;
 mod places;

@@ -14,28 +14,28 @@ use store::Secret;
 
 use crate::world::{ROOT, World, name};
 
-const PASSWORD: &str = "correct horse battery";
+pub const PASSWORD: &str = "correct horse battery";
 
-fn secret(text: &str) -> Secret {
+pub fn secret(text: &str) -> Secret {
     Secret::from(text.to_owned())
 }
 
-fn email(user: &str) -> Email {
+pub fn email(user: &str) -> Email {
     format!("{user}@example.org").parse().expect("an address")
 }
 
-fn from(last: u8) -> Source {
+pub fn from(last: u8) -> Source {
     Source::of(IpAddr::from([192, 0, 2, last]))
 }
 
 /// A user who took an invitation to an org or a project, signed in.
-fn member(control: &Control, user: &str, org: &str, project: Option<&str>, role: Role) -> Actor {
+pub fn member(control: &Control, user: &str, org: &str, project: Option<&str>, role: Role) -> Actor {
     let (_, text) =
         people::invite(control, &ROOT, Some(org), project, &email(user), role).expect("an invitation");
     take(control, user, text.expose_str().expect("text")).expect("taken")
 }
 
-fn take(control: &Control, user: &str, text: &str) -> Result<Actor, ControlError> {
+pub fn take(control: &Control, user: &str, text: &str) -> Result<Actor, ControlError> {
     let accepted = Accepted {
         text: text.to_owned(),
         name: Some(user.to_owned()),
@@ -48,15 +48,21 @@ fn take(control: &Control, user: &str, text: &str) -> Result<Actor, ControlError
     })
 }
 
+/// Ada, with her password.
+pub fn signed_in(control: &Control, source: &Source) -> people::SignedIn {
+    let found = people::sign_in(control, &email("ada"), &secret(PASSWORD), source, "").expect("in");
+    found.expect("no rehearsal")
+}
+
 fn place() -> EnvPath {
     EnvPath::default()
 }
 
-fn denied<T>(result: Result<T, ControlError>) -> bool {
+pub fn denied<T>(result: Result<T, ControlError>) -> bool {
     matches!(result.err(), Some(ControlError::Denied { .. }))
 }
 
-fn sign_in_first<T>(result: Result<T, ControlError>) -> bool {
+pub fn sign_in_first<T>(result: Result<T, ControlError>) -> bool {
     matches!(result.err(), Some(ControlError::SignIn))
 }
 
@@ -158,8 +164,7 @@ fn invitations_and_sessions_end() {
     take(control, "ada", text.expose_str().expect("text")).expect("taken");
     for (hours_used, hours_begun, counts) in [(11, 11, true), (13, 13, false), (1, 15 * 24, false)] {
         let ends = || {
-            let signed =
-                people::sign_in(control, &email("ada"), &secret(PASSWORD), &from(1), "").expect("in");
+            let signed = signed_in(control, &from(1));
             let mut row = signed.session.clone();
             row.last_used_at = model::Timestamp::from_ms(past(hours_used).wall_ms);
             row.expires_at =
@@ -448,7 +453,7 @@ fn guessing_is_slowed_and_the_owner_gets_in() {
         |source: &Source, password: &str| people::sign_in(control, &ada, &secret(password), source, "");
     let is_slowed = |result: Result<_, ControlError>| -> bool {
         matches!(
-            result.map(|_: people::SignedIn| ()),
+            result.map(|_: Option<people::SignedIn>| ()),
             Err(ControlError::Guessed { .. })
         )
     };
@@ -540,7 +545,7 @@ fn a_password_is_changed_by_its_user_only() {
     let world = World::new();
     let control = world.control();
     let ada = member(control, "ada", "default", None, Role::Admin);
-    let other = people::sign_in(control, &email("ada"), &secret(PASSWORD), &from(2), "").expect("in");
+    let other = signed_in(control, &from(2));
     let change = |actor: &Actor, current: &str, new: &str| {
         people::change_password(control, actor, &from(1), &secret(current), &secret(new))
     };

@@ -236,6 +236,7 @@ fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
         realm: model::Realm::Installation,
         role: Some(model::Role::Viewer),
         by: "test".to_owned(),
+        maker: None,
         created_at: at,
         expires_at: at.plus(model::Millis::seconds(600)),
     });
