@@ -7,18 +7,27 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use model::Actor;
 use serde_json::Value;
 
 use crate::refusal::Refusal;
 
 /// A manifest has at most 256 KiB and grows when it is escaped; secrets are smaller.
 const JSON_MAX: usize = 1 << 20;
+/// The same of who shows no credential: an address, a name, a password, an invitation.
+const JSON_MAX_OF_ANYBODY: usize = 16 << 10;
 /// Long enough for a bad line, short enough that nobody holds us.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The bytes of a JSON body; empty when the endpoint takes none.
+/// The most bytes that the body of a request may have.
+pub(crate) fn limit(actor: Option<&Actor>) -> usize {
+    actor.map_or(JSON_MAX_OF_ANYBODY, |_| JSON_MAX)
+}
+
+/// The bytes of a JSON body of at most `limit`; empty when the endpoint takes none.
 pub(crate) async fn read(
     endpoint: &Endpoint,
+    limit: usize,
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Vec<u8>, Refusal> {
@@ -26,15 +35,15 @@ pub(crate) async fn read(
         .get(CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > JSON_MAX as u64) {
-        return Err(Refusal::too_large(JSON_MAX as u64));
+    if announced.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(Refusal::too_large(limit as u64));
     }
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, JSON_MAX).collect())
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect())
         .await
         .map_err(|_| Refusal::too_slow())?
         .map_err(|why| {
             if why.is::<LengthLimitError>() {
-                Refusal::too_large(JSON_MAX as u64)
+                Refusal::too_large(limit as u64)
             } else {
                 Refusal::bad_request("the body broke off")
             }

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Shared;
-use crate::credential::{Credential, authenticate};
+use crate::credential::{Credential, still_counts};
 use crate::listen::Peer;
 use crate::refusal::Refusal;
 
@@ -49,13 +49,13 @@ impl Call {
 
     /// Refuses what was shown if it does not count any more: for what goes on after the answer has begun.
     pub(crate) fn still_counts(&self) -> Result<(), Refusal> {
-        authenticate(&self.shared, self.peer, self.credential.as_ref()).map(drop)
+        still_counts(&self.shared, self.peer, self.credential.as_ref())
     }
 
     /// The same, for longer than the call lives.
     pub(crate) fn glance(&self) -> Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync> {
         let (shared, peer, credential) = (Arc::clone(&self.shared), self.peer, self.credential.clone());
-        Arc::new(move || authenticate(&shared, peer, credential.as_ref()).map(drop))
+        Arc::new(move || still_counts(&shared, peer, credential.as_ref()))
     }
 
     /// A parameter of the path. The endpoint list names them, so a missing one is a defect.

@@ -64,6 +64,21 @@ pub(crate) fn authenticate(
     }
 }
 
+/// That what was shown still counts, for what goes on after the answer has begun. It is no use of it: what is open must not
+/// keep a session alive.
+pub(crate) fn still_counts(
+    shared: &Shared,
+    peer: Peer,
+    credential: Option<&Credential>,
+) -> Result<(), Refusal> {
+    match (credential, peer) {
+        (Some(Credential::Token(text)), _) => Ok(people::look_at(&shared.control, text)?),
+        (Some(Credential::Session(text)), _) => Ok(people::look_at_session(&shared.control, text)?),
+        (None, Peer::Root { .. }) => Ok(()),
+        (None, Peer::Anybody { .. } | Peer::LocalUser) => Err(Refusal::sign_in()),
+    }
+}
+
 /// Where a request comes from.
 pub(crate) fn source(peer: Peer) -> Source {
     match peer {
@@ -90,8 +105,12 @@ pub(crate) fn refuse_cross_site(
     }
 }
 
-/// Refuses to sign anybody in for a page of another site. What is not a browser says nothing.
-pub(crate) fn refuse_sign_in_from_elsewhere(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Refuses to sign anybody in for a page of another site. What is not a browser says nothing; whoever follows a link to what
+/// everybody may read changes nothing.
+pub(crate) fn refuse_sign_in_from_elsewhere(method: Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    if method == Method::Get {
+        return Ok(());
+    }
     if is_same_site(headers) == Some(false) && !control::planted::forgets_sites() {
         return Err(Refusal::cross_site());
     }
@@ -187,8 +206,9 @@ mod tests {
         let token = Credential::Token("x".to_owned());
         let elsewhere = headers(&[("sec-fetch-site", "cross-site")]);
         assert!(refuse_cross_site(Method::Post, Some(&token), &elsewhere).is_ok());
-        assert!(refuse_sign_in_from_elsewhere(&elsewhere).is_err());
-        assert!(refuse_sign_in_from_elsewhere(&headers(&[])).is_ok());
+        assert!(refuse_sign_in_from_elsewhere(Method::Post, &elsewhere).is_err());
+        assert!(refuse_sign_in_from_elsewhere(Method::Get, &elsewhere).is_ok());
+        assert!(refuse_sign_in_from_elsewhere(Method::Post, &headers(&[])).is_ok());
     }
 
     #[test]

@@ -34,6 +34,8 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Limits {
     /// Event streams.
     pub(crate) streams: Arc<Semaphore>,
+    /// Those of root on the host, who must get his however many others there are.
+    pub(crate) root_streams: Arc<Semaphore>,
     /// Programs run through `exec`: four threads each.
     pub(crate) sessions: Arc<Semaphore>,
     /// Requests that wait for an operation: a thread each.
@@ -46,6 +48,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             streams: Arc::new(Semaphore::new(256)),
+            root_streams: Arc::new(Semaphore::new(64)),
             sessions: Arc::new(Semaphore::new(32)),
             waits: Semaphore::new(32),
             uploads: Arc::new(Semaphore::new(8)),

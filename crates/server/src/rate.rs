@@ -2,8 +2,8 @@
 //!
 //! Lives here: the buckets, and what the answers say of them. Does not live here: bounds of what is expensive
 //! (`listen::Limits`).
-//! Invariants: who shows no credential, or a wrong one, never takes from the bucket of one who shows a right one; an
-//! address alone decides nothing; memory is bounded, whoever asks.
+//! Invariants: who shows no credential, or a wrong one, never takes from the bucket of one who shows a right one, whatever
+//! address both have, nor from that of another address; memory is bounded, whoever asks.
 //!
 //! The headers are those of draft-ietf-httpapi-ratelimit-headers-10: `RateLimit-Policy: "NAME";q=QUOTA;w=SECONDS` and
 //! `RateLimit: "NAME";r=LEFT;t=SECONDS`, where `t` tells when the bucket is full again.
@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use control::people::Source;
 use model::Actor;
 
 use crate::refusal::Refusal;
@@ -20,7 +21,7 @@ use crate::refusal::Refusal;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Buckets at once. Beyond it the one that was not used for longest goes, which is full again or nearly so.
 const BUCKETS: usize = 4096;
-/// Event streams that one credential may keep open, out of those of all.
+/// Event streams that one user may keep open, out of those of all, with all his sessions and tokens together.
 const STREAMS_EACH: u32 = 64;
 
 /// Whose bucket it is.
@@ -28,10 +29,10 @@ const STREAMS_EACH: u32 = 64;
 pub(crate) enum Who {
     /// A credential that counts.
     Known(String),
-    /// All who need none, at that endpoint: a flood at one must not close another.
-    Anybody(&'static str),
-    /// All who showed none where one is needed, or one that does not count.
-    Refused,
+    /// All who need none at that endpoint, from one address: a flood at one, or from one, must not close another.
+    Anybody(&'static str, Source),
+    /// All who showed none where one is needed, or one that does not count, from one address.
+    Refused(Source),
 }
 
 impl Who {
@@ -43,11 +44,19 @@ impl Who {
         }
     }
 
+    /// Whose streams an actor's count among: whoever has many tokens is one all the same.
+    pub(crate) fn of_streams(actor: &Actor) -> Option<Self> {
+        match actor.user() {
+            Some(user) => Some(Self::Known(format!("streams of {user}"))),
+            None => Self::of(actor),
+        }
+    }
+
     fn policy(&self) -> &'static str {
         match self {
             Self::Known(_) => "credential",
-            Self::Anybody(_) => "anybody",
-            Self::Refused => "refused",
+            Self::Anybody(..) => "anybody",
+            Self::Refused(_) => "refused",
         }
     }
 }
@@ -126,7 +135,7 @@ impl Rates {
         (Some(standing), verdict)
     }
 
-    /// A place for an event stream of that credential, given back when dropped.
+    /// A place for an event stream among those of that user, given back when dropped.
     pub(crate) fn stream(self: &Arc<Self>, who: Option<Who>) -> Result<Place, Refusal> {
         if let Some(who) = &who {
             let mut buckets = self.lock();
@@ -193,6 +202,10 @@ fn whole(number: f64) -> u64 {
 mod tests {
     use super::*;
 
+    fn refused(last: u8) -> Who {
+        Who::Refused(Source::of(std::net::IpAddr::from([192, 0, 2, last])))
+    }
+
     fn known(name: &str) -> Who {
         Who::Known(name.to_owned())
     }
@@ -217,7 +230,7 @@ mod tests {
                 ("ratelimit", "\"credential\";r=0;t=60".to_owned())
             ]
         );
-        assert!(rates.take(&bob, begin).1.is_ok() && rates.take(&Who::Refused, begin).1.is_ok());
+        assert!(rates.take(&bob, begin).1.is_ok() && rates.take(&refused(1), begin).1.is_ok());
         let later = begin + Duration::from_secs(2);
         assert!(rates.take(&alice, later).1.is_ok() && rates.take(&alice, later).1.is_ok());
         assert!(rates.take(&alice, later).1.is_err(), "two came in two seconds");
@@ -236,11 +249,31 @@ mod tests {
             // Each at a later moment, so that which is the oldest is told apart.
             let now = begin + Duration::from_micros(number as u64);
             assert!(rates.take(&known(&number.to_string()), now).1.is_ok());
-            drop(rates.take(&Who::Refused, now));
+            drop(rates.take(&refused(1), now));
         }
         assert_eq!(rates.lock().len(), BUCKETS);
-        assert!(rates.take(&Who::Refused, begin).1.is_err());
+        assert!(rates.take(&refused(1), begin).1.is_err());
+        assert!(rates.take(&refused(2), begin).1.is_ok(), "another address");
         assert!(rates.take(&alice, begin + Duration::from_secs(1)).1.is_ok());
+    }
+
+    #[test]
+    fn a_user_is_one_whatever_he_shows() {
+        let user = model::UserId::fresh();
+        let token = |user| Actor::Token {
+            token: model::TokenId::fresh(),
+            name: "t".to_owned(),
+            user,
+        };
+        let session = Actor::User {
+            user,
+            session: model::SessionId::fresh(),
+        };
+        let own = Who::of_streams(&session);
+        assert_eq!(own, Who::of_streams(&token(Some(user))));
+        assert_ne!(own, Who::of_streams(&token(Some(model::UserId::fresh()))));
+        assert_ne!(Who::of_streams(&token(None)), Who::of_streams(&token(None)));
+        assert_eq!(Who::of_streams(&Actor::HostRoot { pid: 1 }), None);
     }
 
     #[test]

@@ -156,12 +156,12 @@ impl Refusal {
         refusal
     }
 
-    /// A credential keeps too many event streams open.
+    /// A user keeps too many event streams open.
     pub(crate) fn too_many_streams(most: u32) -> Self {
         let mut refusal = Self::new(
             429,
             "rate_limited",
-            format!("this credential has {most} event streams open already"),
+            format!("you have {most} event streams open already, with all your tokens and sessions"),
             "close those that nobody reads, then open it again",
         );
         refusal.0.header = Some(("retry-after", "5".to_owned()));

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use api::endpoint::{Method, Need};
+use api::{Endpoint, endpoints as e};
 use control::authorize::{self, Reach};
 use http::header::{ACCEPT, IF_MATCH, USER_AGENT};
 use http::{HeaderMap, Request, Response};
@@ -54,7 +55,7 @@ async fn phases(
     let found = match route::find(request.method(), request.uri().path()) {
         Ok(found) => found,
         Err(refusal) => {
-            charge(shared, Some(&Who::Anybody(name)), standing)?;
+            charge(shared, stranger(peer, *name).as_ref(), standing)?;
             return Err(refusal);
         }
     };
@@ -79,7 +80,13 @@ async fn phases(
             .await?
             .into_response());
     }
-    let bytes = body::read(call.endpoint, &head.headers, incoming).await?;
+    let bytes = body::read(
+        call.endpoint,
+        body::limit(call.actor.as_ref()),
+        &head.headers,
+        incoming,
+    )
+    .await?;
     match (handler, upgrade) {
         (Handler::Act(act), _) => {
             let key = idempotency::key(call.endpoint, &head.headers)?;
@@ -157,10 +164,14 @@ fn admit(
     query: &str,
     standing: &OnceLock<Standing>,
 ) -> Result<Call, Refusal> {
-    let credential = credential::shown(headers)?;
+    // Where none is needed nobody looks at it: a broken one keeps nobody from signing in or from reading.
+    let credential = match found.endpoint.need {
+        Need::Nothing => None,
+        Need::Credential | Need::Right(_) | Need::Installation(_) => credential::shown(headers)?,
+    };
     let asks = match found.endpoint.need {
         Need::Nothing => {
-            credential::refuse_sign_in_from_elsewhere(headers)?;
+            credential::refuse_sign_in_from_elsewhere(found.endpoint.method, headers)?;
             Ok(None)
         }
         Need::Credential | Need::Right(_) | Need::Installation(_) => {
@@ -169,11 +180,11 @@ fn admit(
         }
     };
     let who = match &asks {
-        // Counted by account and source (`people::Throttle`): strangers who flood it must not keep others from signing in.
-        Ok(None) if found.endpoint.id == api::endpoints::SESSION_CREATE.id => None,
-        Ok(None) => Some(Who::Anybody(found.endpoint.id)),
         Ok(Some(actor)) => Who::of(actor),
-        Err(_) => Some(Who::Refused),
+        Ok(None) if is_free(found.endpoint) => None,
+        Ok(None) => stranger(peer, found.endpoint.id),
+        Err(_) if matches!(peer, Peer::Root { .. }) => None,
+        Err(_) => Some(Who::Refused(credential::source(peer))),
     };
     charge(&shared, who.as_ref(), standing)?;
     let actor = asks?;
@@ -202,6 +213,28 @@ fn admit(
         None
     };
     Ok(Call { expected, ..call })
+}
+
+/// What must answer whoever asks, however often others do: whether we are well, and the ways in. Passwords are counted by
+/// account and source (`people::Throttle`); an invitation or claim that is not there costs a look.
+fn is_free(endpoint: &Endpoint) -> bool {
+    [
+        &e::HEALTH,
+        &e::READINESS,
+        &e::SESSION_CREATE,
+        &e::INVITATION_ACCEPT,
+        &e::CLAIM,
+    ]
+    .iter()
+    .any(|free| free.id == endpoint.id)
+}
+
+/// Whose bucket a request without a credential takes from; nothing for root on the host, who must always get in.
+fn stranger(peer: Peer, at: &'static str) -> Option<Who> {
+    match peer {
+        Peer::Root { .. } => None,
+        Peer::Anybody { .. } | Peer::LocalUser => Some(Who::Anybody(at, credential::source(peer))),
+    }
 }
 
 /// Counts the request; too many are refused before anything of them is done.

@@ -50,11 +50,14 @@ impl Seen {
 /// Looks for what is new since its last look.
 pub(crate) type Look = Box<dyn FnMut() -> Result<Seen, Refusal> + Send>;
 
+/// Says whether what a stream was opened with still counts.
+type StillCounts = Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
+
 /// An open stream: its first frames and where more come from.
 pub(crate) struct Events {
     first: Seen,
     look: Look,
-    still_counts: Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync>,
+    still_counts: StillCounts,
     permit: OwnedSemaphorePermit,
     place: Place,
 }
@@ -62,10 +65,15 @@ pub(crate) struct Events {
 impl Events {
     /// Opens a stream. The first look is done here, so that its refusal is a problem and not a broken stream.
     pub(crate) fn open(call: &Call, mut look: Look) -> Result<Self, Refusal> {
-        let permit = Arc::clone(&call.shared.limits.streams)
+        let (limits, who) = (&call.shared.limits, Who::of_streams(call.actor()?));
+        let streams = match who {
+            Some(_) => &limits.streams,
+            None => &limits.root_streams,
+        };
+        let permit = Arc::clone(streams)
             .try_acquire_owned()
             .map_err(|_| Refusal::busy("event streams"))?;
-        let place = call.shared.rates.stream(call.actor.as_ref().and_then(Who::of))?;
+        let place = call.shared.rates.stream(who)?;
         let first = look()?;
         Ok(Self {
             first,
@@ -96,11 +104,8 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
         let is_quiet = seen.text.is_empty();
         if !is_quiet {
             spoke = Instant::now();
-            if sender
-                .send(Bytes::from(std::mem::take(&mut seen.text)))
-                .await
-                .is_err()
-            {
+            let text = Bytes::from(std::mem::take(&mut seen.text));
+            if !is_delivered(&events.still_counts, &sender, text).await {
                 break;
             }
         }
@@ -139,6 +144,22 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
     drop((events.permit, events.place));
 }
 
+/// Hands a chunk over. A reader that takes none must not outlast its credential.
+async fn is_delivered(still_counts: &StillCounts, sender: &mpsc::Sender<Bytes>, text: Bytes) -> bool {
+    let mut sending = std::pin::pin!(sender.send(text));
+    loop {
+        tokio::select! {
+            sent = &mut sending => return sent.is_ok(),
+            () = tokio::time::sleep(TOKEN_GLANCE) => {}
+        }
+        let look = Arc::clone(still_counts);
+        if !matches!(tokio::task::spawn_blocking(move || look()).await, Ok(Ok(()))) {
+            tracing::debug!("an event stream that nobody read was ended");
+            return false;
+        }
+    }
+}
+
 /// A body fed by a channel.
 struct Channel(mpsc::Receiver<Bytes>);
 
@@ -153,5 +174,46 @@ impl Body for Channel {
         self.0
             .poll_recv(cx)
             .map(|chunk| chunk.map(|chunk| Ok(Frame::data(chunk))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::rate::Rates;
+
+    /// A reader that takes nothing gets no more than what was ahead, and its stream ends with its credential.
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_ends_with_its_credential() {
+        let (counts, streams) = (Arc::new(AtomicBool::new(true)), Arc::new(Semaphore::new(1)));
+        let looks = Arc::clone(&counts);
+        let events = Events {
+            first: Seen::default(),
+            look: Box::new(|| {
+                let mut seen = Seen::default();
+                seen.frame("1", "line", &"x");
+                Ok(seen)
+            }),
+            still_counts: Arc::new(move || match looks.load(Ordering::SeqCst) {
+                true => Ok(()),
+                false => Err(Refusal::sign_in()),
+            }),
+            permit: Arc::clone(&streams).try_acquire_owned().expect("a permit"),
+            place: Arc::new(Rates::new(0)).stream(None).expect("a place"),
+        };
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let pump = tokio::spawn(pump(events, sender.clone()));
+        while sender.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(streams.available_permits(), 0, "it waits for its reader");
+        counts.store(false, Ordering::SeqCst);
+        pump.await.expect("it ended");
+        assert_eq!(streams.available_permits(), 1);
+        drop(receiver);
     }
 }

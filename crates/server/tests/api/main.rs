@@ -122,6 +122,12 @@ impl World {
         Client::new(Address::Unix(path), None, None).expect("a client")
     }
 
+    /// Root who shows a token.
+    fn root_with(&self, token: &str) -> Client {
+        let path = self.dir.path().join(api::LOCAL_SOCKET);
+        Client::new(Address::Unix(path), Some(token.to_owned()), None).expect("a client")
+    }
+
     fn with(&self, token: &str) -> Client {
         let address = format!("http://{}", self.address).parse().expect("an address");
         Client::new(address, Some(token.to_owned()), None).expect("a client")
@@ -255,7 +261,7 @@ fn nobody_gets_in_without_a_credential() {
         ] {
             let (status, answer) = world.call(&method, &path, headers, "");
             if is_open {
-                // A broken header is refused even there; claiming without a body is a bad request.
+                // Nobody looks at a header there; claiming without a body is a bad request.
                 assert!(
                     matches!(status, 200 | 400 | 401 | 415 | 422),
                     "{method} {path}: {answer}"

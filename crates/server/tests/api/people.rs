@@ -313,3 +313,115 @@ fn bounds_hold_when_they_are_raced() {
     });
     assert_eq!(made, 200, "of 240 at once");
 }
+
+/// What strangers do at one door closes no other, and none to root; the ways in stay open however often others ask.
+#[test]
+fn strangers_close_no_way_in() {
+    let world = World::with_rate(5);
+    let json = "content-type: application/json\r\n";
+    let flood = |path: &str| (0..20).map(|_| world.call("GET", path, "", "").0).last();
+    assert_eq!(flood("/v1/nothing"), Some(429));
+    assert_eq!(flood("/v1/whoami"), Some(429));
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(flood(path), Some(200), "{path}");
+    }
+    let invitation = format!("{{\"token\":\"stoa_inv_00\",\"password\":\"{PASSWORD}\"}}");
+    for (path, body) in [
+        ("/v1/invitations/accept", invitation.as_str()),
+        ("/v1/claim", "{\"token\":\"stoa_claim_00\"}"),
+    ] {
+        let answers: Vec<u16> = (0..20).map(|_| world.call("POST", path, json, body).0).collect();
+        assert_eq!(answers, [401; 20], "{path}");
+    }
+    let root = world.root();
+    for _ in 0..20 {
+        assert_eq!(
+            root.raw("GET", "/v1/nothing", None).expect("an answer").status,
+            404
+        );
+        let wrong = world.root_with("stoa_pat_none").whoami();
+        assert_eq!(
+            problem(wrong).status,
+            401,
+            "root is told so however often he errs"
+        );
+    }
+}
+
+/// Nobody fills our memory before saying who he is.
+#[test]
+fn strangers_send_little() {
+    let world = World::new();
+    let known = world.with(&token_of(&world, &member(&world, "ada", Role::Owner)));
+    let sent = |client: &Client, bytes: usize, path: &str| {
+        let body = format!("{{\"name\":\"{}\"}}", "x".repeat(bytes));
+        let answer = client.raw("POST", path, Some(body.into_bytes()));
+        answer.expect("an answer").status
+    };
+    // Where no credential is needed nobody looks at one.
+    for client in [&world.with("stoa_pat_none"), &known] {
+        assert_eq!(sent(client, 15 << 10, "/v1/sessions"), 422);
+        assert_eq!(sent(client, 16 << 10, "/v1/sessions"), 413);
+    }
+    assert_eq!(sent(&known, 100 << 10, "/v1/tokens"), 422);
+}
+
+/// Whoever follows a link from elsewhere to what everybody may read gets it, whatever his browser sends along.
+#[test]
+fn what_is_open_is_open_whatever_is_shown() {
+    let world = World::new();
+    member(&world, "ada", Role::Viewer);
+    for headers in [
+        "sec-fetch-site: cross-site\r\n",
+        "authorization: Basic x\r\n",
+        "cookie: __Host-stoa=a; __Host-stoa=b\r\n",
+    ] {
+        for path in ["/docs", "/healthz", "/openapi.json"] {
+            assert_eq!(world.call("GET", path, headers, "").0, 200, "{path} {headers}");
+        }
+    }
+    // A cookie that somebody else put there keeps nobody from signing in.
+    let body = format!("{{\"email\":\"ada@example.org\",\"password\":\"{PASSWORD}\"}}");
+    let headers = "content-type: application/json\r\ncookie: __Host-stoa=a; __Host-stoa=b\r\n";
+    assert_eq!(world.call("POST", "/v1/sessions", headers, &body).0, 201);
+}
+
+/// A rehearsed sign-in leaves no trace, so it tells nothing.
+#[test]
+fn a_rehearsed_sign_in_tells_nothing() {
+    let world = World::new();
+    member(&world, "ada", Role::Viewer);
+    let ask = |email: &str, password: &str| {
+        let body = format!("{{\"email\":\"{email}\",\"password\":\"{password}\"}}");
+        let json = "content-type: application/json\r\n";
+        let (status, answer) = world.call("POST", "/v1/sessions?dry_run=true", json, &body);
+        (status, answer.split("\r\n\r\n").nth(1).map(str::to_owned))
+    };
+    let right = ask("ada@example.org", PASSWORD);
+    assert_eq!(right.0, 200, "{right:?}");
+    assert_eq!(right, ask("ada@example.org", "wrong password"));
+    assert_eq!(right, ask("nobody@example.org", PASSWORD));
+}
+
+/// Somebody with many tokens is one, and root gets his stream however many others are open.
+#[test]
+fn streams_are_bounded_for_each_user() {
+    let world = World::new();
+    let session = member(&world, "ada", Role::Developer);
+    let clients: Vec<Client> = (0..3).map(|_| world.with(&token_of(&world, &session))).collect();
+    let watch = &api::endpoints::EVENT_WATCH;
+    let held: Vec<_> = (0..64)
+        .map(|number| {
+            clients[number % clients.len()]
+                .events(watch, &[], &[])
+                .expect("a stream")
+        })
+        .collect();
+    let open = |client: &Client| client.events(watch, &[], &[]).map(drop);
+    for client in &clients {
+        assert_eq!(problem(open(client)).status, 429);
+    }
+    let other = world.with(&token_of(&world, &member(&world, "bob", Role::Developer)));
+    assert!(open(&other).is_ok() && open(&world.root()).is_ok());
+    drop(held);
+}
