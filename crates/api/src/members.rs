@@ -112,6 +112,14 @@ pub struct IssuedInvitation {
     pub about: Invitation,
 }
 
+impl std::fmt::Debug for IssuedInvitation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedInvitation")
+            .field("about", &self.about)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Take an invitation.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

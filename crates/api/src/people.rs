@@ -69,6 +69,14 @@ pub struct IssuedToken {
     pub about: Token,
 }
 
+impl std::fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IssuedToken")
+            .field("about", &self.about)
+            .finish_non_exhaustive()
+    }
+}
+
 /// An access token, without its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Token {
@@ -211,4 +219,37 @@ pub struct AuditVerification {
 pages! {
     TokenPage of Token, "access tokens";
     AuditPage of AuditRow, "the audit log, newest first";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was issued gets into logs by `{:?}` sooner or later.
+    #[test]
+    fn what_lets_somebody_in_is_not_shown() {
+        let about = |text: &str| format!("{{\"token\":\"{text}\",\"about\":");
+        let token: IssuedToken = serde_json::from_str(&format!(
+            "{}{{\"id\":\"tok_1\",\"name\":\"ci\",\"role\":\"viewer\",\"created_at\":\"2026-01-01T00:00:00Z\",\
+             \"expires_at\":\"2026-01-02T00:00:00Z\",\"revoked\":false}}}}",
+            about("stoa_pat_text")
+        ))
+        .expect("a token");
+        let shown = format!("{token:?}");
+        assert!(
+            shown.contains("\"ci\"") && !shown.contains("stoa_pat_text"),
+            "{shown}"
+        );
+        let invitation: crate::IssuedInvitation = serde_json::from_str(&format!(
+            "{}{{\"id\":\"inv_1\",\"email\":\"ada@example.org\",\"role\":\"viewer\",\"invited_by\":\"x\",\
+             \"created_at\":\"2026-01-01T00:00:00Z\",\"expires_at\":\"2026-01-02T00:00:00Z\"}}}}",
+            about("stoa_inv_text")
+        ))
+        .expect("an invitation");
+        let shown = format!("{invitation:?}");
+        assert!(
+            shown.contains("ada@") && !shown.contains("stoa_inv_text"),
+            "{shown}"
+        );
+    }
 }

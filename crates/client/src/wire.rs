@@ -45,8 +45,7 @@ pub struct Client {
     ca_file: Option<PathBuf>,
 }
 
-/// An answer as it came.
-#[derive(Debug)]
+/// An answer as it came. Body and session may hold what lets somebody in, so neither is shown.
 pub struct RawAnswer {
     /// The HTTP status.
     pub status: u16,
@@ -56,6 +55,16 @@ pub struct RawAnswer {
     pub body: Vec<u8>,
     /// The session that it gave us to keep.
     pub session: Option<String>,
+}
+
+impl std::fmt::Debug for RawAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawAnswer")
+            .field("status", &self.status)
+            .field("media_type", &self.media_type)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -417,5 +426,24 @@ impl Body for FileBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_lets_somebody_in_is_not_shown() {
+        let answer = RawAnswer {
+            status: 201,
+            media_type: "application/json".to_owned(),
+            body: b"stoa_pat_text".to_vec(),
+            session: Some("stoa_ses_text".to_owned()),
+        };
+        let shown = format!("{answer:?}");
+        let bytes = format!("{:?}", answer.body);
+        assert!(shown.contains("201"), "{shown}");
+        assert!(!shown.contains("_text") && !shown.contains(&bytes), "{shown}");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{App, Environment, Name, OrgId, Project, Release, Service};
+use model::{App, Environment, Name, Project, Release, Service};
 use store::ReadTx;
 
 use crate::ControlError;
@@ -66,14 +66,15 @@ fn plain(path: &str) -> &str {
 /// Refuses services whose routes would take what another app has, or is about to have.
 ///
 /// # Errors
-/// `State`, naming the other app when the caller may know of it.
+/// `State`, naming the other app when it is of the same project: who deploys there may know of it.
 pub(crate) fn refuse_taken(
     tx: &ReadTx,
     domain: &str,
     app: &App,
     services: &BTreeMap<Name, Service>,
 ) -> Result<(), ControlError> {
-    let (environment, org) = home(tx, app)?;
+    let (environment, project) = home(tx, app)?;
+    let (org, project) = (project.org, project.id);
     let host = own(&app.name, &environment.name, domain);
     let mine: Vec<(&str, &str, &Name)> = of(services, &host).collect();
     if mine.is_empty() {
@@ -93,14 +94,15 @@ pub(crate) fn refuse_taken(
             let Some(release) = unless_corrupt(release)?.map(|found| found.row) else {
                 continue;
             };
-            let (its_environment, its_org) = home(tx, &other)?;
+            let (its_environment, its_project) = home(tx, &other)?;
+            let its_org = its_project.org;
             let its_host = own(&other.name, &its_environment.name, domain);
             let taken = of(&release.services, &its_host).find_map(|(host, path, _)| {
                 mine.iter()
                     .find(|(my_host, my_path, _)| *my_host == host && (*my_path == path || its_org != org))
             });
             if let Some((host, path, service)) = taken {
-                let whose = match its_org == org {
+                let whose = match its_project.id == project {
                     true => format!("{} of environment {}", other.name, its_environment.name),
                     false => "somebody else".to_owned(),
                 };
@@ -116,10 +118,10 @@ pub(crate) fn refuse_taken(
     Ok(())
 }
 
-fn home(tx: &ReadTx, app: &App) -> Result<(Environment, OrgId), ControlError> {
+fn home(tx: &ReadTx, app: &App) -> Result<(Environment, Project), ControlError> {
     let environment = tx.need::<Environment>(&app.environment.to_string())?.row;
     let project = tx.need::<Project>(&environment.project.to_string())?.row;
-    Ok((environment, project.org))
+    Ok((environment, project))
 }
 
 /// The environment of an app, for its own host.

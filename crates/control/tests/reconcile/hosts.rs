@@ -44,6 +44,33 @@ fn what_another_app_has_is_refused_and_disturbs_nobody() {
     assert_eq!(routes, [route("/"), route("/other")]);
 }
 
+/// Who may deploy in one project may know of nothing in another, though both are of one org.
+#[test]
+fn a_host_of_another_project_is_taken_by_nobody_in_particular() {
+    let mut world = World::with_shop();
+    let control = world.control();
+    places::create_project(control, &ROOT, "default", &name("side")).expect("made");
+    places::create_environment(control, &ROOT, "default", "side", &name("production")).expect("made");
+    let side = EnvPath {
+        project: "side".to_owned(),
+        ..EnvPath::default()
+    };
+    apps::create(control, &ROOT, &side, &name("thief")).expect("made");
+    let source = Source::Image {
+        image: "good:2".to_owned(),
+    };
+    let manifest = with_route("thief", "{ host = \"shop.localhost\" }");
+    let accepted =
+        releases::deploy(control, &ROOT, &side, "thief", &source, Some(&manifest)).expect("accepted");
+    let done = world.settle(accepted.operation.id);
+    let why = failed(&done);
+    assert!(
+        why.message
+            .ends_with("shop.localhost/ already leads to somebody else"),
+        "{why:?}"
+    );
+}
+
 #[test]
 fn the_same_app_in_another_environment_has_a_host_of_its_own() {
     let mut world = World::with_shop();
