@@ -4,9 +4,10 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use engine::{Engine, Exec};
+use engine::{Engine, Exec, ExecStreams};
 use model::InstanceId;
 
 use crate::cluster::{SOCKETS, USER};
@@ -14,6 +15,9 @@ use crate::{DATABASE, DatabaseError, OWNER, login_role};
 
 /// How long a new server may take until it answers.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a server may take to be told that it may only read, or write again: a setting and a signal.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A database's instance to speak SQL with.
 #[derive(Clone, Copy)]
@@ -94,30 +98,16 @@ impl Psql<'_> {
     /// # Errors
     /// When psql or the SQL fails.
     pub fn run(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
-        let streams = self.engine.exec(self.instance, &quiet(database))?;
-        let mut input = File::from(streams.stdin);
-        let sent = input.write_all(sql.as_bytes());
-        drop(input);
-        let (mut printed, mut complaint) = (String::new(), String::new());
-        let errors = streams.stderr.map(File::from);
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                if let Some(mut errors) = errors {
-                    drop(errors.read_to_string(&mut complaint));
-                }
-            });
-            drop(File::from(streams.stdout).read_to_string(&mut printed));
-            drop(reader.join());
-        });
-        let code = (streams.wait)()?;
-        if code == 0 && sent.is_ok() {
-            return Ok(printed);
-        }
-        let output = complaint.lines().last().unwrap_or("no message").to_owned();
-        Err(DatabaseError::Program {
-            program: "psql",
-            output,
-        })
+        talk(self.engine.exec(self.instance, &quiet(database))?, sql, None)
+    }
+
+    /// The same, given up after a while: for who has others to see to.
+    fn run_soon(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
+        talk(
+            self.engine.exec(self.instance, &quiet(database))?,
+            sql,
+            Some(TOLD_WITHIN),
+        )
     }
 
     /// Waits until the server answers a query.
@@ -127,6 +117,58 @@ impl Psql<'_> {
     pub fn wait(&self) -> Result<(), DatabaseError> {
         patiently(|| self.run("postgres", "SELECT 1").map(drop))
     }
+}
+
+/// Sends SQL to a running psql, and returns what that prints. With a limit psql is ended when it is over.
+fn talk(streams: ExecStreams, sql: &str, limit: Option<Duration>) -> Result<String, DatabaseError> {
+    let ExecStreams {
+        stdin,
+        stdout,
+        stderr,
+        wait,
+        hold,
+    } = streams;
+    let (mut printed, mut complaint) = (String::new(), String::new());
+    let (done, is_done) = mpsc::channel::<()>();
+    let (sent, code, is_late) = std::thread::scope(|scope| {
+        // Whatever is waited for below ends with the program.
+        let guard = scope.spawn(move || {
+            let is_late = limit
+                .is_some_and(|limit| is_done.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout));
+            if !is_late {
+                let _ended = is_done.recv();
+            }
+            drop(hold);
+            is_late
+        });
+        let errors = scope.spawn(|| {
+            if let Some(errors) = stderr {
+                drop(File::from(errors).read_to_string(&mut complaint));
+            }
+        });
+        let mut input = File::from(stdin);
+        let sent = input.write_all(sql.as_bytes());
+        drop(input);
+        drop(File::from(stdout).read_to_string(&mut printed));
+        drop(errors.join());
+        let code = wait();
+        drop(done);
+        (sent, code, guard.join().unwrap_or(false))
+    });
+    if let Some(limit) = limit.filter(|_| is_late) {
+        return Err(DatabaseError::Slow {
+            what: "psql",
+            limit_s: limit.as_secs(),
+        });
+    }
+    if code? == 0 && sent.is_ok() {
+        return Ok(printed);
+    }
+    let output = complaint.lines().last().unwrap_or("no message").to_owned();
+    Err(DatabaseError::Program {
+        program: "psql",
+        output,
+    })
 }
 
 /// Asks a server that may still be starting.
@@ -165,19 +207,19 @@ pub fn add_login(psql: Psql<'_>, version: u64, password: &str) -> Result<(), Dat
 /// `SET default_transaction_read_only = off`.
 ///
 /// # Errors
-/// When the server refuses.
+/// When the server refuses, or does not answer for a while.
 pub fn only_read(psql: Psql<'_>) -> Result<(), DatabaseError> {
     let sql = "ALTER SYSTEM SET default_transaction_read_only = on;\nSELECT pg_reload_conf();\n";
-    psql.run("postgres", sql).map(drop)
+    psql.run_soon("postgres", sql).map(drop)
 }
 
 /// Lets sessions write again.
 ///
 /// # Errors
-/// When the server refuses.
+/// When the server refuses, or does not answer for a while.
 pub fn write_again(psql: Psql<'_>) -> Result<(), DatabaseError> {
     let sql = "ALTER SYSTEM RESET default_transaction_read_only;\nSELECT pg_reload_conf();\n";
-    psql.run("postgres", sql).map(drop)
+    psql.run_soon("postgres", sql).map(drop)
 }
 
 /// How many sessions a login role has.
@@ -208,6 +250,73 @@ pub fn drop_login(psql: Psql<'_>, version: u64) -> Result<(), DatabaseError> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use engine::ExecStreams;
+
+    use super::talk;
+    use crate::DatabaseError;
+
+    /// Ends a program when it is dropped, as an engine does.
+    struct Hold(Arc<Mutex<Child>>);
+
+    impl Drop for Hold {
+        fn drop(&mut self) {
+            let _ended_already = self.0.lock().expect("no panic").kill();
+        }
+    }
+
+    fn program(argv: &[&str]) -> ExecStreams {
+        let mut child = Command::new(argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let child = Arc::new(Mutex::new(child));
+        let hold = Hold(Arc::clone(&child));
+        let wait = move || {
+            let code = child.lock().expect("no panic").wait().expect("waited for").code();
+            Ok(code.unwrap_or(137))
+        };
+        ExecStreams {
+            stdin: stdin.expect("piped").into(),
+            stdout: stdout.expect("piped").into(),
+            stderr: stderr.map(Into::into),
+            wait: Box::new(wait),
+            hold: Box::new(hold),
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_waited_for() {
+        let done = talk(
+            program(&["sleep", "infinity"]),
+            "SELECT 1",
+            Some(Duration::from_millis(50)),
+        );
+        assert!(matches!(done, Err(DatabaseError::Slow { .. })), "{done:?}");
+    }
+
+    #[test]
+    fn what_a_program_prints_comes_back_and_its_failure_too() {
+        for limit in [None, Some(Duration::from_secs(600))] {
+            assert_eq!(
+                talk(program(&["cat"]), "SELECT 1", limit).expect("printed"),
+                "SELECT 1"
+            );
+            let failed = talk(program(&["cat", "/nowhere"]), "", limit);
+            assert!(
+                matches!(&failed, Err(DatabaseError::Program { output, .. }) if output.contains("nowhere")),
+                "{failed:?}"
+            );
+        }
+    }
+
     #[test]
     fn no_name_of_a_database_leads_to_another_server() {
         for (name, expected) in [

@@ -164,11 +164,12 @@ pub trait Engine: Send + Sync {
     /// When the pool cannot be read.
     fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError>;
 
-    /// How many bytes a volume holds now, whether others share them or not.
+    /// How many bytes a volume holds now, whether others share them or not. Counting may end where it is more than
+    /// `enough`; what cannot be counted for how it is nested is more.
     ///
     /// # Errors
     /// When it is not there or cannot be measured.
-    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError>;
+    fn volume_bytes(&self, name: &str, enough: Bytes) -> Result<Bytes, EngineError>;
 
     /// How many bytes volumes can still take together. Sees first that the pool grows, where it can.
     ///
@@ -176,11 +177,11 @@ pub trait Engine: Send + Sync {
     /// When the pool cannot be measured.
     fn pool_free(&self) -> Result<Bytes, EngineError>;
 
-    /// How many bytes a workload has written into its own root file system.
+    /// How many bytes a workload has written into its own root file system, counted as those of a volume.
     ///
     /// # Errors
     /// When they cannot be measured. A workload that is gone has written nothing.
-    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError>;
+    fn written(&self, id: InstanceId, enough: Bytes) -> Result<Bytes, EngineError>;
 
     /// Ends a workload at once because it wrote too much: [`model::Exit::DiskFull`].
     ///

@@ -46,6 +46,7 @@ struct World {
     /// What volumes hold, and what instances wrote, by name or id.
     bytes: BTreeMap<String, Bytes>,
     pool_free: Option<Bytes>,
+    asking: Option<room::Asking>,
     names: Vec<NetworkNames>,
     /// Changing calls that still succeed before `failing` ones fail.
     spared: u32,
@@ -464,6 +465,7 @@ impl Engine for Simulated {
     }
 
     fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
+        self.asking(name_or_digest);
         let world = self.world();
         let digest = world.images.get(name_or_digest).or_else(|| {
             world
@@ -548,16 +550,18 @@ impl Engine for Simulated {
             .collect())
     }
 
-    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError> {
+    fn volume_bytes(&self, name: &str, _enough: Bytes) -> Result<Bytes, EngineError> {
+        self.asking(name);
         Ok(self.world().bytes.get(name).copied().unwrap_or(Bytes::new(0)))
     }
 
     fn pool_free(&self) -> Result<Bytes, EngineError> {
+        self.asking("pool");
         Ok(self.world().pool_free.unwrap_or(Bytes::mi(1 << 20)))
     }
 
-    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError> {
-        self.volume_bytes(&id.to_string())
+    fn written(&self, id: InstanceId, enough: Bytes) -> Result<Bytes, EngineError> {
+        self.volume_bytes(&id.to_string(), enough)
     }
 
     fn end_full(&self, id: InstanceId) -> Result<(), EngineError> {

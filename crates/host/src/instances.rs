@@ -158,7 +158,7 @@ fn specify(
             .iter()
             .map(|(key, value)| (key.to_string(), value.clone())),
     );
-    let writable = host.options.data_dir.join("writable").join(name);
+    let writable = writable_of(host, name);
     let mut parents = DirBuilder::new();
     parents
         .recursive(true)
@@ -277,12 +277,7 @@ fn give_to(volume: &PathBuf, user: &runtime::User) -> Result<(), EngineError> {
 
 /// How to probe an instance, kept beside it so that an adopted one is probed again.
 fn write_probe(host: &Host, name: &str, probe: Option<&engine::Probe>) -> Result<(), EngineError> {
-    let path = host
-        .options
-        .data_dir
-        .join("writable")
-        .join(name)
-        .join("probe.json");
+    let path = writable_of(host, name).join("probe.json");
     let Some(probe) = probe else { return Ok(()) };
     let text =
         serde_json::json!({ "port": probe.port, "health": probe.health, "speaks": probe.speaks }).to_string();
@@ -290,12 +285,7 @@ fn write_probe(host: &Host, name: &str, probe: Option<&engine::Probe>) -> Result
 }
 
 fn read_probe(host: &Host, name: &str) -> Option<engine::Probe> {
-    let path = host
-        .options
-        .data_dir
-        .join("writable")
-        .join(name)
-        .join("probe.json");
+    let path = writable_of(host, name).join("probe.json");
     let value: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let port = u16::try_from(value.get("port")?.as_u64()?).ok()?;
     let health = serde_json::from_value(value.get("health")?.clone()).ok()?;
@@ -361,7 +351,7 @@ pub(crate) fn remove(host: &Host, id: InstanceId) -> Result<(), EngineError> {
     host.networks
         .detach(&name)
         .map_err(error::host("detach from the network"))?;
-    let writable = host.options.data_dir.join("writable").join(&name);
+    let writable = writable_of(host, &name);
     if writable.exists() {
         image::remove_tree(&writable).map_err(error::host("remove the writable layer"))?;
     }
@@ -401,6 +391,11 @@ pub(crate) fn observe(host: &Host) -> Result<Vec<Observed>, EngineError> {
         seen.push(Observed { id, address, phase });
     }
     Ok(seen)
+}
+
+/// Where an instance writes, and what is noted beside that.
+pub(crate) fn writable_of(host: &Host, name: &str) -> PathBuf {
+    host.options.data_dir.join("writable").join(name)
 }
 
 pub(crate) fn exit_of(exit: &runtime::Exit) -> Exit {

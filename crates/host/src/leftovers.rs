@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::{Host, error};
+use crate::{Host, error, instances};
 
 /// Removes what no instance has and `is_sure` says of; the names of the rest.
 pub(crate) fn sweep(host: &Host, is_sure: impl Fn(&str) -> bool) -> BTreeSet<String> {
@@ -44,7 +44,7 @@ fn found(host: &Host) -> Result<BTreeSet<String>, String> {
 }
 
 fn is_removed(host: &Host, name: &str) -> bool {
-    let writable = host.options.data_dir.join("writable").join(name);
+    let writable = instances::writable_of(host, name);
     let detached = host.networks.detach(name).map_err(|cause| error::chain(&cause));
     let removed = detached.and_then(|()| match writable.exists() {
         true => image::remove_tree(&writable).map_err(|cause| error::chain(&cause)),

@@ -246,15 +246,15 @@ impl Engine for Host {
     fn volumes(&self) -> Result<Vec<VolumeFacts>, EngineError> {
         volumes::list(self)
     }
-    fn volume_bytes(&self, name: &str) -> Result<Bytes, EngineError> {
-        volumes::bytes(self, name)
+    fn volume_bytes(&self, name: &str, enough: Bytes) -> Result<Bytes, EngineError> {
+        volumes::bytes(self, name, enough)
     }
     fn pool_free(&self) -> Result<Bytes, EngineError> {
         self.owned()?;
         volumes::free(self)
     }
-    fn written(&self, id: InstanceId) -> Result<Bytes, EngineError> {
-        room::written(self, id)
+    fn written(&self, id: InstanceId, enough: Bytes) -> Result<Bytes, EngineError> {
+        room::written(self, id, enough)
     }
     fn end_full(&self, id: InstanceId) -> Result<(), EngineError> {
         self.owned()?;

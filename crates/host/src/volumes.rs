@@ -41,20 +41,17 @@ pub(crate) fn capabilities(host: &Host) -> Capabilities {
     }
 }
 
-/// What a volume holds.
-pub(crate) fn bytes(host: &Host, name: &str) -> Result<Bytes, EngineError> {
+/// What a volume holds, counted no further than to where it is more than `enough`.
+pub(crate) fn bytes(host: &Host, name: &str, enough: Bytes) -> Result<Bytes, EngineError> {
     let path = host.pool.path(name).map_err(error::volume(name))?;
-    let taken = volume::allocated(&path).map_err(error::host("measure the volume"))?;
+    let taken = volume::allocated(&path, enough.get()).map_err(error::host("measure the volume"))?;
     Ok(Bytes::new(taken))
 }
 
 /// What the pool can still give; it grows before there is little.
 pub(crate) fn free(host: &Host) -> Result<Bytes, EngineError> {
-    if let Err(cause) = host.pool.maintain() {
-        tracing::warn!(cause = error::chain(&cause), "the pool could not grow");
-    }
-    let capacity = host.pool.capacity().map_err(error::host("measure the pool"))?;
-    Ok(Bytes::new(capacity.free_bytes + capacity.growable_bytes))
+    let available = host.pool.available().map_err(error::host("measure the pool"))?;
+    Ok(Bytes::new(available))
 }
 
 pub(crate) fn create(host: &Host, name: &str) -> Result<(), EngineError> {

@@ -54,6 +54,15 @@ impl Default for PoolFile {
     }
 }
 
+impl PoolFile {
+    /// What the file may take of so much free space of its host: whole steps, for it grows by no less.
+    pub(crate) fn growable(&self, host_free_bytes: u64) -> u64 {
+        let spare = host_free_bytes.saturating_sub(self.keep_free_bytes);
+        // A step of nothing leads nowhere.
+        spare - spare.checked_rem(self.step_bytes).unwrap_or(spare)
+    }
+}
+
 /// A mounted pool file.
 #[derive(Debug)]
 pub(crate) struct Mounted {
@@ -169,8 +178,7 @@ impl Mounted {
         let host = rustix::fs::statvfs(&self.root)
             .map_err(io::Error::from)
             .map_err(at("measure the disk below"))?;
-        let spare = (host.f_bavail * host.f_frsize).saturating_sub(options.keep_free_bytes);
-        if spare < options.step_bytes {
+        if options.growable(host.f_bavail * host.f_frsize) == 0 {
             return Ok(None);
         }
         let file = OpenOptions::new()

@@ -20,7 +20,7 @@ use crate::backing::{self, Mounted, PoolFile};
 use crate::probe::{self, Capability, XFS_MAGIC};
 use crate::remove::Sweeper;
 use crate::tree::{self, CopyError, Sync};
-use crate::usage::{self, Usage};
+use crate::usage::{self, Reach, Usage};
 use crate::{VolumeError, ioctl, name};
 
 /// How a pool is opened.
@@ -47,7 +47,7 @@ pub struct Capacity {
     pub total_bytes: u64,
     /// What is free now.
     pub free_bytes: u64,
-    /// What the pool file may still take from the host, its reserve kept.
+    /// What the pool file may still take from the host, its reserve kept: it grows in whole steps only.
     pub growable_bytes: u64,
 }
 
@@ -270,7 +270,13 @@ impl Pool {
     /// How much space a volume takes. Looks at every file.
     pub fn usage(&self, name: &str) -> Result<Usage, VolumeError> {
         let name = name::check(name)?;
-        usage::measure(&self.open_volume(name)?).map_err(self.at("measure", self.path_of(name)))
+        match usage::measure(&self.open_volume(name)?).map_err(self.at("measure", self.path_of(name)))? {
+            (usage, Reach::All | Reach::Enough) => Ok(usage),
+            (_, Reach::TooDeep) => Err(VolumeError::TooDeep {
+                name: name.into(),
+                limit: usage::DEEPEST,
+            }),
+        }
     }
 
     /// How much space the pool has.
@@ -279,7 +285,7 @@ impl Pool {
         let growable_bytes = match &self.file {
             Some((_, options)) => {
                 let host = rustix::fs::statvfs(&self.root).map_err(self.at("measure", &self.root))?;
-                (host.f_bavail * host.f_frsize).saturating_sub(options.keep_free_bytes)
+                options.growable(host.f_bavail * host.f_frsize)
             }
             None => 0,
         };
@@ -300,6 +306,22 @@ impl Pool {
         }
         mounted.check()?;
         Ok(mounted.grow(options)?.map_or(Grown::HostFull, Grown::By))
+    }
+
+    /// What it can still give: what is free in it and what it may grow by. Lets it grow first where little is left, and
+    /// promises nothing of what it could not do then.
+    pub fn available(&self) -> Result<u64, VolumeError> {
+        let is_growing = match self.maintain() {
+            Ok(Grown::NotNeeded | Grown::By(_)) => true,
+            Ok(Grown::HostFull) => false,
+            Err(error) => {
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "the pool could not grow");
+                false
+            }
+        };
+        let capacity = self.capacity()?;
+        let more = if is_growing { capacity.growable_bytes } else { 0 };
+        Ok(capacity.free_bytes + more)
     }
 
     /// Wait until everything removed so far has given its space back.

@@ -174,6 +174,40 @@ fn it_does_not_take_the_hosts_reserve() {
 }
 
 #[test]
+fn it_promises_only_what_it_can_grow_by() {
+    let place = Place::new();
+    let open = |options| {
+        let backing = Backing::File(options);
+        Pool::open(&place.root(), &Options { backing }).unwrap()
+    };
+    // The host has room, but not for a whole step.
+    let options = PoolFile {
+        grow_below_bytes: u64::MAX,
+        step_bytes: 1 << 50,
+        ..small()
+    };
+    let pool = open(options);
+    assert_eq!(pool.maintain().unwrap(), Grown::HostFull);
+    assert_eq!(pool.capacity().unwrap().growable_bytes, 0);
+    assert!(pool.available().unwrap() < 320 * MIB);
+    pool.close().unwrap();
+    // It would have to grow and cannot.
+    let options = PoolFile {
+        grow_below_bytes: u64::MAX,
+        ..small()
+    };
+    let pool = open(options);
+    let before = fs::metadata(place.root().join("pool.img")).unwrap().len();
+    rustix::mount::unmount(place.root().join("mnt"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert!(pool.maintain().is_err());
+    let capacity = pool.capacity().unwrap();
+    assert!(capacity.growable_bytes > 0 && capacity.growable_bytes % small().step_bytes == 0);
+    assert_eq!(pool.available().unwrap(), capacity.free_bytes);
+    assert_eq!(fs::metadata(place.root().join("pool.img")).unwrap().len(), before);
+    drop(pool);
+}
+
+#[test]
 fn a_host_without_space_gets_no_half_made_pool() {
     let disk = Disk::new(Kind::Ext4);
     let outcome = Pool::open(

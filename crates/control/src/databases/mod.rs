@@ -107,7 +107,7 @@ pub fn view(
     })?;
     // Measured outside of the transaction: it looks at every file.
     let volume = crate::reconcile::volume_of(view.database.row.id);
-    view.used = control.engine.volume_bytes(&volume).ok();
+    view.used = control.engine.volume_bytes(&volume, Bytes::new(u64::MAX)).ok();
     Ok(view)
 }
 

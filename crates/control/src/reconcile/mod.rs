@@ -178,9 +178,15 @@ impl Reconciler {
     /// Measures once what takes room, and acts on it. Public so that tests need not wait.
     ///
     /// # Errors
-    /// When the pool or the store cannot be read.
+    /// When the store cannot be read.
     pub fn measure(&mut self) -> Result<(), ControlError> {
-        storage::look(&self.control, &mut storage::Told::default())
+        let room = storage::Room::default();
+        storage::measure(&self.control, &room, &AtomicBool::new(false))?;
+        let (_, orders) = storage::look(&self.control, &room)?;
+        for order in orders {
+            storage::carry_out(&self.control, &room, order);
+        }
+        Ok(())
     }
 
     /// What the last look ended with, brought up to date; read whole at the first look and every now and then.

@@ -2,20 +2,25 @@
 //! is full for everybody.
 //!
 //! ```text
-//! measure a volume -> decide (plan) -> full: row, then the server only reads | room again: the server writes, then row
-//! measure an instance's own files -> beyond its limit: it is ended, and its exit says why
+//! sizes, one thread:  who is due -> walk -> remember; an instance beyond its limit is ended, and its exit says why
+//! pool, one thread:   what is free -> for each database: decide (plan) by that and its last size
+//!                     -> full: row, then the server is told to only read | room again: the server is told, then row
+//! telling: a thread for each server, bounded in number and time
 //! ```
 //! Invariants: the row says `full` for as long as the server may be told to only read, so a crash in between is repaired by
-//! the next look; measuring takes a small part of the time, however much there is to measure.
+//! the next look; measuring takes a small part of the time, however much there is to measure; nobody who is slow to be
+//! measured or told, and no defect met with one of them, keeps the others from being seen to.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use databases::Psql;
 use model::{
-    Condition, Database, DatabaseId, Instance, InstanceId, Purpose, Release, Resources, StorageFull,
+    Bytes, Condition, Database, DatabaseId, Instance, InstanceId, Millis, Purpose, Release, Resources,
+    StorageFull,
 };
 use plan::storage::{self, Space};
 use store::{Expect, ReadTx};
@@ -24,84 +29,212 @@ use super::databases::{is_wanted, volume_of};
 use crate::transact::{all, unless_corrupt};
 use crate::{Control, ControlError};
 
-/// Between two looks. What can be written in that time is how far beyond its budget somebody may get.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Measuring takes at most this part of the time of a processor.
-const SHARE: u32 = 50;
 /// How soon an end of ours is noticed.
 const GLANCE: Duration = Duration::from_millis(500);
+/// After a look that failed or met a defect.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Who has to be measured is looked up no more often than this.
+const MEASURE_SOONEST: Duration = Duration::from_secs(1);
+/// And no more seldom: there may be new ones.
+const MEASURE_LATEST: Duration = Duration::from_secs(5);
+/// Servers that are told something at once.
+const TOLD_AT_ONCE: usize = 16;
 
 /// Looks again and again until `stop` is set.
 pub(super) fn watch(control: &Arc<Control>, stop: &AtomicBool) {
-    let mut told = Told::default();
-    let mut next = Instant::now() + LOOK_EVERY;
+    let room = Arc::new(Room::default());
+    std::thread::scope(|scope| {
+        scope.spawn(|| repeat(stop, || measure(control, &room, stop)));
+        repeat(stop, || {
+            let (wait, orders) = look(control, &room)?;
+            for order in orders {
+                give(control, &room, order);
+            }
+            Ok(wait)
+        });
+    });
+}
+
+/// Does it again each time after as long as it says.
+fn repeat(stop: &AtomicBool, mut work: impl FnMut() -> Result<Duration, ControlError>) {
+    let mut next = Instant::now() + GLANCE;
     while !stop.load(Ordering::Relaxed) {
-        std::thread::sleep(GLANCE);
-        if Instant::now() < next {
+        let left = next.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            std::thread::sleep(left.min(GLANCE));
             continue;
         }
-        let begun = Instant::now();
-        if let Err(cause) = look(control, &mut told) {
-            tracing::warn!(%cause, "could not see what takes room; it is tried again");
-        }
-        next = Instant::now() + LOOK_EVERY.max(begun.elapsed() * SHARE);
+        let wait = carefully("look at what takes room", &mut work);
+        next = Instant::now() + wait.unwrap_or(AGAIN);
     }
 }
 
-/// Which server of a database was told what, as far as this process knows.
-#[derive(Default)]
-pub(super) struct Told(BTreeMap<DatabaseId, (InstanceId, bool)>);
+/// Nothing when it failed: that is logged, and is the trouble of whom it was about.
+fn carefully<T>(what: &str, work: impl FnOnce() -> Result<T, ControlError>) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => Some(done),
+        Ok(Err(cause)) => {
+            tracing::warn!(%cause, source = ?std::error::Error::source(&cause), "could not {what}; it is tried again");
+            None
+        }
+        Err(_) => {
+            tracing::error!("a defect kept us from this: {what}; it is tried again");
+            None
+        }
+    }
+}
 
-/// Measures everything once and acts on it.
-pub(super) fn look(control: &Control, told: &mut Told) -> Result<(), ControlError> {
-    let pool_free = control.engine.pool_free()?;
+/// What this process knows of who takes room.
+#[derive(Default)]
+pub(super) struct Room {
+    sizes: Mutex<BTreeMap<Subject, Size>>,
+    told: Mutex<BTreeMap<DatabaseId, Told>>,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Database(DatabaseId),
+    Instance(InstanceId),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    /// Nothing before it could be measured once.
+    bytes: Option<Bytes>,
+    due: Instant,
+}
+
+/// What a database's server was told, as far as this process knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    UnderWay,
+    Done(InstanceId, May),
+}
+
+/// What a server may let its sessions do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    OnlyRead,
+    WriteAgain,
+}
+
+/// A server is to be told something.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    database: DatabaseId,
+    server: InstanceId,
+    may: May,
+}
+
+impl Room {
+    fn sizes(&self) -> MutexGuard<'_, BTreeMap<Subject, Size>> {
+        // Each change is one insertion.
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeMap<DatabaseId, Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Measures who is due; how long until somebody is again.
+pub(super) fn measure(control: &Control, room: &Room, stop: &AtomicBool) -> Result<Duration, ControlError> {
     let (databases, instances) = control.read(|tx| Ok((all::<Database>(tx)?.0, all::<Instance>(tx)?.0)))?;
+    let databases = databases.iter().filter(|database| is_wanted(database));
+    let databases: BTreeMap<_, _> = databases.map(|one| (Subject::Database(one.id), one)).collect();
+    let instances = instances.iter().filter(|one| one.condition.is_live());
+    let instances: BTreeMap<_, _> = instances.map(|one| (Subject::Instance(one.id), one)).collect();
+    let count = databases.len() + instances.len();
+    let begun = Instant::now();
+    let mut due: Vec<(Instant, Subject)> = {
+        let mut sizes = room.sizes();
+        sizes.retain(|subject, _| databases.contains_key(subject) || instances.contains_key(subject));
+        let due_at = |subject| sizes.get(subject).map_or(begun, |size: &Size| size.due);
+        let all = databases.keys().chain(instances.keys());
+        all.map(|subject| (due_at(subject), *subject)).collect()
+    };
+    due.retain(|(at, _)| *at <= begun);
+    // Who waits longest comes first: whoever comes late in one look is early in the next.
+    due.sort_unstable();
+    for (_, subject) in due {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let before = Instant::now();
+        let measured = carefully("measure what takes room", || match subject {
+            Subject::Database(_) => databases.get(&subject).map_or(Ok(None), |one| {
+                let volume = volume_of(one.id);
+                Ok(Some(control.engine.volume_bytes(&volume, one.size)?))
+            }),
+            Subject::Instance(_) => instances
+                .get(&subject)
+                .map_or(Ok(None), |one| of_instance(control, one)),
+        });
+        let took = Millis::new(u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let mut sizes = room.sizes();
+        let last = sizes.get(&subject).and_then(|size| size.bytes);
+        let size = Size {
+            bytes: measured.flatten().or(last),
+            due: Instant::now() + storage::next_measure(took, count).as_duration(),
+        };
+        sizes.insert(subject, size);
+    }
+    let next = room.sizes().values().map(|size| size.due).min();
+    let wait = next.map_or(MEASURE_LATEST, |next| {
+        next.saturating_duration_since(Instant::now())
+    });
+    Ok(wait.clamp(MEASURE_SOONEST, MEASURE_LATEST))
+}
+
+/// Looks at the pool and decides about each database; how long until the next look, and who is to be told what.
+pub(super) fn look(control: &Control, room: &Room) -> Result<(Duration, Vec<Order>), ControlError> {
+    let (databases, instances) = control.read(|tx| Ok((all::<Database>(tx)?.0, all::<Instance>(tx)?.0)))?;
+    let pool_free = carefully("measure the pool", || Ok(control.engine.pool_free()?));
+    let mut orders = Vec::new();
     for database in databases.iter().filter(|database| is_wanted(database)) {
-        if let Err(cause) = of_database(control, told, database, &instances, pool_free) {
-            tracing::warn!(database = %database.name, %cause, "could not see to its room; it is tried again");
-        }
+        let order = carefully("see to the room of a database", || {
+            of_database(control, room, database, &instances, pool_free)
+        });
+        orders.extend(order.flatten());
     }
-    for instance in instances.iter().filter(|one| one.condition.is_live()) {
-        if let Err(cause) = of_instance(control, instance) {
-            tracing::warn!(instance = %instance.id, %cause, "could not see what it wrote; it is tried again");
-        }
-    }
-    Ok(())
+    Ok((storage::next_look(pool_free).as_duration(), orders))
 }
 
 fn of_database(
     control: &Control,
-    told: &mut Told,
+    room: &Room,
     database: &Database,
     instances: &[Instance],
-    pool_free: model::Bytes,
-) -> Result<(), ControlError> {
+    pool_free: Option<Bytes>,
+) -> Result<Option<Order>, ControlError> {
+    let size = room.sizes().get(&Subject::Database(database.id)).copied();
     let space = Space {
-        used: control.engine.volume_bytes(&volume_of(database.id))?,
+        used: size.and_then(|size| size.bytes),
         budget: database.size,
         pool_free,
     };
     let full = storage::database(space, database.full);
+    if full.is_some() && database.full != full {
+        tracing::warn!(database = %database.name, used = ?space.used, budget = %space.budget,
+            "it is full and may only be read; see: stoa db info {}", database.name);
+        note(control, database.id, full)?;
+    }
+    let may = match (full, database.full) {
+        (Some(_), _) => May::OnlyRead,
+        (None, Some(_)) => May::WriteAgain,
+        (None, None) => return Ok(None),
+    };
+    // One that does not run is told when it does; until then the row goes on saying that it may have to be told.
     let server = instances.iter().find(|one| {
         matches!(&one.purpose, Purpose::Database { database: of } if *of == database.id)
             && matches!(one.condition, Condition::Ready { .. })
     });
-    if full.is_some() {
-        if database.full != full {
-            tracing::warn!(database = %database.name, used = %space.used, budget = %space.budget,
-                "it is full and may only be read; see: stoa db info {}", database.name);
-            note(control, database.id, full)?;
-        }
-        return tell(control, told, database.id, server, true);
-    }
-    if database.full.is_some() {
-        tell(control, told, database.id, server, false)?;
-        // Not before the server knows: the row is what says that it may still have to be told.
-        if server.is_some() {
-            note(control, database.id, None)?;
-        }
-    }
-    Ok(())
+    Ok(server.map(|server| Order {
+        database: database.id,
+        server: server.id,
+        may,
+    }))
 }
 
 fn note(control: &Control, id: DatabaseId, full: Option<StorageFull>) -> Result<(), ControlError> {
@@ -113,41 +246,67 @@ fn note(control: &Control, id: DatabaseId, full: Option<StorageFull>) -> Result<
     })
 }
 
-/// Tells the server, unless this very one was told. One that does not run is told when it does.
-fn tell(
-    control: &Control,
-    told: &mut Told,
-    id: DatabaseId,
-    server: Option<&Instance>,
-    only_read: bool,
-) -> Result<(), ControlError> {
-    let Some(server) = server else { return Ok(()) };
-    if told.0.get(&id) == Some(&(server.id, only_read)) {
-        return Ok(());
+/// Has a server told, beside everything else; later, when many are being told.
+fn give(control: &Arc<Control>, room: &Arc<Room>, order: Order) {
+    {
+        let told = room.told();
+        let under_way = told.values().filter(|told| **told == Told::UnderWay).count();
+        let is_known = told.get(&order.database) == Some(&Told::Done(order.server, May::OnlyRead));
+        if under_way >= TOLD_AT_ONCE || is_known && order.may == May::OnlyRead {
+            return;
+        }
     }
-    let psql = Psql {
-        engine: &*control.engine,
-        instance: server.id,
-    };
-    let done = match only_read {
-        true => databases::only_read(psql),
-        false => databases::write_again(psql),
-    };
-    done.map_err(super::databases::refused)?;
-    told.0.insert(id, (server.id, only_read));
-    Ok(())
+    let (control, room) = (Arc::clone(control), Arc::clone(room));
+    let tell = move || carry_out(&control, &room, order);
+    if let Err(cause) = std::thread::Builder::new().name("room".to_owned()).spawn(tell) {
+        tracing::warn!(%cause, "a database's server could not be told what it may do; it is tried again");
+    }
 }
 
-fn of_instance(control: &Control, instance: &Instance) -> Result<(), ControlError> {
-    let Some(limit) = control.read(|tx| limit(tx, instance))? else {
-        return Ok(());
+/// Tells a server, unless it is being told or was told this. The row is cleared only afterwards.
+pub(super) fn carry_out(control: &Control, room: &Room, order: Order) {
+    let before = {
+        let mut told = room.told();
+        if told.get(&order.database) == Some(&Told::UnderWay) {
+            return;
+        }
+        told.insert(order.database, Told::UnderWay)
     };
-    let written = control.engine.written(instance.id)?;
+    let done = carefully("tell a database's server what it may do", || {
+        if before != Some(Told::Done(order.server, order.may)) {
+            let psql = Psql {
+                engine: &*control.engine,
+                instance: order.server,
+            };
+            let told = match order.may {
+                May::OnlyRead => databases::only_read(psql),
+                May::WriteAgain => databases::write_again(psql),
+            };
+            told.map_err(super::databases::refused)?;
+        }
+        match order.may {
+            May::OnlyRead => Ok(()),
+            May::WriteAgain => note(control, order.database, None),
+        }
+    });
+    let mut told = room.told();
+    match done {
+        Some(()) => told.insert(order.database, Told::Done(order.server, order.may)),
+        None => told.remove(&order.database),
+    };
+}
+
+/// What it wrote; it is ended when that is too much.
+fn of_instance(control: &Control, instance: &Instance) -> Result<Option<Bytes>, ControlError> {
+    let Some(limit) = control.read(|tx| limit(tx, instance))? else {
+        return Ok(None);
+    };
+    let written = control.engine.written(instance.id, limit)?;
     if storage::is_beyond(written, limit) {
         tracing::warn!(instance = %instance.id, %written, %limit, "it wrote too much into its own file system and is ended");
         control.engine.end_full(instance.id)?;
     }
-    Ok(())
+    Ok(Some(written))
 }
 
 /// What an instance may write outside of volumes; nothing when its release cannot be told.

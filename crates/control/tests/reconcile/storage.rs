@@ -1,5 +1,8 @@
 //! Room on the disk: who has used up its own, or everybody's, is told so, and nobody else.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
 use control::{EnvPath, databases};
 use engine::Engine as _;
 use model::{Bytes, Condition, Database, DatabaseState, Exit, Millis, StorageFull};
@@ -99,4 +102,73 @@ fn an_instance_that_writes_too_much_is_ended_named_and_replaced() {
 fn full_of_none(world: &mut World) {
     let mut reconciler = control::reconcile::Reconciler::new(world.shared());
     reconciler.measure().expect("measured");
+}
+
+#[test]
+fn a_pool_that_cannot_be_measured_and_one_that_breaks_us_keep_nobody_else_from_being_seen_to() {
+    let mut world = World::with_shop();
+    let volume = with_database(&mut world);
+    let all: Vec<_> = world.live_of("web").iter().map(|one| one.id).collect();
+    let big = all[0];
+    for breaks in ["pool".to_owned(), volume.clone()] {
+        world.engine.set_bytes(&big.to_string(), Bytes::mi(4096));
+        world.engine.set_bytes(&volume, Bytes::mi(1000));
+        world
+            .engine
+            .on_asked(move |name| assert_ne!(name, breaks, "it breaks"));
+        full_of_none(&mut world);
+    }
+    // While the pool could not be measured, the database's own budget could; while the database could not, nothing changed.
+    assert_eq!(full(&mut world), Some(StorageFull::Budget));
+    world.engine.set_bytes(&big.to_string(), Bytes::mi(4097));
+    full_of_none(&mut world);
+    let seen = world.engine.observe().expect("seen");
+    let one = seen.iter().find(|one| one.id == big).expect("there");
+    assert!(
+        matches!(
+            one.phase,
+            engine::Phase::Exited {
+                exit: Exit::DiskFull,
+                ..
+            }
+        ),
+        "{one:?}"
+    );
+}
+
+#[test]
+fn one_that_takes_for_ever_to_measure_does_not_blind_the_watch_over_the_pool() {
+    /// Longer than this is for ever.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+    let mut world = World::with_shop();
+    let volume = with_database(&mut world);
+    let (is_measured, stop) = (
+        std::sync::Arc::new(AtomicBool::new(false)),
+        std::sync::Arc::new(AtomicBool::new(false)),
+    );
+    let (measured, end) = (is_measured.clone(), stop.clone());
+    world.engine.on_asked(move |name| {
+        while name == volume && !end.load(Ordering::SeqCst) {
+            measured.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+        }
+    });
+    let reconciler = control::reconcile::Reconciler::new(world.shared());
+    let until = Instant::now() + PATIENCE;
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| reconciler.run(&stop));
+        while !is_measured.load(Ordering::SeqCst) && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        world.engine.set_pool_free(Bytes::mi(100));
+        let mut found = None;
+        while found.is_none() && Instant::now() < until {
+            found = world.all::<Database>()[0].full;
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        found
+    });
+    assert!(is_measured.load(Ordering::SeqCst), "it was being measured");
+    assert_eq!(found, Some(StorageFull::Pool));
 }
