@@ -42,7 +42,7 @@ pub use lease::Fence;
 pub use log::{Change, Op};
 pub use object::{Expect, MAX_BODY_BYTES, Page, Row, Salvage, Versioned};
 pub use ring::MasterKey;
-pub use rotate::Resealing;
+pub use rotate::{Resealing, Retired};
 pub use secret::{Sealed, Sealer, Secret, SecretError};
 pub use tx::{Now, ReadTx, WriteTx};
 pub use verify::{Health, Repair};

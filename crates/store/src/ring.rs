@@ -23,8 +23,11 @@ use crate::secret::{SecretError, derive, hex, key_id, unhex};
 
 const KEY_LINE: &str = "stoa-master-key-1";
 const INTEGRITY_LINE: &str = "stoa-integrity-1";
-/// A ring of many rotations that never ended; a larger file is not ours.
+/// A ring of many rotations that never ended; a larger file is not ours, and none is written.
 const KEY_FILE_LIMIT_BYTES: u64 = 8192;
+
+/// Room for any line, so that a text with keys in it never moves while it grows: what it left behind would not be wiped.
+const LINE_AT_MOST_BYTES: usize = 256;
 
 pub(crate) type KeyBytes = Zeroizing<[u8; 32]>;
 
@@ -164,11 +167,23 @@ impl MasterKey {
         self.keys.iter().map(|key| hex(&key_id(key))).collect()
     }
 
+    /// The public name of the key that seals.
+    pub(crate) fn newest(&self) -> Option<String> {
+        self.keys.last().map(|key| hex(&key_id(key)))
+    }
+
     /// Adds a key that is to seal from now on, and returns when it is safe in the file. On an error nothing changed.
+    /// Refused when the file would become larger than one that is read again.
     pub(crate) fn add(&mut self) -> Result<KeyBytes, SecretError> {
         let key = random_key()?;
         let mut next = self.clone();
         next.keys.push(key.clone());
+        if next.print().len() as u64 > KEY_FILE_LIMIT_BYTES {
+            return Err(SecretError::TooManyKeys {
+                path: next.path.unwrap_or_default(),
+                count: self.keys.len(),
+            });
+        }
         next.write()?;
         *self = next;
         Ok(key)
@@ -229,10 +244,18 @@ impl MasterKey {
     }
 
     fn write(&self) -> Result<(), SecretError> {
-        let Some(path) = &self.path else {
-            return Ok(());
-        };
-        let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_LIMIT_BYTES as usize));
+        match &self.path {
+            Some(path) => {
+                replace_file(path, self.print().as_bytes()).map_err(|cause| file_error(path, cause))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The content of the file.
+    fn print(&self) -> Zeroizing<String> {
+        let lines = (self.keys.len() + 2) * LINE_AT_MOST_BYTES;
+        let mut text = Zeroizing::new(String::with_capacity(lines));
         if self.keys.first().map(|key| hex(&key_id(key))).as_ref() != Some(&self.founding.id) {
             text.push_str(&self.founding.print());
         }
@@ -248,7 +271,7 @@ impl MasterKey {
                 text.push_str(part);
             }
         }
-        replace_file(path, text.as_bytes()).map_err(|cause| file_error(path, cause))
+        text
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Lives here: the order of it, the walk over all that is sealed.
 //! Does not live here: the file of the keys (`ring`), when and for whom it is done (`control`).
-//! Invariant: a key leaves the file only when nothing that is committed was sealed with it, and nothing ever will be:
-//! only a write seals ([`WriteTx::seal`]), writes come one after the other, and the newest key is chosen inside one.
+//! Invariant: a key leaves the file only when nothing that is committed and whole was sealed with it, and nothing ever will
+//! be: only a write seals ([`WriteTx::seal`]), writes come one after the other, the newest key is chosen inside one, and
+//! keys are retired inside one, if the newest is still the one for which nothing was stale. An entry of the history that is
+//! not as it was written opens nothing for anybody and keeps no key.
 //!
 //! ```text
 //! add_key: file (fsync, rename, fsync) -> seals from now on
 //! reseal: live rows as changes of their own, history in its place, answers to idempotency keys -- in bounded steps
-//! retire_keys: nothing stale in a snapshot -> WAL emptied -> file (fsync, rename, fsync)
+//! retire_keys: nothing stale in a snapshot -> WAL emptied -> still the newest key? file (fsync, rename, fsync)
 //! ```
 //! Each step may be the last before a crash: the next walk begins anew and finds less to do.
 
@@ -19,7 +21,7 @@ use rusqlite::params;
 
 use crate::Store;
 use crate::error::StoreError;
-use crate::log::{Change, LOG_COLUMNS, read_change};
+use crate::log::{self, Change, LOG_COLUMNS, read_change};
 use crate::object::{Expect, Row};
 use crate::ring::MasterKey;
 use crate::rows::{Holder, SecretVersion};
@@ -51,6 +53,19 @@ enum Part {
     Log,
     Answers,
     End,
+}
+
+/// What came of retiring the old keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retired {
+    /// The newest is the only one.
+    Done,
+    /// Something is sealed with an old one.
+    Needed,
+    /// A reader holds on to frames of the WAL that show what was sealed with an old one: ask again.
+    WalInUse,
+    /// Meanwhile another key seals: what it replaced may still be needed.
+    Superseded,
 }
 
 /// What became of the sealed values of one row.
@@ -110,18 +125,31 @@ impl Store {
         self.read(ReadTx::stale_count)
     }
 
-    /// Takes all but the newest key out of the file, when nothing needs them any more; true when that is so.
-    pub fn retire_keys(&self) -> Result<bool, StoreError> {
+    /// Takes all but the newest key out of the file, when nothing needs them any more.
+    pub fn retire_keys(&self, now: Now) -> Result<Retired, StoreError> {
+        let newest = self.keys.master().newest();
         if self.stale_count()? > 0 {
-            return Ok(false);
+            return Ok(Retired::Needed);
         }
         // Otherwise frames of the WAL still show what was sealed with the old key.
-        self.writer.checkpoint()?;
-        let mut master = self.keys.master();
-        if master.keys().len() > 1 {
-            master.retire()?;
+        if !self.writer.checkpoint()? {
+            return Ok(Retired::WalInUse);
         }
-        Ok(true)
+        self.retire_before(now, newest.as_deref())
+    }
+
+    /// Inside a write: nothing needs what is older than this key, and no other can be added meanwhile.
+    fn retire_before(&self, now: Now, newest: Option<&str>) -> Result<Retired, StoreError> {
+        self.write(now, |tx| {
+            let mut master = tx.keys.master();
+            if master.newest().as_deref() != newest {
+                return Ok(Retired::Superseded);
+            }
+            if master.keys().len() > 1 {
+                master.retire()?;
+            }
+            Ok(Retired::Done)
+        })
     }
 }
 
@@ -171,31 +199,53 @@ impl ReadTx {
     fn stale_count(&self) -> Result<u64, StoreError> {
         let doing = || "looking for what is sealed with an old key".to_owned();
         let mut found = Found::default();
-        for table in ["object", "log"] {
-            let mut at = 0_i64;
-            loop {
-                let sql = format!(
-                    "SELECT rowid, kind, body FROM {table} WHERE rowid > ?1 AND kind IN {HOLDERS} ORDER BY rowid LIMIT ?2"
-                );
-                let read = |row: &rusqlite::Row<'_>| {
-                    Ok((
-                        row.get::<_, i64>(0)?,
-                        row.get::<_, String>(1)?,
-                        row.get::<_, String>(2)?,
-                    ))
-                };
-                let rows = self.all(&sql, [at, STEP], read, doing)?;
-                let Some(last) = rows.last() else { break };
-                at = last.0;
-                for (_, kind, body) in &rows {
-                    let _new = self.keys.renew(kind, body, &mut found);
-                }
+        let mut at = 0_i64;
+        loop {
+            let sql = format!(
+                "SELECT rowid, kind, body FROM object WHERE rowid > ?1 AND kind IN {HOLDERS} ORDER BY rowid LIMIT ?2"
+            );
+            let read = |row: &rusqlite::Row<'_>| {
+                let (kind, body): (String, String) = (row.get(1)?, row.get(2)?);
+                Ok((row.get::<_, i64>(0)?, kind, body))
+            };
+            let rows = self.all(&sql, [at, STEP], read, doing)?;
+            let Some(last) = rows.last() else { break };
+            at = last.0;
+            for (_, kind, body) in &rows {
+                let _new = self.keys.renew(kind, body, &mut found);
+            }
+        }
+        let mut at = 0_u64;
+        loop {
+            let rows = self.holders_after(at)?;
+            let Some(last) = rows.last() else { break };
+            at = rev_of(last);
+            // What is not as it was written is shown to nobody and never sealed again: it must not keep a key for ever.
+            for change in rows
+                .into_iter()
+                .filter_map(|found| self.checked_change(found).ok())
+            {
+                let _new = self.keys.renew(&change.kind, &change.body, &mut found);
             }
         }
         let answers: Vec<Vec<u8>> =
             self.all("SELECT answer FROM idempotency", [], |row| row.get(0), doing)?;
         let stale = answers.iter().filter(|answer| self.keys.is_stale(answer)).count();
         Ok(found.stale + stale as u64)
+    }
+
+    /// The next entries of the history that hold sealed values.
+    fn holders_after(&self, rev: u64) -> Result<Vec<log::Found>, StoreError> {
+        let sql = format!("{LOG_COLUMNS} WHERE rev > ?1 AND kind IN {HOLDERS} ORDER BY rev LIMIT ?2");
+        let doing = || "reading the history of what is sealed".to_owned();
+        self.all(&sql, [to_db(rev), STEP], read_change, doing)
+    }
+}
+
+fn rev_of(found: &log::Found) -> u64 {
+    match found {
+        Ok((change, _)) => change.rev,
+        Err(rev) => *rev,
     }
 }
 
@@ -244,19 +294,15 @@ impl WriteTx {
 
     /// History keeps its revisions: only how the values in it are sealed changes.
     fn reseal_log(&self, walk: &mut Resealing) -> Result<(), StoreError> {
-        let sql = format!("{LOG_COLUMNS} WHERE rev > ?1 AND kind IN {HOLDERS} ORDER BY rev LIMIT ?2");
         let doing = || "sealing the log again".to_owned();
-        let rows = self.all(&sql, [to_db(walk.at), STEP], read_change, doing)?;
+        let rows = self.holders_after(walk.at)?;
         if rows.is_empty() {
             (walk.part, walk.at) = (Part::Answers, 0);
             return Ok(());
         }
         for found in rows {
             walk.seen += 1;
-            walk.at = match &found {
-                Ok((change, _)) => change.rev,
-                Err(rev) => *rev,
-            };
+            walk.at = rev_of(&found);
             // What is not as it was written stays as it is, and named by whoever reads it.
             let Ok(change) = self.checked_change(found) else {
                 walk.closed += 1;
@@ -302,10 +348,31 @@ impl WriteTx {
     }
 }
 
-/// The kinds that the SQL names are those that `renew` knows.
-#[test]
-fn every_holder_is_in_the_list() {
-    for kind in [SecretVersion::KIND, Database::KIND] {
-        assert!(HOLDERS.contains(&format!("'{kind}'")), "{kind}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds that the SQL names are those that `renew` knows.
+    #[test]
+    fn every_holder_is_in_the_list() {
+        for kind in [SecretVersion::KIND, Database::KIND] {
+            assert!(HOLDERS.contains(&format!("'{kind}'")), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_newest_when_it_was_looked_at_retires_none_once_another_seals() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, file) = (dir.path().join("stoa.db"), dir.path().join("master.key"));
+        let key = MasterKey::load_or_create(&file, &path).expect("a key");
+        let store = Store::open(&path, &key, Now::at(1)).expect("a store");
+        let second = store.add_key(Now::at(2)).expect("added");
+        // Another rotation begins between the look and the end of the first.
+        store.add_key(Now::at(3)).expect("added");
+        let late = store.retire_before(Now::at(4), Some(&second)).expect("asked");
+        assert_eq!((late, store.key_ids().len()), (Retired::Superseded, 3));
+        let newest = store.key_ids().pop();
+        let done = store.retire_before(Now::at(5), newest.as_deref()).expect("asked");
+        assert_eq!((done, store.key_ids().len()), (Retired::Done, 1));
     }
 }

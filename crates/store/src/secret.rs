@@ -62,6 +62,14 @@ pub enum SecretError {
         #[source]
         cause: Arc<std::io::Error>,
     },
+    /// The key file holds as many keys as it may.
+    #[error("the master key file {path} holds {count} keys; there is no room for another")]
+    TooManyKeys {
+        /// The key's file.
+        path: PathBuf,
+        /// How many it holds.
+        count: usize,
+    },
     /// The machine gives no randomness.
     #[error("the machine gave no random bytes")]
     NoRandomness,
@@ -107,6 +115,9 @@ impl SecretError {
                 "check the directory and its permissions: ls -l {}",
                 path.display()
             ),
+            Self::TooManyKeys { .. } => {
+                "mend what keeps old keys: end stoa up, then stoa doctor --repair; then: stoa server rotate-key".into()
+            }
             Self::NoRandomness => "check that getrandom works on this kernel, then start again".into(),
             Self::UnknownKey { key_id, .. } => {
                 format!("put back the master key file that has key {key_id}, or set the secret again")

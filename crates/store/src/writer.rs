@@ -133,14 +133,19 @@ impl Writer {
         }
     }
 
-    /// Copies the WAL into the database and empties it: all that was acknowledged then rests on one file.
-    pub(crate) fn checkpoint(&self) -> Result<(), StoreError> {
+    /// Copies the WAL into the database and empties it: all that was acknowledged then rests on one file. False when a
+    /// reader held on to it for too long, so that it was not emptied.
+    pub(crate) fn checkpoint(&self) -> Result<bool, StoreError> {
         let mut state = self.lock();
         self.reopen(&mut state, Now::at(0))?;
+        // Those who wait for the lock may find their group ended and begin another.
+        if let Some(group) = state.group.clone() {
+            self.commit(&mut state, &group);
+            self.reopen(&mut state, Now::at(0))?;
+        }
         match &state.tx {
-            // An open group is ended by whoever waits for the lock we hold.
-            Some(tx) if state.group.is_none() => run_checkpoint(&tx.conn, "TRUNCATE").map(|_| ()),
-            Some(_) | None => Ok(()),
+            Some(tx) => empty_wal(&tx.conn),
+            None => Ok(false),
         }
     }
 
@@ -267,6 +272,15 @@ fn batch(tx: Option<&WriteTx>, sql: &str) -> Result<(), StoreError> {
             .map_err(|cause| StoreError::sql(format!("committing ({part})"), cause))?;
     }
     Ok(())
+}
+
+/// Whether the WAL is empty afterwards.
+fn empty_wal(conn: &Connection) -> Result<bool, StoreError> {
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    conn.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")
+        .and_then(|mut statement| statement.query_row([], read))
+        .map(|(busy, pages)| busy == 0 && pages == 0)
+        .map_err(|cause| StoreError::sql("copying the WAL into the store", cause))
 }
 
 /// Returns the pages in the WAL. Readers in the way are no failure.

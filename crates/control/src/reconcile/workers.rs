@@ -23,6 +23,7 @@ struct Shared {
     state: Mutex<State>,
     freed: Condvar,
     template: Mutex<()>,
+    rotation: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -93,6 +94,14 @@ impl Job {
     pub(crate) fn template_lock(&self) -> MutexGuard<'_, ()> {
         self.shared
             .template
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to go over to another master key: a rotation that was given up may not have noticed yet.
+    pub(crate) fn rotation_lock(&self) -> MutexGuard<'_, ()> {
+        self.shared
+            .rotation
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -73,3 +73,17 @@ fn canceled_it_leaves_everything_readable_and_the_next_one_ends_it() {
         Vec::<String>::new()
     );
 }
+
+#[test]
+fn a_file_full_of_keys_of_rotations_that_never_ended_is_emptied_by_the_next() {
+    let mut world = World::with_shop();
+    set(&world, "TOKEN", "a value");
+    let (store, at) = (&world.control().store, store::Now::at(world.now.as_ms()));
+    while store.add_key(at).is_ok() {}
+    assert!(store.key_ids().len() > 50);
+    let asked = keys::rotate(world.control(), &ROOT).expect("accepted").operation;
+    succeeded(&world.settle(asked.id));
+    let after = keys::view(world.control(), &ROOT).expect("shown");
+    assert!(after.older.is_empty(), "{after:?}");
+    assert!(matches!(&asked.work, Work::RotateKey { from } if *from != after.current));
+}
