@@ -19,7 +19,8 @@ pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
 pub use template::{
-    Place, can_make, create_volume, ensure_image, ensure_template, find_image, find_template, prepare_spare,
+    Place, can_make, collect_templates, create_volume, ensure_image, ensure_template, find_image,
+    find_template, prepare_spare,
 };
 
 /// Where PostgreSQL listens inside its instance.

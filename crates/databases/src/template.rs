@@ -102,7 +102,7 @@ pub fn find_template(
     image: &ImageDigest,
     version: &str,
 ) -> Result<Option<String>, DatabaseError> {
-    let template = format!("template-postgres-{version}-{}", image.short());
+    let template = template_of(image, version);
     let is_there = engine.volumes()?.iter().any(|volume| volume.name == template);
     Ok(is_there.then_some(template))
 }
@@ -121,10 +121,10 @@ pub fn ensure_template(
     if let Some(template) = find_template(engine, image, version)? {
         return Ok(template);
     }
-    let template = format!("template-postgres-{version}-{}", image.short());
+    let template = template_of(image, version);
     lines("making the template cluster (once)");
     // Named by the place: what a crash leaves is never mistaken for a finished template.
-    let making = format!("making-{}", places[0].id.short(20));
+    let making = format!("{MAKING}{}", places[0].id.short(20));
     engine.create_volume(&making)?;
     let result = fill(engine, image, version, &making, places);
     if let Err(cause) = result {
@@ -246,8 +246,40 @@ pub fn prepare_spare(engine: &dyn Engine, template: &str) -> Result<(), Database
     make_volume(engine, &known, template, &spare)
 }
 
+const TEMPLATE: &str = "template-postgres-";
+const SPARE: &str = "spare-";
+const MAKING: &str = "making-";
+
+fn template_of(image: &ImageDigest, version: &str) -> String {
+    format!("{TEMPLATE}{version}-{}", image.short())
+}
+
 fn spare_of(template: &str) -> String {
-    format!("spare-{template}")
+    format!("{SPARE}{template}")
+}
+
+/// Removes the templates whose image was replaced by another of its version, or is gone, with what was made of them
+/// beforehand. Databases keep what they cloned. Not to be called while one is being made.
+///
+/// # Errors
+/// When the images or the pool cannot be read, or something could not be removed.
+pub fn collect_templates(engine: &dyn Engine) -> Result<(), DatabaseError> {
+    for volume in engine.volumes()? {
+        let name = volume.name.strip_prefix(MAKING).unwrap_or(&volume.name);
+        let template = name.strip_prefix(SPARE).unwrap_or(name);
+        let Some((version, _)) = template
+            .strip_prefix(TEMPLATE)
+            .and_then(|rest| rest.split_once('-'))
+        else {
+            continue;
+        };
+        let current =
+            find_image(engine, Some(version))?.map(|(image, version)| template_of(&image, &version));
+        if current.as_deref() != Some(template) {
+            engine.remove_volume(&volume.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn make_volume(
@@ -256,7 +288,7 @@ fn make_volume(
     template: &str,
     volume: &str,
 ) -> Result<(), DatabaseError> {
-    let making = format!("making-{volume}");
+    let making = format!("{MAKING}{volume}");
     // What a creation that was cut short left.
     if known.iter().any(|known| known.name == making) {
         engine.remove_volume(&making)?;

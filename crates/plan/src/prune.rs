@@ -1,10 +1,10 @@
-//! Which releases of an app may go, with their images, and which versions of its secrets.
+//! Which releases of an app may go, and which versions of its secrets.
 //!
 //! Invariant: what serves, what a rollout moves to, what a rollback goes to and what is not decided yet always stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::{App, EnvKey, ImageDigest, Release, ReleaseId, ReleaseState};
+use model::{App, EnvKey, Release, ReleaseId, ReleaseState};
 
 /// Releases kept of each kind: enough to go back a week of daily deploys and some.
 pub const KEEP: usize = 10;
@@ -83,24 +83,6 @@ pub fn releases(
         fates.insert(release.id, fate);
     }
     fates
-}
-
-/// The images that releases with a reason to stay need. What no app needs may be collected.
-#[must_use]
-pub fn needed_images(
-    releases: &BTreeMap<ReleaseId, Release>,
-    fates: &BTreeMap<ReleaseId, Fate>,
-) -> BTreeSet<ImageDigest> {
-    let stays = |id: &ReleaseId| !matches!(fates.get(id), Some(Fate::Go { .. }));
-    let images = |release: &Release| {
-        let own = release.images.values().cloned();
-        own.chain([release.image.clone()]).collect::<Vec<_>>()
-    };
-    releases
-        .iter()
-        .filter(|(id, _)| stays(id))
-        .flat_map(|(_, release)| images(release))
-        .collect()
 }
 
 /// The versions of an app's secrets that may go: not the newest of each, and frozen by no release that is left. `versions`

@@ -294,36 +294,37 @@ pub(crate) fn refuse_ended(tx: &ReadTx, id: SessionId) -> Result<(), ControlErro
 /// Removes sessions that are over, invitations, and tokens that ended long ago.
 pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlError> {
     let (sessions, invitations, tokens) = control.read(|tx| {
-        let tokens = super::tokens::stale(tx, now, TOKENS_KEPT)?;
-        Ok((
-            tx.list_all::<Session>()?,
-            tx.list::<model::Invitation>("")?,
-            tokens,
-        ))
+        let sessions = crate::transact::all::<Session>(tx)?.0;
+        let invitations = crate::transact::all::<model::Invitation>(tx)?.0;
+        Ok((sessions, invitations, super::tokens::stale(tx, now, TOKENS_KEPT)?))
     })?;
     let is_over = |session: &Session| session.expires_at <= now || now.since(session.last_used_at) > IDLE;
     let over: Vec<String> = sessions
         .iter()
-        .filter(|found| is_over(&found.row))
-        .map(|found| found.row.id.to_string())
+        .filter(|session| is_over(session))
+        .map(|session| session.id.to_string())
         .collect();
     let late: Vec<String> = invitations
         .iter()
-        .filter(|found| found.row.expires_at <= now)
-        .map(|found| found.row.id.to_string())
+        .filter(|invitation| invitation.expires_at <= now)
+        .map(|invitation| invitation.id.to_string())
         .collect();
     if over.is_empty() && late.is_empty() && tokens.is_empty() {
         return Ok(());
     }
     control.write(|tx| {
+        // What is damaged waits for its repair.
+        let passed = |deleted: Result<(), store::StoreError>| {
+            crate::transact::unless_corrupt(deleted.map_err(ControlError::from)).map(drop)
+        };
         for id in &over {
-            tx.delete::<Session>(id, store::Expect::Any)?;
+            passed(tx.delete::<Session>(id, store::Expect::Any).map(drop))?;
         }
         for id in &late {
-            tx.delete::<model::Invitation>(id, store::Expect::Any)?;
+            passed(tx.delete::<model::Invitation>(id, store::Expect::Any).map(drop))?;
         }
         for id in &tokens {
-            tx.delete::<Token>(&id.to_string(), store::Expect::Any)?;
+            passed(tx.delete::<Token>(&id.to_string(), store::Expect::Any).map(drop))?;
         }
         Ok(())
     })

@@ -354,7 +354,7 @@ pub(super) fn revoke(
 
 /// The tokens that ended longer than `kept` ago. While there is no user one stays: it tells that the installation was claimed.
 pub(super) fn stale(tx: &ReadTx, now: Timestamp, kept: Millis) -> Result<Vec<TokenId>, ControlError> {
-    let all = tx.list::<Token>("")?;
+    let (all, _lost) = crate::transact::all::<Token>(tx)?;
     let is_stale = |token: &Token| {
         // When those of earlier versions were revoked was not kept.
         let seen = token.last_used_at.unwrap_or(token.created_at);
@@ -364,8 +364,8 @@ pub(super) fn stale(tx: &ReadTx, now: Timestamp, kept: Millis) -> Result<Vec<Tok
     };
     let mut stale: Vec<TokenId> = all
         .iter()
-        .filter(|found| is_stale(&found.row))
-        .map(|found| found.row.id)
+        .filter(|token| is_stale(token))
+        .map(|token| token.id)
         .collect();
     if stale.len() == all.len() && tx.count::<model::User>("")? == 0 {
         stale.pop();

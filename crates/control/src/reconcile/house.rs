@@ -1,8 +1,9 @@
 //! Housekeeping: what nobody needs any more goes, so that nothing grows for ever.
 //!
 //! Lives here: settled operations with their logs, old releases and versions of secrets, leftovers of builds, old
-//! revisions, images, logs of what is gone.
+//! revisions, images, templates of databases, logs of what is gone.
 //! Does not live here: uploads (`uploads`), ended instances (`plan`).
+//! Invariant: a row that is damaged is waited for, and so is what it may need; everything else goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,13 +11,14 @@ use std::time::SystemTime;
 
 use model::operation::Work;
 use model::{
-    App, Environment, EnvironmentId, Instance, Millis, Operation, OperationId, Release, ReleaseId, SecretId,
-    Timestamp,
+    App, Database, Environment, EnvironmentId, ImageDigest, Instance, Millis, Operation, OperationId,
+    Release, ReleaseId, SecretId, Timestamp,
 };
 use plan::prune::Fate;
 use store::rows::SecretVersion;
 use store::{Expect, ReadTx, Versioned, WriteTx};
 
+use crate::transact::unless_corrupt;
 use crate::{Control, ControlError, operations};
 
 /// Revisions of the change log that stay for watchers.
@@ -31,40 +33,50 @@ const AT_ONCE: usize = 500;
 /// Removes old settled operations, their logs, and build directories without work under way.
 /// `begun`: when this process began to work; nobody is at what is older.
 pub(super) fn operations(control: &Control, begun: SystemTime, now: Timestamp) -> Result<(), ControlError> {
-    let (mut all, places) = control.read(|tx| {
-        let places = tx.list_all::<Environment>()?.into_iter();
-        let places: BTreeSet<EnvironmentId> = places.map(|found| found.row.id).collect();
-        Ok((tx.list_all::<Operation>()?, places))
+    let ((mut all, untold), (places, lost)) = control.read(|tx| {
+        Ok((
+            crate::transact::all::<Operation>(tx)?,
+            crate::transact::all::<Environment>(tx)?,
+        ))
     })?;
-    all.sort_by_key(|found| std::cmp::Reverse(found.row.id));
+    let places: BTreeSet<EnvironmentId> = places.into_iter().map(|place| place.id).collect();
+    all.sort_by_key(|operation| std::cmp::Reverse(operation.id));
     let mut newest: BTreeMap<_, usize> = BTreeMap::new();
     let mut old = Vec::new();
-    for found in all.iter().filter(|found| found.row.state.is_settled()) {
-        let count = newest.entry(found.row.environment).or_default();
+    for operation in all.iter().filter(|operation| operation.state.is_settled()) {
+        let count = newest.entry(operation.environment).or_default();
         *count += 1;
-        // Of an environment that is gone nobody can see them any more.
-        let is_hidden = found.row.environment.is_some_and(|of| !places.contains(&of));
-        if is_hidden || *count > KEEP_NEWEST && now.since(found.row.created_at) > KEEP {
-            old.push(found.row.id);
+        // Of an environment that is gone nobody can see them any more. One that cannot be told is not gone.
+        let is_gone = |of: EnvironmentId| !places.contains(&of) && !lost.contains(&of.to_string());
+        if operation.environment.is_some_and(is_gone)
+            || *count > KEEP_NEWEST && now.since(operation.created_at) > KEEP
+        {
+            old.push(operation.id);
         }
     }
     old.truncate(AT_ONCE);
     if !old.is_empty() {
-        control.write(|tx| {
+        let gone = control.write(|tx| {
+            let mut gone = Vec::new();
             for id in &old {
-                tx.delete::<Operation>(&id.to_string(), store::Expect::Any)?;
+                let deleted = tx.delete::<Operation>(&id.to_string(), Expect::Any);
+                // What is damaged waits for its repair.
+                if unless_corrupt(deleted.map_err(ControlError::from))?.is_some() {
+                    gone.push(*id);
+                }
             }
-            Ok(())
+            Ok(gone)
         })?;
-        for id in &old {
-            drop(fs::remove_file(operations::log_path(control, *id)));
+        for id in gone {
+            drop(fs::remove_file(operations::log_path(control, id)));
         }
     }
-    // With its release made, an operation does not build again.
+    // With its release made, an operation does not build again. One that cannot be told may.
     let open: BTreeSet<OperationId> = all
         .iter()
-        .filter(|found| !found.row.state.is_settled() && found.row.release.is_none())
-        .map(|found| found.row.id)
+        .filter(|operation| !operation.state.is_settled() && operation.release.is_none())
+        .map(|operation| operation.id)
+        .chain(untold.iter().filter_map(|id| id.parse().ok()))
         .collect();
     let Ok(builds) = fs::read_dir(control.settings.data_dir.join("builds")) else {
         return Ok(());
@@ -132,9 +144,11 @@ fn surplus(control: &Control, tx: &ReadTx, app: &App) -> Result<Surplus, Control
         .into_iter()
         .map(|found| (found.row.id, found.row))
         .collect();
+    // What ended is history: it needs neither its release nor the image of that.
     let mut wanted: BTreeSet<ReleaseId> = tx
         .list::<Instance>(&parent)?
         .iter()
+        .filter(|found| found.row.condition.is_live())
         .filter_map(|found| found.row.purpose.release())
         .collect();
     for operation in operations::unsettled_of(control, tx, app)? {
@@ -183,37 +197,30 @@ fn remove(tx: &WriteTx, mut app: Versioned<App>, surplus: &Surplus) -> Result<()
     Ok(())
 }
 
-/// Collects images that no kept release, no instance and no database needs.
+/// Collects images that no release that is left, no instance and no database needs: any release that is there may be gone
+/// back to.
 pub(super) fn images(control: &Control) -> Result<(), ControlError> {
     let keep = control.read(|tx| {
-        let mut keep = BTreeSet::new();
-        for app in tx.list_all::<model::App>()? {
-            let rows = tx.list::<Release>(&app.row.id.to_string())?;
-            let releases: BTreeMap<_, _> = rows.into_iter().map(|found| (found.row.id, found.row)).collect();
-            let fates = plan::prune::releases(&app.row, &releases, plan::prune::KEEP);
-            keep.append(&mut plan::prune::needed_images(&releases, &fates));
+        let (releases, untold) = crate::transact::all::<Release>(tx)?;
+        let (databases, lost) = crate::transact::all::<Database>(tx)?;
+        if !untold.is_empty() || !lost.is_empty() {
+            // Which images those need cannot be told either.
+            return Ok(None);
         }
-        // What runs needs its image, whatever became of its release.
-        for instance in tx.list_all::<Instance>()? {
-            let (release, process) = match &instance.row.purpose {
-                model::Purpose::Service { release, service, .. } => (release, service),
-                model::Purpose::Job { release, job, .. } => (release, job),
-                model::Purpose::Database { .. } => continue,
-            };
-            if instance.row.condition.is_live()
-                && let Some(release) = tx.get::<Release>(&release.to_string())?
-            {
-                let own = release.row.images.get(process);
-                keep.insert(own.unwrap_or(&release.row.image).clone());
-            }
-        }
-        keep.extend(
-            tx.list_all::<model::Database>()?
-                .into_iter()
-                .filter_map(|found| found.row.image),
-        );
-        Ok(keep.into_iter().collect::<Vec<_>>())
+        let images = releases.into_iter().flat_map(|release| {
+            let own = release.images.into_values();
+            own.chain([release.image])
+        });
+        let databases = databases.into_iter().filter_map(|database| database.image);
+        let keep: BTreeSet<ImageDigest> = images.chain(databases).collect();
+        Ok(Some(keep.into_iter().collect::<Vec<_>>()))
     })?;
+    let Some(keep) = keep else {
+        tracing::warn!(
+            "no images are collected while rows of the store are damaged; end stoa up, then: stoa doctor --repair"
+        );
+        return Ok(());
+    };
     let freed = control.engine.collect_images(&keep)?;
     if freed > 0 {
         tracing::info!(freed, "collected images that nothing needs");
@@ -221,13 +228,27 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
     crate::images::collect(control)
 }
 
-/// Collects the logs of apps and databases that are gone.
+/// Collects the templates of databases, and the volumes made of them beforehand, whose image was replaced. Not while a
+/// database is being made of one.
+pub(super) fn templates(control: &Control) -> Result<(), ControlError> {
+    let makes = |work: &Work| match work {
+        Work::CreateDatabase { .. } | Work::BranchDatabase { .. } | Work::ResetDatabase { .. } => true,
+        _other => false,
+    };
+    if control.read(|tx| Ok(control.open.at(tx)?.iter().any(|one| makes(&one.work))))? {
+        return Ok(());
+    }
+    databases::collect_templates(&*control.engine).map_err(super::databases::refused)
+}
+
+/// Collects the logs of apps and databases that are gone. One that cannot be told is not gone.
 pub(super) fn logs(control: &Control) -> Result<(), ControlError> {
     let keep = control.read(|tx| {
-        let apps = tx.list_all::<model::App>()?.into_iter();
-        let mut keep: BTreeSet<String> = apps.map(|found| found.row.id.to_string()).collect();
-        let databases = tx.list_all::<model::Database>()?.into_iter();
-        keep.extend(databases.map(|found| found.row.id.to_string()));
+        let (apps, mut keep) = crate::transact::all::<App>(tx)?;
+        let (databases, lost) = crate::transact::all::<Database>(tx)?;
+        keep.extend(lost);
+        keep.extend(apps.into_iter().map(|app| app.id.to_string()));
+        keep.extend(databases.into_iter().map(|database| database.id.to_string()));
         Ok(keep)
     })?;
     Ok(control.engine.collect_logs(&keep)?)

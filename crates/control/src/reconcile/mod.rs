@@ -228,17 +228,22 @@ impl Reconciler {
             return;
         }
         self.house_kept = Some(now);
-        let kept = (|| {
-            crate::uploads::collect(control, now)?;
-            crate::people::collect(control, now)?;
-            house::operations(control, self.begun, now)?;
-            house::releases(control)?;
-            house::revisions(control, now)?;
-            house::images(control)?;
-            house::logs(control)
-        })();
-        if let Err(cause) = kept {
-            tracing::warn!(%cause, "housekeeping failed; it is repeated later");
+        type Chore = fn(&Control, SystemTime, Timestamp) -> Result<(), ControlError>;
+        let chores: [(&str, Chore); 8] = [
+            ("uploads", |control, _, now| crate::uploads::collect(control, now)),
+            ("sessions", |control, _, now| crate::people::collect(control, now)),
+            ("operations", house::operations),
+            ("releases", |control, _, _| house::releases(control)),
+            ("revisions", |control, _, now| house::revisions(control, now)),
+            ("images", |control, _, _| house::images(control)),
+            ("templates", |control, _, _| house::templates(control)),
+            ("logs", |control, _, _| house::logs(control)),
+        ];
+        // One's trouble is its own: what fills the disk meanwhile may be another's.
+        for (what, chore) in chores {
+            if let Err(cause) = chore(control, self.begun, now) {
+                tracing::warn!(what, %cause, source = ?std::error::Error::source(&cause), "housekeeping failed; it is repeated later");
+            }
         }
     }
 }

@@ -121,15 +121,13 @@ pub(crate) fn file_error(what: &str, cause: std::io::Error) -> ControlError {
 
 /// Removes uploads past their time, and files without a row.
 pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlError> {
-    let uploads = control.read(|tx| Ok(tx.list_all::<Upload>()?))?;
+    let (uploads, lost) = control.read(crate::transact::all::<Upload>)?;
     for upload in &uploads {
-        if now.since(upload.row.created_at) > KEEP {
-            control.write(|tx| {
-                Ok(tx.delete::<Upload>(
-                    &upload.row.id.to_string(),
-                    store::Expect::Generation(upload.generation),
-                )?)
-            })?;
+        if now.since(upload.created_at) > KEEP {
+            let deleted =
+                control.write(|tx| Ok(tx.delete::<Upload>(&upload.id.to_string(), store::Expect::Any)?));
+            // What is damaged waits for its repair.
+            crate::transact::unless_corrupt(deleted)?;
         }
     }
     let Ok(entries) = fs::read_dir(control.settings.data_dir.join("uploads")) else {
@@ -137,9 +135,10 @@ pub(crate) fn collect(control: &Control, now: Timestamp) -> Result<(), ControlEr
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = uploads
-            .iter()
-            .any(|u| u.row.id.to_string() == name && now.since(u.row.created_at) <= KEEP);
+        let known = lost.contains(&name)
+            || uploads
+                .iter()
+                .any(|upload| upload.id.to_string() == name && now.since(upload.created_at) <= KEEP);
         let age = entry
             .metadata()
             .and_then(|m| m.modified())

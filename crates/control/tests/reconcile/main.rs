@@ -12,6 +12,7 @@ mod gate;
 mod hosts;
 mod images;
 mod jobs;
+mod house;
 mod keys;
 mod people;
 mod places;
