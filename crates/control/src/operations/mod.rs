@@ -323,6 +323,9 @@ pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Res
     })
 }
 
+/// The code of what was given up on request.
+pub(crate) const CANCELED: &str = "canceled";
+
 /// How an operation ends that did not get where it should: canceled when somebody asked for that, whatever noticed it first.
 pub(crate) fn ended(operation: &Operation, at: Timestamp, failure: &Failure) -> OperationState {
     match operation.cancel {

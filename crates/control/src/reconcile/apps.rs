@@ -45,10 +45,7 @@ pub(super) fn advance(
         .map(|instance| instance.id)
         .collect();
     let judged = since_let_go(mine, facts, now);
-    let policy = Policy {
-        drain_limit: control.settings.drain_bound,
-        ..Policy::default()
-    };
+    let policy = policy(control);
     let mut decision = plan::app::decide(
         &plan::app::Facts {
             app,
@@ -80,10 +77,15 @@ pub(super) fn advance(
         let live = mine.iter().filter(|one| one.condition.is_live());
         routed.weights.extend(live.map(|one| (one.id, 1)));
     }
-    if let Some(Verdict::Returned) = &decision.verdict
-        && !is_back(control, app, announce(&routed), &policy, now)?
-    {
-        decision.verdict = None;
+    // One thing at a time is said of what a return waits for: else its step would change with every look.
+    match &decision.verdict {
+        Some(Verdict::Returned) => {
+            if !is_back(control, app, announce(&routed), &policy, now)? {
+                decision.verdict = None;
+            }
+        }
+        Some(Verdict::Promote | Verdict::Return { .. } | Verdict::Gone) => {}
+        None => say_what_lasts(control, app, &decision)?,
     }
     // Whoever is told that a release serves may ask for it at once. Taken again after a crash, the decision is the same.
     if let Some(Verdict::Promote) = &decision.verdict
@@ -98,6 +100,14 @@ pub(super) fn advance(
         tracing::error!(app = %app.name, %cause, source = ?std::error::Error::source(&cause), "could not do what was decided; it is tried again");
     }
     Ok(Some(routed))
+}
+
+/// How patient movements are here.
+pub(super) fn policy(control: &Control) -> Policy {
+    Policy {
+        drain_limit: control.settings.drain_bound,
+        ..Policy::default()
+    }
 }
 
 /// The instances as the planner is to see them: the time to finish requests begins when the edge lets go of an instance.
@@ -131,7 +141,7 @@ fn wait_for_edge(control: &Control, app: &App, answer: Answer, now: Timestamp) -
         next_step: "the log of stoa up says why the edge refuses; then deploy again".to_owned(),
         log_tail: Vec::new(),
     };
-    flow::turn_back(control, app, &failure, now)?;
+    flow::turn_back(control, app, None, &failure, now)?;
     Ok(false)
 }
 
@@ -183,12 +193,12 @@ fn store_progress(
         }
         Some(Verdict::Return { why }) => {
             let failure = failure(control, facts, app, mine, why);
-            flow::turn_back(control, app, &failure, now)
+            flow::turn_back(control, app, Some(decision), &failure, now)
         }
         Some(Verdict::Returned) => flow::come_back(control, app),
         Some(Verdict::Gone) => flow::bury(control, app),
         None => match &app.rollout {
-            Some(rollout) if rollout.returning.is_some() => say_what_lasts(control, rollout, decision),
+            Some(rollout) if rollout.returning.is_some() => Ok(()),
             Some(rollout) if rollout.failed != decision.failed || rollout.begun != decision.begun => {
                 if rollout.begun != decision.begun
                     && let Some(why) = decision.why.iter().find(|why| matches!(why, Why::Trial { .. }))
@@ -203,7 +213,10 @@ fn store_progress(
 }
 
 /// While it goes back: what that waits for.
-fn say_what_lasts(control: &Control, rollout: &Rollout, decision: &Decision) -> Result<(), ControlError> {
+fn say_what_lasts(control: &Control, app: &App, decision: &Decision) -> Result<(), ControlError> {
+    let Some(rollout) = app.rollout.as_ref().filter(|rollout| rollout.returning.is_some()) else {
+        return Ok(());
+    };
     let lasting = decision.why.iter().find(|why| match why {
         Why::HoldingBack { .. } | Why::Waiting { .. } | Why::Gap { .. } => true,
         Why::NeverReady { .. }
@@ -234,12 +247,17 @@ fn note_progress(tx: &WriteTx, app: &App, known: &Rollout, decision: &Decision) 
     else {
         return Ok(());
     };
+    progress(rollout, decision);
+    tx.update_status(&found.row, Expect::Rev(found.rev))?;
+    Ok(())
+}
+
+/// What a rollout is to remember of a look.
+pub(super) fn progress(rollout: &mut Rollout, decision: &Decision) {
     rollout.failed.clone_from(&decision.failed);
     if !planted::is(Defect::ForgetsSteps) {
         rollout.begun.clone_from(&decision.begun);
     }
-    tx.update_status(&found.row, Expect::Rev(found.rev))?;
-    Ok(())
 }
 
 /// Why a rollout came back, with the last lines of the instance that was at fault.

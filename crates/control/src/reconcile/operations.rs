@@ -16,7 +16,7 @@ use model::{
 use store::{Expect, WriteTx};
 
 use super::workers::Workers;
-use super::{Facts, databases, deploy, jobs, keys, orphans};
+use super::{Facts, apps, databases, deploy, jobs, keys, orphans};
 use crate::planted::{self, Defect};
 use crate::{Control, ControlError, operations};
 
@@ -301,11 +301,12 @@ fn remember(app: &mut App, to: ReleaseId, work: &Work) {
     }
 }
 
-/// From now on the rollout goes back. It owns the app until nothing but what serves may answer, and its operation has the
-/// time for that. One transaction.
+/// From now on the rollout goes back, and what led to that, if a look did, is remembered with it. It owns the app until
+/// nothing but what serves may answer, and its operation has the time for that. One transaction.
 pub(super) fn turn_back(
     control: &Control,
     app: &App,
+    decision: Option<&plan::app::Decision>,
     failure: &Failure,
     now: Timestamp,
 ) -> Result<(), ControlError> {
@@ -319,6 +320,9 @@ pub(super) fn turn_back(
         if known != Some(rollout.to) || rollout.returning.is_some() {
             return Ok(None);
         }
+        if let Some(decision) = decision {
+            apps::progress(rollout, decision);
+        }
         rollout.returning = Some(Returning {
             since: now,
             failure: failure.clone(),
@@ -326,7 +330,7 @@ pub(super) fn turn_back(
         let rollout = rollout.clone();
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
         let mut operation = tx.need::<Operation>(&rollout.operation.to_string())?;
-        let until = now.plus(plan::app::Policy::default().return_limit);
+        let until = now.plus(apps::policy(control).return_limit);
         if !operation.row.state.is_settled() && operation.row.deadline < until {
             operation.row.deadline = until;
             tx.update_status(&operation.row, Expect::Any)?;
@@ -357,7 +361,11 @@ pub(super) fn come_back(control: &Control, app: &App) -> Result<(), ControlError
                 };
                 tx.update_status(&release.row, Expect::Any)?;
             }
-            operation.state = operations::ended(operation, now, &failure);
+            // Why it goes back was told when it began to: who asks for an end meanwhile changes nothing about that.
+            operation.state = match failure.code == operations::CANCELED {
+                true => OperationState::Canceled { at: now },
+                false => OperationState::Failed { at: now, failure },
+            };
         }
         Ok(())
     })
@@ -451,7 +459,12 @@ fn give_up(
         return Ok(());
     }
     let failure = Failure {
-        code: if operation.cancel { "canceled" } else { "deadline" }.to_owned(),
+        code: if operation.cancel {
+            operations::CANCELED
+        } else {
+            "deadline"
+        }
+        .to_owned(),
         message: format!("{why}, at the step: {}", operation.step),
         next_step: "see what runs: stoa ps; then try again".to_owned(),
         log_tail: operations::log_tail(control, operation.id, 20),
@@ -464,7 +477,7 @@ fn give_up(
         }
     }
     match app {
-        Some(app) if mine.is_some() => turn_back(control, app, &failure, now),
+        Some(app) if mine.is_some() => turn_back(control, app, None, &failure, now),
         Some(_) | None => {
             let serving = app.and_then(|app| facts.serving(app));
             reject(control, operation, operation.release, failure, serving)

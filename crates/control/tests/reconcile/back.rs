@@ -1,7 +1,7 @@
 //! Going back: an operation that failed or was cancelled is settled when nothing of what it gave up may answer any more,
 //! and not a look sooner, whatever that takes.
 
-use control::{EnvPath, apps, releases};
+use control::{EnvPath, apps, operations, releases};
 use engine::simulated::Behaviour;
 use model::{Condition, Exit, Millis, OperationId, Timestamp};
 
@@ -86,4 +86,46 @@ fn so_does_what_a_rollback_went_to() {
         took >= Millis::seconds(8),
         "settled after {took}, before v2 was back"
     );
+}
+
+#[test]
+fn what_failed_is_remembered_and_who_asks_for_an_end_meanwhile_hides_no_reason() {
+    let (mut world, deploy) = turned(false, Millis::seconds(8));
+    world.until(Millis::seconds(60), "it goes back", |world| {
+        world
+            .app("shop")
+            .rollout
+            .is_some_and(|rollout| rollout.returning.is_some())
+    });
+    let rollout = world.app("shop").rollout.expect("it goes back");
+    assert_eq!(rollout.failed.len(), 1, "the one that ended");
+    operations::cancel(world.control(), &ROOT, &deploy.to_string()).expect("asked");
+    let done = world.settle(deploy);
+    assert_eq!(failed(&done).code, "release_rejected");
+}
+
+#[test]
+fn its_step_does_not_change_with_every_look() {
+    let (mut world, deploy) = turned(false, Millis::seconds(0));
+    // What serves cannot be whole again, so the return waits for nothing but the edge, which obeys nothing.
+    let broken = Behaviour {
+        exits: Some((Millis::new(0), Exit::Code { code: 1 })),
+        ..Behaviour::default()
+    };
+    world.must_serve = false;
+    world.image("good:1", broken);
+    for row in world.live_of("web") {
+        world.engine.crash(row.id, Exit::Code { code: 1 });
+    }
+    world.edge.refuse(100_000);
+    for _ in 0..60 {
+        world.tick();
+    }
+    let (log, _, _) = operations::log(world.control(), &ROOT, &deploy.to_string(), 0).expect("read");
+    let said: Vec<&String> = log
+        .iter()
+        .filter(|line| line.starts_with("==> going back"))
+        .collect();
+    let distinct: std::collections::BTreeSet<&&String> = said.iter().collect();
+    assert!(!said.is_empty() && said.len() <= 2 * distinct.len(), "{said:#?}");
 }

@@ -46,6 +46,19 @@ fn on_trial(world: &mut World, percent: f64) {
 }
 
 #[test]
+fn requests_are_held_for_long_only_while_a_recreate_is_under_way() {
+    let (mut world, _, operation) = moving("strategy = \"recreate\"");
+    world.must_serve = false;
+    let hold = |world: &World| world.edge.table().services[0].hold;
+    world.until(Millis::seconds(60), "the gap", |world| {
+        hold(world) == Millis::seconds(40)
+    });
+    succeeded(&world.settle(operation));
+    world.quiet();
+    assert_eq!(hold(&world), Millis::seconds(10));
+}
+
+#[test]
 fn a_canary_gets_its_share_for_its_time() {
     let (mut world, old, operation) = moving(CANARY);
     on_trial(&mut world, 5.0);

@@ -39,17 +39,20 @@ pub fn trial_of(release: &Release) -> Option<Millis> {
     }
 }
 
-/// Whether nobody answers during the movement of an app: neither the old release nor the new one bears another.
+/// Whether nobody answers during the movement of an app that is under way: neither the old release nor the new one bears
+/// another.
 #[must_use]
 pub fn has_gap(app: &App, releases: &BTreeMap<ReleaseId, Release>) -> bool {
-    let to = app.rollout.as_ref().map(|rollout| rollout.to.release);
+    let Some(rollout) = &app.rollout else {
+        return false;
+    };
     let from = app.serving.map(|serving| serving.release);
     let asks = |id: &ReleaseId| {
         releases
             .get(id)
             .is_some_and(|release| release.strategy == Strategy::Recreate)
     };
-    to.iter().chain(from.iter()).any(asks)
+    [rollout.to.release].iter().chain(from.iter()).any(asks)
 }
 
 impl<'a> View<'a> {
