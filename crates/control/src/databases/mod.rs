@@ -151,10 +151,37 @@ pub fn create(
     name: &Name,
     wish: &Wish,
 ) -> Result<(Versioned<Database>, Accepted), ControlError> {
+    let wish = consider(control, wish)?;
     control.mutate(actor, "database.create", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
-        create_in(control, tx, actor, &scope, name, wish)
+        create_in(control, tx, actor, &scope, name, &wish)
     })
+}
+
+/// A wish, and whether its version is to be had here.
+pub(crate) struct Considered<'a> {
+    wish: &'a Wish,
+    is_to_be_had: bool,
+}
+
+/// Asks the engine what it has: before a transaction, as all other writers would wait for the answer inside one.
+pub(crate) fn consider<'a>(control: &Control, wish: &'a Wish) -> Result<Considered<'a>, ControlError> {
+    let is_to_be_had = match &wish.version {
+        None => true,
+        Some(version) if !is_version(version) => false,
+        Some(version) => {
+            ::databases::can_make(version)
+                || control
+                    .engine
+                    .find_image(&format!("postgres:{version}"))?
+                    .is_some()
+        }
+    };
+    Ok(Considered { wish, is_to_be_had })
+}
+
+fn is_version(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 3 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The same inside a transaction, for databases that a manifest declares.
@@ -164,8 +191,9 @@ pub(crate) fn create_in(
     actor: &Actor,
     scope: &Scope,
     name: &Name,
-    wish: &Wish,
+    considered: &Considered<'_>,
 ) -> Result<(Versioned<Database>, Accepted), ControlError> {
+    let wish = considered.wish;
     if tx.find::<Database>(&scope.parent(), name.as_str())?.is_some() {
         return Err(ControlError::Taken {
             kind: "database",
@@ -173,7 +201,7 @@ pub(crate) fn create_in(
         });
     }
     if let Some(version) = &wish.version
-        && (version.is_empty() || version.len() > 3 || !version.bytes().all(|b| b.is_ascii_digit()))
+        && !is_version(version)
     {
         return Err(ControlError::invalid(
             "/version",
@@ -181,11 +209,7 @@ pub(crate) fn create_in(
         ));
     }
     if let Some(version) = &wish.version
-        && !::databases::can_make(version)
-        && control
-            .engine
-            .find_image(&format!("postgres:{version}"))?
-            .is_none()
+        && !considered.is_to_be_had
     {
         let message = format!(
             "there is no PostgreSQL {version} here; leave it out, or store an image as postgres:{version}"

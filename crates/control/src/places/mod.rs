@@ -133,7 +133,7 @@ pub fn delete_org(
             "org",
             name,
             inside.collect(),
-            &format!("stoa projects ls --org {name}"),
+            remove_first(&format!("stoa projects ls --org {name}")),
         )?;
         forget_people(tx, |realm| realm.org() == Some(found.row.id))?;
         tx.delete::<Org>(
@@ -243,7 +243,7 @@ pub fn delete_project(
             .iter()
             .map(|environment| format!("the environment {}", environment.row.name));
         let see = format!("stoa environments ls --org {org} --project {name}");
-        refuse_full("project", name, inside.collect(), &see)?;
+        refuse_full("project", name, inside.collect(), remove_first(&see))?;
         let id = found.row.id;
         forget_people(
             tx,
@@ -328,41 +328,64 @@ pub fn delete_environment(
             "stoa status --org {} --project {} --env {}",
             path.org, path.project, path.environment
         );
-        refuse_full(
-            "environment",
-            &path.environment,
-            contents(control, tx, &parent)?,
-            &see,
-        )?;
+        let (inside, next_step) = contents(control, tx, &parent, &see)?;
+        refuse_full("environment", &path.environment, inside, next_step)?;
         tx.delete::<Environment>(&parent, store::Expect::Generation(found.generation))?;
         Ok(())
     })
 }
 
-/// What is in an environment, for people.
-fn contents(control: &Control, tx: &ReadTx, environment: &str) -> Result<Vec<String>, ControlError> {
-    let mut inside = Vec::new();
+/// What is in an environment, for people, and what leads to its being empty.
+fn contents(
+    control: &Control,
+    tx: &ReadTx,
+    environment: &str,
+    see: &str,
+) -> Result<(Vec<String>, String), ControlError> {
+    let (mut inside, mut kept) = (Vec::new(), Vec::new());
     for app in tx.list::<App>(environment)? {
         inside.push(format!("the app {}", app.row.name));
     }
     for database in tx.list::<Database>(environment)? {
-        inside.push(match &database.row.state {
-            DatabaseState::Destroyed { purge_at, .. } => {
-                format!("the data of a database that was ended, kept until {purge_at}")
-            }
-            _other => format!("the database {}", database.row.name),
-        });
+        match &database.row.state {
+            DatabaseState::Destroyed { purge_at, .. } => kept.push(*purge_at),
+            _other => inside.push(format!("the database {}", database.row.name)),
+        }
     }
     for operation in operations::unsettled(control, tx, environment)? {
         inside.push(format!("the operation {} under way", operation.id));
     }
-    Ok(inside)
+    // That goes by itself; nobody can remove or move it.
+    let next_step = match kept.iter().max() {
+        None => remove_first(see),
+        Some(last) if inside.is_empty() => {
+            format!("kept data goes by itself; after {last}: stoa environments rm")
+        }
+        Some(last) => format!(
+            "{}; kept data goes by itself, the last at {last}",
+            remove_first(see)
+        ),
+    };
+    inside.extend(
+        kept.iter()
+            .map(|purge_at| format!("the data of a database that was ended, kept until {purge_at}")),
+    );
+    Ok((inside, next_step))
+}
+
+fn remove_first(see: &str) -> String {
+    format!("remove or move them first: {see}")
 }
 
 /// Most things that a refusal names.
 const NAMED: usize = 10;
 
-fn refuse_full(kind: &str, name: &str, mut inside: Vec<String>, see: &str) -> Result<(), ControlError> {
+fn refuse_full(
+    kind: &str,
+    name: &str,
+    mut inside: Vec<String>,
+    next_step: String,
+) -> Result<(), ControlError> {
     if inside.is_empty() {
         return Ok(());
     }
@@ -374,7 +397,7 @@ fn refuse_full(kind: &str, name: &str, mut inside: Vec<String>, see: &str) -> Re
     }
     Err(ControlError::State {
         message: format!("the {kind} {name} is not empty: in it are {list}"),
-        next_step: format!("remove or move them first: {see}"),
+        next_step,
     })
 }
 

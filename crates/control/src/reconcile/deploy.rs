@@ -284,6 +284,22 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
             });
         }
     }
+    let wishes: BTreeMap<_, _> = manifest
+        .databases
+        .iter()
+        .map(|(name, wish)| {
+            let wish = Wish {
+                version: wish.version.clone(),
+                size: wish.size,
+                memory: wish.memory,
+            };
+            (name, wish)
+        })
+        .collect();
+    let mut considered = BTreeMap::new();
+    for (name, wish) in &wishes {
+        considered.insert(*name, crate::databases::consider(control, wish)?);
+    }
     job.still_wanted()?;
     let missing = control.write(|tx| {
         let mut waiting = Vec::new();
@@ -308,17 +324,9 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                     DatabaseState::Destroyed { .. } => {}
                 },
                 None => {
-                    let wish = Wish {
-                        version: wish.version.clone(),
-                        size: wish.size,
-                        memory: wish.memory,
-                    };
-                    waiting.push(
-                        crate::databases::create_in(control, tx, &actor, &scope, name, &wish)?
-                            .0
-                            .row
-                            .id,
-                    );
+                    let (made, _) =
+                        crate::databases::create_in(control, tx, &actor, &scope, name, &considered[name])?;
+                    waiting.push(made.row.id);
                 }
             }
         }

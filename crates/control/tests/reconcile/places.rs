@@ -110,7 +110,14 @@ fn kept_data_keeps_its_environment() {
         world.all::<Database>().iter().all(is_ended)
             && world.operations().iter().all(|op| op.state.is_settled())
     });
-    let said = full(places::delete_environment(world.control(), &ROOT, &live, None));
+    let refused = places::delete_environment(world.control(), &ROOT, &live, None);
+    // Nothing that nobody can do is advised.
+    let next_step = refused.as_ref().expect_err("not empty").next();
+    assert!(
+        next_step.contains("goes by itself") && !next_step.contains("remove or move"),
+        "{next_step}"
+    );
+    let said = full(refused);
     assert!(said.contains("kept until"), "{said}");
 }
 
