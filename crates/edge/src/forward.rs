@@ -1,7 +1,8 @@
 //! Sending a request to an instance and passing on its answer.
 //!
 //! Lives here: reaching an instance (holding the request while there is none), the HTTP/1 exchange, what may be repeated.
-//! Does not live here: which instance (`pick`), connections to them (`upstream`), moving bodies (`relay`).
+//! Does not live here: which instance (`pick`), the places of requests that are held (`held`), connections to instances
+//! (`upstream`), moving bodies (`relay`).
 //! Invariant: a request is sent again only when no byte of an answer was seen and either it is idempotent or no byte of it
 //! left us; never once part of a streamed body is gone. After every wait the choice is among the instances of the table in
 //! force, not of the one that was served before.
@@ -26,12 +27,13 @@ use crate::answer::{Answer, Asked};
 use crate::buffer::Buffer;
 use crate::clock::Watch;
 use crate::h1::body::Decoder;
+use crate::held::{CONTINUE, Held, is_waiting};
 use crate::inspect::Refusal;
 use crate::pick::{Lease, LocalService};
 use crate::relay::{Broken, Framing, Relay};
 use crate::request::{Connection, Flow, refuse};
 use crate::rewrite::{reply_head, upgrade_head};
-use crate::stream::{Stream, WriteError, has_left, write_all};
+use crate::stream::{Stream, WriteError, write_all};
 use crate::tunnel;
 use crate::upstream::{self, NoAnswer, Sure, ToHead, Upstream};
 use crate::worker::Worker;
@@ -68,22 +70,6 @@ pub(crate) struct Tries {
     pub(crate) passed_over: Vec<SocketAddr>,
     pub(crate) fresh_only: bool,
     pub(crate) repeats: u32,
-}
-
-/// Waits among those that are held for a service.
-struct Held(Rc<Cell<usize>>);
-
-impl Held {
-    fn new(count: &Rc<Cell<usize>>) -> Held {
-        count.set(count.get() + 1);
-        Held(count.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 /// A connection to an instance, with the request counted on it. Holds the request while no instance can be reached and its
@@ -159,7 +145,9 @@ pub(crate) async fn reach(
         let look = if all_refused { ASK_AGAIN } else { ASK_FOR_CLIENT };
         // Either way the next step is to look again.
         let _changed_or_not = tokio::time::timeout(left.min(look), worker.changed.notified()).await;
-        if client.is_some_and(has_left) {
+        if let Some(client) = client
+            && !is_waiting(worker, watch, client, exchange).await
+        {
             return Err(Answer::close(CLIENT_LEFT));
         }
         tries.passed_over.clear();
@@ -411,12 +399,7 @@ async fn converse(
             .run(upstream, exchange.is_upgrade, limits.idle_timeout_ms)
             .await;
     }
-    if exchange.expects_continue
-        && buffer.is_empty()
-        && write_all(client, watch, b"HTTP/1.1 100 Continue\r\n\r\n")
-            .await
-            .is_err()
-    {
+    if exchange.expects_continue && buffer.is_empty() && write_all(client, watch, CONTINUE).await.is_err() {
         return Outcome::Cut(Side::Client);
     }
     out.clear();

@@ -18,6 +18,7 @@ mod fields;
 mod forward;
 mod h1;
 mod h2;
+mod held;
 mod hub;
 mod inspect;
 mod listen;

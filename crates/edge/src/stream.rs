@@ -94,8 +94,18 @@ pub(crate) async fn readable(
     .await
 }
 
-/// Whether the other side has sent all it will ever send, or is gone. What it sent before and nobody read does not hide it.
-pub(crate) fn has_left(stream: &Stream) -> bool {
+/// Whether the other side is still there, as far as the kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    There,
+    /// It has sent all it will ever send. Whether it still reads only shows when something is sent to it.
+    Silent,
+    /// It reads nothing any more.
+    Gone,
+}
+
+/// What the other side sent before and nobody read does not hide that it left.
+pub(crate) fn presence(stream: &Stream) -> Presence {
     let stream = stream.borrow();
     let socket = match &*stream {
         Io::Plain(socket) => socket,
@@ -103,7 +113,15 @@ pub(crate) fn has_left(stream: &Stream) -> bool {
     };
     // Errors and hang-ups are told unasked.
     let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
-    matches!(poll(&mut asked, Some(&Timespec::default())), Ok(told) if told > 0)
+    if !matches!(poll(&mut asked, Some(&Timespec::default())), Ok(told) if told > 0) {
+        return Presence::There;
+    }
+    let told = asked[0].revents();
+    if told.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+        Presence::Gone
+    } else {
+        Presence::Silent
+    }
 }
 
 /// Reads once into the buffer's free space; 0 is the end.

@@ -1,8 +1,8 @@
 //! Requests that wait while no instance is ready: bounded in number and time, released by the next table, gone with their
 //! clients.
 
-use std::io::Write;
-use std::net::Shutdown;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -50,9 +50,9 @@ fn beyond_the_limit_requests_are_refused_at_once_and_the_others_get_their_answer
     let (head, _) = edge.wire().get("a", "/");
     assert_eq!(status(&head), 503);
     assert_eq!(field(&head, "retry-after"), Some("2"));
-    // Another service has its own places.
     // Tables that bring no instance change nothing for those that wait.
     edge.publish(&table(2, &[("a", &[]), ("b", &[])]));
+    // Another service has its own places.
     let mut other = edge.wire();
     other.send("GET / HTTP/1.1\r\nHost: b\r\n\r\n");
     wait_for("the other service", || (held(&edge, "b") == 1).then_some(()));
@@ -81,6 +81,44 @@ fn a_client_that_leaves_frees_its_place() {
     }
     // Nothing was asked for the one that left.
     assert_eq!(backend.requests(), LIMIT);
+}
+
+/// Sends a request, is held, and closes its sending half.
+fn half_closed(edge: &Edge, request: &str, count: u64) -> TcpStream {
+    let mut stream = TcpStream::connect(edge.http).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    wait_for("the request to be held", || {
+        (held(edge, "a") == count).then_some(())
+    });
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream
+}
+
+#[test]
+fn a_client_that_only_closed_its_sending_half_gets_its_answer() {
+    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    let edge = edge();
+    let mut old = half_closed(&edge, "GET / HTTP/1.0\r\nHost: a\r\n\r\n", 1);
+    let mut new = half_closed(&edge, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 2);
+    // It was looked for, and is waited for all the same.
+    let mut asked = [0; CONTINUE.len()];
+    new.read_exact(&mut asked).unwrap();
+    assert_eq!(asked, CONTINUE.as_bytes());
+    assert_eq!(held(&edge, "a"), 2);
+    let backend = Backend::start("x");
+    edge.publish(&table(2, &[("a", &[&backend])]));
+    for (stream, version) in [(&mut new, "1.1"), (&mut old, "1.")] {
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let answer = said.trim_start_matches(CONTINUE);
+        assert!(answer.starts_with(&format!("HTTP/{version}")), "{said}");
+        assert!(
+            answer.lines().next().is_some_and(|line| line.contains(" 200 ")),
+            "{said}"
+        );
+    }
+    assert_eq!(backend.requests(), 2);
 }
 
 /// Waits at the gate of an instance that comes when they have waited for it, all of them held.
@@ -131,7 +169,7 @@ fn slow_answers_keep_nobody_waiting_for_a_turn_for_long() {
 #[test]
 fn a_client_that_leaves_in_its_body_frees_its_place() {
     let edge = edge();
-    let mut stream = std::net::TcpStream::connect(edge.http).unwrap();
+    let mut stream = TcpStream::connect(edge.http).unwrap();
     stream
         .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\nsome of it")
         .unwrap();
