@@ -56,8 +56,11 @@ impl Load {
     #[must_use]
     pub fn share_of(self, factor: f64) -> u32 {
         let share = (factor / self.factor).min(1.0);
-        // Between 0 and 1: it fits.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and 1000: it fits"
+        )]
         let thousandths = (share * f64::from(FULL)) as u32;
         thousandths
     }

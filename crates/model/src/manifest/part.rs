@@ -13,9 +13,10 @@ use crate::units::{Bytes, CpuMillis, Millis};
 const MEMORY_MIN: Bytes = Bytes::mi(4);
 /// A terabyte: more is a slip of the finger.
 const MEMORY_MAX: Bytes = Bytes::mi(1 << 20);
-/// A runtime with a handful of threads needs this many.
+/// Room for the temporary files of a small program.
 const DISK_MIN: Bytes = Bytes::mi(16);
 const DISK_MAX: Bytes = Bytes::mi(1 << 20);
+/// A runtime with a handful of threads needs this many.
 const PIDS_MIN: u32 = 8;
 /// The kernel's usual ceiling for one machine.
 const PIDS_MAX: u32 = 32_768;

@@ -337,7 +337,7 @@ fn child_that_verifies() {
         return;
     };
     let store = Place::at(dir.into()).open();
-    // SQLite's own page cache is filled by the first walk; the growth that counts is a walk's own.
+    // What grows is the one walk's, SQLite's page cache included.
     let before = peak_kib();
     let found = store.read(|tx| tx.audit_verify(None)).unwrap();
     assert_eq!(found, AuditVerdict::Whole { records: 60_000 });
