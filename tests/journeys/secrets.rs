@@ -59,7 +59,7 @@ fn the_master_key_is_rotated_under_load_and_kills() -> Result<()> {
     let key_file = data.join("keys/master");
     let founding = fs::read_to_string(&key_file)?;
     ensure!(fs::metadata(&key_file)?.permissions().mode() & 0o7777 == 0o600);
-    // Without the key's file the whole store is no use: what it says of the secrets stays closed.
+    stoa.cli(&["apps", "create", "load"])?.ok()?;
     let (stop, set) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let load = scope.spawn(|| -> Result<()> {
@@ -75,7 +75,6 @@ fn the_master_key_is_rotated_under_load_and_kills() -> Result<()> {
             }
             Ok(())
         });
-        stoa.cli(&["apps", "create", "load"])?.ok()?;
         let result = rotate_and_kill(&stoa);
         stop.store(true, Ordering::SeqCst);
         load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;

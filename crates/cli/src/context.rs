@@ -65,6 +65,23 @@ impl Contexts {
         })
     }
 
+    /// The name of the one in use; it may be that of none.
+    pub(crate) fn current(&self) -> &str {
+        if self.current.is_empty() {
+            DEFAULT
+        } else {
+            &self.current
+        }
+    }
+
+    /// Forgets one. Its name stays the one in use: another is never taken by itself, since commands would go elsewhere.
+    pub(crate) fn forget(&mut self, name: &str) {
+        if self.current() == name {
+            name.clone_into(&mut self.current);
+        }
+        self.contexts.remove(name);
+    }
+
     /// Writes them: a new file that only the owner can read, then renamed over the old one.
     pub(crate) fn save(&self) -> Result<(), Failure> {
         let path = file()?;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::args::ContextCommand;
-use crate::context::{Contexts, DEFAULT};
+use crate::context::Contexts;
 use crate::failure::{Code, Failure};
 use crate::output::{self, or_dash, say};
 
@@ -14,7 +14,7 @@ pub(crate) fn contexts(as_json: bool, command: &ContextCommand) -> Result<u8, Fa
         ContextCommand::Use { name } => {
             choose(&mut contexts, name)?;
             contexts.save()?;
-            say(&format!("{name} is used from now on"));
+            say(&format!("{name} is used from now on{}", overruled(name)));
             if as_json {
                 output::json(&json!({"current": name}))?;
             }
@@ -22,7 +22,7 @@ pub(crate) fn contexts(as_json: bool, command: &ContextCommand) -> Result<u8, Fa
         ContextCommand::Rm { name } => {
             forget(&mut contexts, name)?;
             contexts.save()?;
-            say(&format!("forgot {name}"));
+            say(&format!("forgot {name}; {}", what_counts(&contexts)));
             if as_json {
                 output::json(&json!({"removed": name}))?;
             }
@@ -32,7 +32,7 @@ pub(crate) fn contexts(as_json: bool, command: &ContextCommand) -> Result<u8, Fa
 }
 
 fn list(as_json: bool, contexts: &Contexts) -> Result<(), Failure> {
-    let current = current(contexts);
+    let current = contexts.current();
     if as_json {
         let items: Vec<_> = contexts
             .contexts
@@ -77,11 +77,22 @@ fn list(as_json: bool, contexts: &Contexts) -> Result<(), Failure> {
     ))
 }
 
-fn current(contexts: &Contexts) -> &str {
-    if contexts.current.is_empty() {
-        DEFAULT
-    } else {
-        &contexts.current
+/// What the environment says is stronger than what was chosen.
+fn overruled(name: &str) -> String {
+    match std::env::var("STOA_CONTEXT") {
+        Ok(other) if !other.is_empty() && other != name => {
+            format!(", but where STOA_CONTEXT is set, as here to {other}, that one counts")
+        }
+        Ok(_) | Err(_) => String::new(),
+    }
+}
+
+/// Which server commands go to now, in words.
+pub(crate) fn what_counts(contexts: &Contexts) -> String {
+    let name = contexts.current();
+    match contexts.contexts.get(name) {
+        Some(context) => format!("commands go to {name} ({}) now", context.api),
+        None => "no context is in use now; choose one: stoa context use NAME".to_owned(),
     }
 }
 
@@ -91,13 +102,9 @@ fn choose(contexts: &mut Contexts, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Without the one in use nothing is in use: another is never taken by itself, since commands would go elsewhere.
 fn forget(contexts: &mut Contexts, name: &str) -> Result<(), Failure> {
     known(contexts, name)?;
-    contexts.contexts.remove(name);
-    if contexts.current == name {
-        contexts.current.clear();
-    }
+    contexts.forget(name);
     Ok(())
 }
 
@@ -121,7 +128,7 @@ fn known(contexts: &Contexts, name: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Context;
+    use crate::context::{Context, DEFAULT};
 
     #[test]
     fn contexts_are_chosen_and_forgotten() {
@@ -130,14 +137,34 @@ mod tests {
             contexts.contexts.insert(name.to_owned(), Context::default());
         }
         choose(&mut contexts, "two").expect("there");
-        assert_eq!(current(&contexts), "two");
+        assert_eq!(contexts.current(), "two");
         assert_eq!(
             choose(&mut contexts, "three").expect_err("not there").code,
             Code::NotFound
         );
         forget(&mut contexts, "two").expect("there");
-        assert_eq!(current(&contexts), DEFAULT, "another is never taken by itself");
         assert!(forget(&mut contexts, "two").is_err());
         assert_eq!(contexts.contexts.len(), 1);
+    }
+
+    #[test]
+    fn no_other_context_is_taken_by_itself() {
+        for (there, current) in [
+            (["one", "two"], "two"),
+            ([DEFAULT, "two"], "two"),
+            ([DEFAULT, "two"], ""),
+        ] {
+            let mut contexts = Contexts {
+                current: current.to_owned(),
+                contexts: there.map(|name| (name.to_owned(), Context::default())).into(),
+            };
+            let used = contexts.current().to_owned();
+            forget(&mut contexts, &used).expect("there");
+            assert!(
+                !contexts.contexts.contains_key(contexts.current()),
+                "{there:?} {current:?}"
+            );
+            assert!(what_counts(&contexts).contains("stoa context use"));
+        }
     }
 }

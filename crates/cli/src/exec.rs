@@ -88,9 +88,10 @@ fn carry(session: client::Session<'_>, has_terminal: bool, as_json: bool) -> Res
     } else {
         drop(sender);
     }
+    let mut cut = (Vec::new(), Vec::new());
     let result = session.carry(receiver, |output| match output {
-        Output::Stdout(bytes) if as_json => write_piece("stdout", bytes),
-        Output::Stderr(bytes) if as_json => write_piece("stderr", bytes),
+        Output::Stdout(bytes) if as_json => write_piece("stdout", &mut cut.0, bytes),
+        Output::Stderr(bytes) if as_json => write_piece("stderr", &mut cut.1, bytes),
         Output::Stdout(bytes) => write(&mut std::io::stdout(), bytes),
         Output::Stderr(bytes) => write(&mut std::io::stderr(), bytes),
     });
@@ -99,6 +100,11 @@ fn carry(session: client::Session<'_>, has_terminal: bool, as_json: bool) -> Res
         // Codes are 0 to 255 on every Unix.
         Ok(code) => {
             if as_json {
+                // What never became a letter is told as far as text can.
+                for (stream, rest) in [("stdout", cut.0), ("stderr", cut.1)] {
+                    write_text(stream, &String::from_utf8_lossy(&rest))
+                        .map_err(|cause| Failure::local("could not write", &cause))?;
+                }
                 output::json_line(&serde_json::json!({"exit_code": code}))?;
             }
             Ok(u8::try_from(code).unwrap_or(1))
@@ -111,9 +117,32 @@ fn carry(session: client::Session<'_>, has_terminal: bool, as_json: bool) -> Res
     }
 }
 
-fn write_piece(stream: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let piece = serde_json::json!({"stream": stream, "text": String::from_utf8_lossy(bytes)});
+/// One object for what came. A letter of several bytes may come in two pieces: its beginning waits in `cut`.
+fn write_piece(stream: &str, cut: &mut Vec<u8>, bytes: &[u8]) -> std::io::Result<()> {
+    cut.extend_from_slice(bytes);
+    let text = whole_letters(cut);
+    write_text(stream, &text)
+}
+
+fn write_text(stream: &str, text: &str) -> std::io::Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let piece = serde_json::json!({"stream": stream, "text": text});
     write(&mut std::io::stdout(), format!("{piece}\n").as_bytes())
+}
+
+/// Takes all but the beginning of a last letter. What is no text at all is replaced, as everywhere.
+fn whole_letters(bytes: &mut Vec<u8>) -> String {
+    let last = bytes.utf8_chunks().last();
+    let unfinished = last.map_or(&[][..], |chunk| chunk.invalid());
+    // A letter has four bytes at most; what is wrong in itself will not become one by waiting.
+    let waits = std::str::from_utf8(unfinished).is_err_and(|why| why.error_len().is_none());
+    let end = bytes.len() - if waits { unfinished.len() } else { 0 };
+    let rest = bytes.split_off(end);
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    *bytes = rest;
+    text
 }
 
 fn write(to: &mut impl std::io::Write, bytes: &[u8]) -> std::io::Result<()> {
@@ -149,5 +178,33 @@ fn watch_size(sender: &mpsc::Sender<Input>) {
             return;
         }
         known = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_letters;
+
+    #[test]
+    fn a_letter_that_comes_in_pieces_is_told_whole() {
+        for (pieces, told, left) in [
+            (
+                &[&b"a\xe2"[..], b"\x82", b"\xac!"][..],
+                &["a", "", "\u{20ac}!"][..],
+                0,
+            ),
+            (&[b"ok"], &["ok"], 0),
+            // No letter begins so, and waiting would not help.
+            (&[b"\xff\xfe", b"x"], &["\u{fffd}\u{fffd}", "x"], 0),
+            (&[b"\xf0\x9f", b"\x98"], &["", ""], 3),
+            (&[b"\xe2\x82", b"a"], &["", "\u{fffd}a"], 0),
+        ] {
+            let mut cut = Vec::new();
+            for (piece, text) in pieces.iter().zip(told) {
+                cut.extend_from_slice(piece);
+                assert_eq!(whole_letters(&mut cut), *text, "{pieces:?}");
+            }
+            assert_eq!(cut.len(), left, "{pieces:?}");
+        }
     }
 }

@@ -64,9 +64,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitC
         .color(color)
         .try_get_matches_from(&arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));
-    let as_json = arguments.iter().any(|argument| argument == "--json");
     parsed.map_err(|error| {
-        if as_json && error.use_stderr() {
+        if is_json(&arguments) && error.use_stderr() {
             let failure = Failure::of_usage(&error);
             failure.report(true);
             return failure.exit_code();
@@ -79,6 +78,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitC
             ExitCode::SUCCESS
         }
     })
+}
+
+/// `--json`, before `--`: what comes after it belongs to somebody else's program.
+fn is_json(arguments: &[OsString]) -> bool {
+    let mut own = arguments.iter().take_while(|argument| *argument != "--");
+    own.any(|argument| argument == "--json")
 }
 
 /// `--color WHEN` or `--color=WHEN`, before `--`. What is misspelt is told by the parser.

@@ -190,11 +190,15 @@ fn issued(session: &Session, issued: &IssuedInvitation) -> Result<u8, Failure> {
         return Ok(0);
     }
     let about = &issued.about;
+    let own = session.client.address().to_string();
+    let address = if leads_others(&own) {
+        &own
+    } else {
+        "ADDRESS_OF_THE_SERVER"
+    };
     say(&format!(
-        "for {} only, once, until {}; hand it over on a way that only they can read.\nthey type: stoa login --api {} --invitation TOKEN --name NAME",
-        about.email,
-        about.expires_at,
-        session.client.address()
+        "for {} only, once, until {}; hand it over on a way that only they can read.\nthey type: stoa login --api {address} --invitation TOKEN --name NAME",
+        about.email, about.expires_at,
     ));
     output::data(&format!("{}\n", issued.token))?;
     Ok(0)
@@ -202,4 +206,33 @@ fn issued(session: &Session, issued: &IssuedInvitation) -> Result<u8, Failure> {
 
 fn role(role: Role) -> String {
     format!("{role:?}").to_lowercase()
+}
+
+/// Whether an address leads from other machines to the server, too.
+fn leads_others(address: &str) -> bool {
+    let Some((_, rest)) = address.split_once("://") else {
+        // unix:/PATH
+        return false;
+    };
+    let own = ["127.", "localhost", "[::1]", "0.0.0.0"];
+    !own.iter().any(|here| rest.starts_with(here))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::leads_others;
+
+    #[test]
+    fn an_invitation_names_no_address_of_this_machine() {
+        for (address, leads) in [
+            ("https://stoa.example.org", true),
+            ("http://192.168.1.2:7070", true),
+            ("http://127.0.0.1:7070", false),
+            ("http://localhost:7070", false),
+            ("https://[::1]:7070", false),
+            ("unix:/var/lib/stoa/run/control.sock", false),
+        ] {
+            assert_eq!(leads_others(address), leads, "{address}");
+        }
+    }
 }

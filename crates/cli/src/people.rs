@@ -7,6 +7,7 @@ use client::{Address, Client};
 
 use crate::args::{Globals, LoginArgs, TokensCommand};
 use crate::context::{Context, Contexts, DEFAULT};
+use crate::contexts::what_counts;
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
 use crate::session::{Session, check_token};
@@ -190,26 +191,20 @@ fn read_token() -> Result<String, Failure> {
 /// `stoa logout`.
 pub(crate) fn logout(globals: &Globals) -> Result<u8, Failure> {
     let mut contexts = Contexts::load()?;
-    let name = globals.context.clone().unwrap_or_else(|| {
-        if contexts.current.is_empty() {
-            DEFAULT.to_owned()
-        } else {
-            contexts.current.clone()
-        }
-    });
-    if contexts.contexts.remove(&name).is_none() {
+    let name = globals.context.clone();
+    let name = name.unwrap_or_else(|| contexts.current().to_owned());
+    if !contexts.contexts.contains_key(&name) {
         return Err(Failure::new(
             Code::NotFound,
             format!("there is no context {name:?}"),
             "nothing is remembered under that name; make one: stoa login --local",
         ));
     }
-    if contexts.current == name {
-        contexts.current = contexts.contexts.keys().next().cloned().unwrap_or_default();
-    }
+    contexts.forget(&name);
     contexts.save()?;
     say(&format!(
-        "forgot the context {name}; its token still counts until it is revoked: stoa tokens revoke ID"
+        "forgot the context {name}; its token still counts until it is revoked: stoa tokens revoke ID\n{}",
+        what_counts(&contexts)
     ));
     if globals.json {
         output::json(&serde_json::json!({"context": name, "forgotten": true}))?;

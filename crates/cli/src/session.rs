@@ -5,7 +5,7 @@ use std::path::Path;
 use client::{Address, Client, Place};
 
 use crate::args::Globals;
-use crate::context::{Context, Contexts, DEFAULT};
+use crate::context::{Context, Contexts};
 use crate::failure::{Code, Failure};
 use crate::output::say;
 
@@ -121,11 +121,7 @@ fn choose(globals: &Globals, contexts: &Contexts) -> Result<Option<Context>, Fai
             Some(_) | None => Ok(Some(found)),
         };
     }
-    let current = contexts.contexts.get(if contexts.current.is_empty() {
-        DEFAULT
-    } else {
-        &contexts.current
-    });
+    let current = contexts.contexts.get(contexts.current());
     Ok(match &globals.api {
         None => current.cloned(),
         Some(api) => current

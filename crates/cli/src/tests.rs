@@ -166,6 +166,20 @@ fn colour_is_chosen_before_anything_is_printed() {
 }
 
 #[test]
+fn the_json_of_a_foreign_program_is_not_ours() {
+    for (line, is_ours) in [
+        ("stoa --json stauts", true),
+        ("stoa stauts --json", true),
+        ("stoa run -- prog --json", false),
+        ("stoa --json run -- prog --json", true),
+        ("stoa stauts", false),
+    ] {
+        let words: Vec<std::ffi::OsString> = line.split(' ').map(Into::into).collect();
+        assert_eq!(crate::is_json(&words), is_ours, "{line}");
+    }
+}
+
+#[test]
 fn failures() {
     let problem = |status, code: &str, detail: &str, next: &str| {
         client::Error::Problem(Box::new(api::Problem {
