@@ -4,12 +4,11 @@
 //! (`tests/corpus.rs`: the committed ones and seeded changes of them; `libfuzzer`: those that libFuzzer finds).
 //! Invariant: a target is a pure function of its bytes, so that a finding is a file.
 
-use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use foreign::export::{self, Options};
-use foreign::{Form, ImportError};
+use foreign::{Beside, Form, ImportError};
 use model::manifest::{Found, Manifest, command};
 use model::{AppId, Bytes, CpuMillis, EnvKey, ImageDigest, Millis, Name, ReleaseId};
 
@@ -87,6 +86,7 @@ fn exported(manifest: &Manifest) {
     let options = Options {
         image: "x/y:1".to_owned(),
         domain: "example.org".to_owned(),
+        environment: "production".parse().expect("a name"),
     };
     if let Ok(kubernetes) = export::export(export::Target::Kubernetes, manifest, &options) {
         assert!(!kubernetes.text.is_empty());
@@ -94,7 +94,7 @@ fn exported(manifest: &Manifest) {
     let Ok(compose) = export::export(export::Target::Compose, manifest, &options) else {
         return;
     };
-    let back = foreign::import(Form::Compose, &compose.text, &manifest.app, &BTreeMap::new());
+    let back = foreign::import(Form::Compose, &compose.text, &manifest.app, &Beside::default());
     if let Err(ImportError::Unreadable(why)) = back {
         // The bounds on what is read are tighter than those on what can be written.
         let is_bound = ["longer", "measure", "deeper"]
@@ -108,15 +108,27 @@ fn exported(manifest: &Manifest) {
 fn imported(form: Form, data: &[u8]) {
     let Some(text) = text(data) else { return };
     let app: Name = "app".parse().expect("a name");
-    let variables = BTreeMap::from([
-        ("TAG".to_owned(), "1.2".to_owned()),
-        ("EMPTY".to_owned(), String::new()),
-    ]);
-    match foreign::import(form, text, &app, &variables) {
+    let variables = [
+        ("TAG", "1.2"),
+        ("EMPTY", ""),
+        ("API_KEY", "sk_live_1"),
+        ("ARGS", "-a 'b"),
+    ];
+    let beside = Beside {
+        variables: variables
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        procfile: Some("web: bin/web\nrelease: bin/up\n".to_owned()),
+    };
+    match foreign::import(form, text, &app, &beside) {
         Ok(imported) => {
             let file = imported.text("a file\nof two lines");
             let again = Manifest::parse(&file).unwrap_or_else(|why| panic!("{why:?}\n{file}"));
             assert_eq!(again, imported.manifest, "{file}");
+            assert!(
+                !file.contains("sk_live_1") || text.contains("sk_live_1"),
+                "{file}"
+            );
             let _lines = imported.would_run();
             exported(&imported.manifest);
         }

@@ -12,17 +12,15 @@ use crate::output::{self, say};
 use crate::project;
 
 pub(crate) fn export(globals: &Globals, args: &ExportArgs) -> Result<u8, Failure> {
-    let Some((text, manifest)) = project::manifest(&args.dir)? else {
+    let Some((text, _)) = project::manifest(&args.dir)? else {
         return Err(Failure::new(
             Code::NotFound,
             format!("there is no stoa.toml in {}", args.dir.display()),
             "write one: stoa init; or name its directory: stoa export --compose DIR",
         ));
     };
-    let manifest = match &globals.environment {
-        Some(environment) => of(&text, environment)?,
-        None => manifest,
-    };
+    let environment = environment(globals)?;
+    let manifest = of(&text, &environment)?;
     let target = if args.compose {
         Target::Compose
     } else {
@@ -31,6 +29,7 @@ pub(crate) fn export(globals: &Globals, args: &ExportArgs) -> Result<u8, Failure
     let options = Options {
         image: args.image.clone().unwrap_or_else(|| manifest.app.to_string()),
         domain: args.domain.clone(),
+        environment,
     };
     let exported = foreign::export::export(target, &manifest, &options).map_err(|why| {
         Failure::new(
@@ -51,12 +50,16 @@ pub(crate) fn export(globals: &Globals, args: &ExportArgs) -> Result<u8, Failure
     Ok(0)
 }
 
+/// The one that a deploy from here would go to.
+fn environment(globals: &Globals) -> Result<Name, Failure> {
+    let name = crate::session::environment(globals)?;
+    name.parse()
+        .map_err(|why: model::NameError| Failure::new(Code::Usage, why.to_string(), "name it: --env NAME"))
+}
+
 /// The manifest as it is in that environment.
-fn of(text: &str, environment: &str) -> Result<Manifest, Failure> {
-    let name: Name = environment
-        .parse()
-        .map_err(|why: model::NameError| Failure::new(Code::Usage, why.to_string(), "name it: --env NAME"))?;
-    Manifest::parse_for(text, &name).map_err(|problems| {
+fn of(text: &str, name: &Name) -> Result<Manifest, Failure> {
+    Manifest::parse_for(text, name).map_err(|problems| {
         let mut failure = Failure::new(
             Code::Failed,
             format!("stoa.toml does not fit the environment {name}"),

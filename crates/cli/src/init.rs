@@ -3,11 +3,10 @@
 //! Lives here: which files are read and written, and what is said about it. Does not live here: what other files mean
 //! (`foreign`).
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use foreign::{Form, ImportError, Imported};
+use foreign::{Beside, Form, ImportError, Imported};
 use model::Name;
 use model::manifest::{FILE, Manifest};
 
@@ -93,8 +92,8 @@ fn from(as_json: bool, args: &InitArgs, file: &Path, named: Option<Name>) -> Res
     })?;
     let app = named.ok_or_else(nameless)?;
     let text = read(file)?;
-    let imported =
-        foreign::import(form, &text, &app, &variables(form, file)?).map_err(|error| refused(file, error))?;
+    let imported = foreign::import(form, &text, &app, &beside(form, file, &args.dir)?)
+        .map_err(|error| refused(file, error))?;
     let path = write(&args.dir, &imported.text(source))?;
     tell(&imported, file, &path);
     if as_json {
@@ -130,13 +129,17 @@ fn read(file: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Compose replaces variables by what `.env` beside the file says.
-fn variables(form: Form, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
-    let beside = file.with_file_name(".env");
-    if form != Form::Compose || !beside.exists() {
-        return Ok(BTreeMap::new());
+/// Compose replaces variables by what `.env` beside the file says; what runs is said by the Procfile of the directory.
+fn beside(form: Form, file: &Path, dir: &Path) -> Result<Beside, Failure> {
+    let mut beside = Beside::default();
+    let (dotenv, procfile) = (file.with_file_name(".env"), dir.join("Procfile"));
+    if form == Form::Compose && dotenv.exists() {
+        beside.variables = foreign::variables(&read(&dotenv)?).map_err(|why| refused(&dotenv, why.into()))?;
     }
-    foreign::variables(&read(&beside)?).map_err(|why| refused(&beside, why.into()))
+    if matches!(form, Form::AppJson | Form::Dotenv) && procfile.exists() {
+        beside.procfile = Some(read(&procfile)?);
+    }
+    Ok(beside)
 }
 
 fn refused(file: &Path, error: ImportError) -> Failure {

@@ -74,20 +74,7 @@ pub(crate) fn app_if_any(of: &OfApp) -> Result<Option<String>, Failure> {
 /// A name for an app made from a directory's name: what can not be in a name becomes a hyphen.
 pub(crate) fn name_of(dir: &Path) -> Option<model::Name> {
     let full = dir.canonicalize().ok()?;
-    let text = full.file_name()?.to_str()?.to_lowercase();
-    let fitting: String = text
-        .chars()
-        .map(|c| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    let begun = fitting.trim_start_matches(|c: char| !c.is_ascii_lowercase());
-    let short: String = begun.chars().take(39).collect();
-    short.trim_end_matches('-').parse().ok()
+    foreign::fitting(full.file_name()?.to_str()?)
 }
 
 #[cfg(test)]

@@ -75,11 +75,7 @@ impl Session {
                 .clone()
                 .or(context.project)
                 .unwrap_or_else(|| "default".to_owned()),
-            environment: globals
-                .environment
-                .clone()
-                .or(context.environment)
-                .unwrap_or_else(|| "production".to_owned()),
+            environment: environment_in(globals, context.environment),
         };
         Ok(Self {
             client: Client::new(address, token, ca_file)?,
@@ -87,6 +83,20 @@ impl Session {
             json: globals.json,
         })
     }
+}
+
+/// Which environment a command is about, for those that ask no server.
+pub(crate) fn environment(globals: &Globals) -> Result<String, Failure> {
+    let context = choose(globals, &Contexts::load()?)?;
+    Ok(environment_in(
+        globals,
+        context.and_then(|context| context.environment),
+    ))
+}
+
+fn environment_in(globals: &Globals, of_context: Option<String>) -> String {
+    let named = globals.environment.clone().or(of_context);
+    named.unwrap_or_else(|| "production".to_owned())
 }
 
 /// A header can not carry it otherwise, and the error would come from far below.

@@ -40,12 +40,32 @@ const VARIABLE: &[Row] = &[
     taken("value", "'x'", "the value"),
 ];
 
-const PROCESS: &[Row] = &[
-    taken("quantity", "1", "scale"),
-    ignored("size", "'standard-1x'", "write resources"),
+/// One of `addons`; a text is its plan.
+const ADDON: &[Row] = &[
+    unsupported(
+        "as",
+        "'x'",
+        "variables of a database are named after it: see uses",
+    ),
+    unsupported("options", "{}", "a managed database has no such settings"),
+    taken("plan", "'heroku-postgresql:mini'", "which service it is"),
 ];
 
-pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<Manifest>, Unreadable> {
+const PROCESS: &[Row] = &[
+    taken("quantity", "1", "scale"),
+    unsupported(
+        "size",
+        "'standard-1x'",
+        "sizes of Heroku mean nothing here: write resources",
+    ),
+];
+
+pub(crate) fn import(
+    text: &str,
+    app: &Name,
+    procfile: Option<&str>,
+    report: &Report,
+) -> Result<Option<Manifest>, Unreadable> {
     // JSON is YAML to the last comma, and this way each remark has its place.
     let root = yaml::tree(text)?;
     if root.map().is_none() {
@@ -55,25 +75,30 @@ pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<M
     walk(report, "", &root, FORM, ROOT);
     let mut draft = Draft::new(app.clone(), report);
     if let Some(found) = find("", &root, "name")
-        && let Some(name) = found.text(report).and_then(crate::draft::fitting)
+        && let Some(text) = found.text(report)
+        && let Some(name) = draft.name(found.at, "name", text)
     {
         draft.manifest.app = name;
     }
     let secrets = variables(&mut draft, &root);
     databases(&mut draft, &root);
-    formation(&mut draft, &root);
-    if draft.manifest.services.is_empty()
-        && !secrets.is_empty()
-        && let Ok(web) = "web".parse::<Name>()
-    {
-        draft.manifest.services.insert(web, bare_service());
+    let ended = formation(&mut draft, &root);
+    if !secrets.is_empty() || !draft.manifest.services.is_empty() {
+        // A service must list a secret to get it, and a file with services is the whole truth about what runs.
+        draft.run_processes(procfile);
+        draft.manifest.services.retain(|name, _| !ended.contains(name));
     }
     let databases: BTreeSet<Name> = draft.manifest.databases.keys().cloned().collect();
     for service in draft.manifest.services.values_mut() {
         service.secrets.clone_from(&secrets);
         service.uses.clone_from(&databases);
     }
-    for entry in root.get("scripts").and_then(Node::map).unwrap_or_default() {
+    for job in draft.manifest.jobs.values_mut() {
+        job.secrets.clone_from(&secrets);
+        job.uses.clone_from(&databases);
+    }
+    let scripts = find("", &root, "scripts");
+    for entry in scripts.iter().flat_map(|found| found.entries(report)) {
         let message = "is not run: what every release needs first is a job ([jobs.NAME] on = \"release\"), anything else stoa run";
         report.unsupported(entry.at, &join("scripts", &entry.key), message);
     }
@@ -82,7 +107,8 @@ pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<M
 
 fn variables(draft: &mut Draft<'_>, root: &Node) -> BTreeSet<EnvKey> {
     let mut secrets = BTreeSet::new();
-    for entry in root.get("env").and_then(Node::map).unwrap_or_default() {
+    let (report, found) = (draft.report, find("", root, "env"));
+    for entry in found.iter().flat_map(|found| found.entries(report)) {
         if let Kept::Secret(key) = variable(draft, entry) {
             secrets.insert(key);
         }
@@ -104,15 +130,22 @@ fn variable(draft: &mut Draft<'_>, entry: &Entry) -> Kept {
             }
             value
         }
-        Value::Null | Value::Text(_) | Value::List(_) => entry.node.text(),
+        Value::List(_) => {
+            let message = "must be a text or a table, but is a list; it is left out";
+            draft.report.unsupported(entry.at, &path, message);
+            return Kept::Not;
+        }
+        Value::Null | Value::Text(_) => entry.node.text(),
     };
     draft.variable(entry.at, &path, &entry.key, value)
 }
 
 fn databases(draft: &mut Draft<'_>, root: &Node) {
-    let addons = root.get("addons").and_then(Node::list).unwrap_or_default();
-    for (index, node) in addons.iter().enumerate() {
-        let path = format!("addons[{index}]");
+    let (report, found) = (draft.report, find("", root, "addons"));
+    for (path, node) in found.iter().flat_map(|found| found.items(report)) {
+        if node.map().is_some() {
+            walk(draft.report, &path, node, FORM, ADDON);
+        }
         let plan = node.text().or_else(|| node.get("plan").and_then(Node::text));
         let plan = plan.unwrap_or_default();
         let kind = plan.split(':').next().unwrap_or_default();
@@ -139,8 +172,11 @@ fn databases(draft: &mut Draft<'_>, root: &Node) {
     }
 }
 
-fn formation(draft: &mut Draft<'_>, root: &Node) {
-    for entry in root.get("formation").and_then(Node::map).unwrap_or_default() {
+/// Declares processes; gives those of which none is to run.
+fn formation(draft: &mut Draft<'_>, root: &Node) -> BTreeSet<Name> {
+    let mut ended = BTreeSet::new();
+    let (report, found) = (draft.report, find("", root, "formation"));
+    for entry in found.iter().flat_map(|found| found.entries(report)) {
         let path = join("formation", &entry.key);
         walk(draft.report, &path, &entry.node, FORM, PROCESS);
         let Some(name) = draft.name(entry.at, &path, &entry.key) else {
@@ -153,6 +189,7 @@ fn formation(draft: &mut Draft<'_>, root: &Node) {
             if text == "0" {
                 let message = "none of it runs there, so it is left out";
                 draft.report.ignored(found.at, &found.path, message);
+                ended.insert(name);
                 continue;
             }
             if let Some(count) = draft.scale(found.at, &found.path, text) {
@@ -161,4 +198,5 @@ fn formation(draft: &mut Draft<'_>, root: &Node) {
         }
         draft.manifest.services.insert(name, service);
     }
+    ended
 }

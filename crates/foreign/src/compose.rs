@@ -63,6 +63,13 @@ pub(crate) fn import(
     {
         draft.manifest.app = name;
     }
+    if let Some(found) = find("", &root, "name") {
+        let missing = [found.node.unset(), found.node.secret()].concat();
+        if !missing.is_empty() {
+            let message = format!("{} has no value that could stand here", missing.join(", "));
+            report.unsupported(found.at, "name", message);
+        }
+    }
     let Some(services) = root
         .get("services")
         .and_then(Node::map)
@@ -350,7 +357,11 @@ pub fn matrix() -> String {
         ("services.NAME.deploy", keys::DEPLOY),
         ("services.NAME.deploy.resources", keys::RESOURCES),
         ("services.NAME.deploy.resources.limits", keys::LIMITS),
+        ("services.NAME.deploy.resources.reservations", keys::RESERVATIONS),
+        ("services.NAME.depends_on.NAME", keys::DEPENDENCY),
         ("services.NAME.healthcheck", keys::HEALTHCHECK),
+        ("services.NAME.ports[]", keys::PORT),
+        ("services.NAME.secrets[]", keys::SECRET),
     ] {
         text.push_str(&format!(
             "\n## {title}\n\n| key | | what becomes of it |\n|---|---|---|\n"
@@ -376,7 +387,10 @@ is lost). Values that look like secrets are never written: their names are liste
 
 `$NAME`, `${NAME:-default}` and the other substitutions are made with `.env` beside the file; anchors, aliases and `<<` are resolved.
 A service that runs the official `postgres` image becomes a managed database; one of which another waits until it has ended well
-becomes a job. This page is written from the importer's own list: `STOA_WRITE_SNAPSHOTS=1 cargo test -p stoa-foreign`.
+becomes a job. What `.env` gives to a text is told; where it looks like a secret, a variable becomes a secret, and in a command its name
+stands instead of the value (commands get no secrets, since they show in lists of processes).
+
+This page is written from the importer's own list: `STOA_WRITE_SNAPSHOTS=1 cargo test -p stoa-foreign`.
 ";
 
 /// Whether it runs the official PostgreSQL image; then its major version, as far as the tag tells.

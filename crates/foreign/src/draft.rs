@@ -3,13 +3,15 @@
 //! Lives here: variables and secrets, names, limits within what a manifest allows. Does not live here: any form's keys.
 //! Invariant: what [`Draft::finish`] gives is a manifest that its own parser accepts.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use model::manifest::{Declared, Expose, Manifest};
 use model::spec::STOP_GRACE;
-use model::{Bytes, CpuMillis, EnvKey, Health, Millis, Name, Resources};
+use model::{Bytes, CpuMillis, EnvKey, Health, Millis, Name, Resources, Route};
 
+use crate::procfile;
 use crate::remark::{At, Report};
 
 /// Environment and arguments share 2 MB in the kernel; the manifest's own bound for one value.
@@ -21,6 +23,8 @@ pub(crate) struct Draft<'r> {
     pub(crate) report: &'r Report,
     /// Where each variable stood.
     places: BTreeMap<EnvKey, (At, String)>,
+    /// Values of secrets as far as the file has them: only to see whether they differ.
+    sealed: BTreeMap<EnvKey, String>,
 }
 
 /// What became of a variable.
@@ -57,6 +61,7 @@ impl<'r> Draft<'r> {
             manifest: Manifest::named(app),
             report,
             places: BTreeMap::new(),
+            sealed: BTreeMap::new(),
         }
     }
 
@@ -65,14 +70,14 @@ impl<'r> Draft<'r> {
         let Some(value) = value else {
             let message = format!("its value is not in the file; set it: stoa secrets set {key}");
             return self
-                .secret(at, path, key, message)
+                .secret(at, path, key, None, message)
                 .map_or(Kept::Not, Kept::Secret);
         };
         if looks_secret(key, value) {
             let message =
                 format!("looks like a secret, so its value is left out; set it: stoa secrets set {key}");
             return self
-                .secret(at, path, key, message)
+                .secret(at, path, key, Some(value), message)
                 .map_or(Kept::Not, Kept::Secret);
         }
         let Some(name) = self.key(at, path, key) else {
@@ -104,10 +109,50 @@ impl<'r> Draft<'r> {
     }
 
     /// A variable whose value the file does not give, or must not.
-    pub(crate) fn secret(&mut self, at: At, path: &str, key: &str, message: String) -> Option<EnvKey> {
+    pub(crate) fn secret(
+        &mut self,
+        at: At,
+        path: &str,
+        key: &str,
+        value: Option<&str>,
+        message: String,
+    ) -> Option<EnvKey> {
         let name = self.key(at, path, key)?;
         self.report.changed(at, path, message);
+        if let Some(value) = value {
+            let first = self
+                .sealed
+                .entry(name.clone())
+                .or_insert_with(|| value.to_owned());
+            if first != value {
+                let message = format!(
+                    "{key} has another value elsewhere in the file, and a secret is one for all services of an app: give it \
+                     another name, or make them two apps"
+                );
+                self.report.unsupported(at, path, message);
+            }
+        }
         Some(name)
+    }
+
+    /// Declares what the Procfile beside the file says, or the one service that every source is. What is declared already
+    /// stays as it is, and gets its command from there.
+    pub(crate) fn run_processes(&mut self, procfile: Option<&str>) {
+        let beside = procfile.and_then(|text| procfile::beside(text, &self.manifest.app, self.report));
+        if let Some(beside) = beside {
+            for (name, found) in beside.services {
+                let service = self.manifest.services.entry(name).or_insert_with(bare_service);
+                service.command = service.command.take().or(found.command);
+            }
+            for (name, job) in beside.jobs {
+                self.manifest.jobs.entry(name).or_insert(job);
+            }
+        }
+        if self.manifest.services.is_empty()
+            && let Ok(web) = "web".parse::<Name>()
+        {
+            self.manifest.services.insert(web, bare_service());
+        }
     }
 
     fn key(&mut self, at: At, path: &str, key: &str) -> Option<EnvKey> {
@@ -223,10 +268,42 @@ impl<'r> Draft<'r> {
         }
     }
 
+    /// The app's own host leads to this service, which has a port; all others with a port are private.
+    pub(crate) fn publish(&mut self, chosen: Option<&Name>) {
+        // One of that name has a port by convention, and the host by default.
+        const WEB: &str = "web";
+        let services = &mut self.manifest.services;
+        let has_port = |(name, service): (&Name, &Declared)| service.port.is_some() || name.as_str() == WEB;
+        let with_port = services.iter().filter(|each| has_port(*each)).count();
+        for (name, service) in services {
+            if Some(name) == chosen {
+                let is_default = with_port == 1 || name.as_str() == WEB;
+                service.routes = (!is_default && service.port.is_some()).then(|| {
+                    vec![Route {
+                        host: None,
+                        path: "/".to_owned(),
+                    }]
+                });
+            } else if service.port.is_some() || chosen.is_some() && name.as_str() == WEB {
+                service.expose = Expose::Private;
+            }
+        }
+    }
+
+    /// Says so when a command holds what looks like a secret: there it can not be left out.
+    pub(crate) fn mention_words(&self, at: At, path: &str, words: &[String]) {
+        if holds_secret(words.iter().map(String::as_str)) {
+            let message = "holds what looks like a secret, and it stands in the file as it is: take it out, and let the program \
+                           read a secret (stoa secrets set KEY) as a variable or from /run/secrets";
+            self.report.changed(at, path, message);
+        }
+    }
+
     /// The manifest, once its own parser has read it; otherwise what that says.
     pub(crate) fn finish(mut self) -> Option<Manifest> {
         self.settle_secrets();
         self.settle_databases();
+        self.mention_secrets_in_commands();
         let text = self.manifest.to_toml();
         match Manifest::parse(&text) {
             Ok(manifest) => Some(manifest),
@@ -251,9 +328,44 @@ impl<'r> Draft<'r> {
             .collect();
         for key in all {
             if self.manifest.env.remove(&key).is_some() {
+                if let Some((at, path)) = self.places.get(&key) {
+                    let message = format!(
+                        "{key} looks like a secret in one place and not in another: it is one for all services; set it: stoa secrets \
+                         set {key}"
+                    );
+                    self.report.changed(*at, path, message);
+                }
                 for service in self.manifest.services.values_mut() {
                     service.secrets.insert(key.clone());
                 }
+                for job in self.manifest.jobs.values_mut() {
+                    job.secrets.insert(key.clone());
+                }
+            }
+        }
+    }
+
+    /// Words of a command show in every list of processes, so Stoa puts no secrets into them.
+    fn mention_secrets_in_commands(&self) {
+        let services = self.manifest.services.iter().filter_map(|(name, service)| {
+            let words = service.command.as_ref()?;
+            Some((format!("services.{name}.command"), words, &service.secrets))
+        });
+        let jobs = self.manifest.jobs.iter();
+        let jobs = jobs.map(|(name, job)| (format!("jobs.{name}.command"), &job.command, &job.secrets));
+        for (path, words, secrets) in services.chain(jobs) {
+            let named = RefCell::new(BTreeSet::new());
+            let _words = model::manifest::command::expand(words, |name| {
+                named.borrow_mut().insert(name.to_owned());
+                None
+            });
+            for key in secrets.iter().filter(|key| named.borrow().contains(key.as_str())) {
+                let at = self.places.get(key).map_or(At::new(1, 1), |(at, _)| *at);
+                let message = format!(
+                    "names the secret {key}, but a command shows in lists of processes and gets no secrets: let the program read \
+                     the variable {key}, or the file /run/secrets/{key}"
+                );
+                self.report.unsupported(at, &path, message);
             }
         }
     }
@@ -279,7 +391,8 @@ impl<'r> Draft<'r> {
 }
 
 /// A name made of a text: capitals become small, `_` and the like hyphens.
-pub(crate) fn fitting(text: &str) -> Option<Name> {
+#[must_use]
+pub fn fitting(text: &str) -> Option<Name> {
     let small: String = text
         .chars()
         .map(|c| match c.to_ascii_lowercase() {
@@ -306,12 +419,12 @@ const SECRET: [&str; 11] = [
     "ENCRYPTION_KEY",
     "CREDENTIAL",
 ];
-const SECRET_ENDS: [&str; 4] = ["_KEY", "_PASS", "_PWD", "_AUTH"];
+const SECRET_ENDS: [&str; 5] = ["_KEY", "_PASS", "_PWD", "_PW", "_AUTH"];
 /// What says so about a secret, but is none.
 const PLAIN_ENDS: [&str; 5] = ["_FILE", "_PATH", "_TTL", "_EXPIRY", "_ENABLED"];
 
 /// Whether a variable looks like a secret, by its name or because its value is an address with a password in it.
-fn looks_secret(key: &str, value: &str) -> bool {
+pub(crate) fn looks_secret(key: &str, value: &str) -> bool {
     let key = key.to_ascii_uppercase();
     let is_switch = matches!(value, "" | "true" | "false" | "yes" | "no" | "on" | "off");
     if is_switch || PLAIN_ENDS.iter().any(|end| key.ends_with(end)) {
@@ -319,20 +432,39 @@ fn looks_secret(key: &str, value: &str) -> bool {
     }
     SECRET.iter().any(|word| key.contains(word))
         || SECRET_ENDS.iter().any(|end| key.ends_with(end))
-        || has_password(value)
+        || password_in(value).is_some()
 }
 
 /// `scheme://user:password@host`.
-fn has_password(value: &str) -> bool {
-    let Some((_, rest)) = value.split_once("://") else {
-        return false;
+fn password_in(value: &str) -> Option<&str> {
+    let (_, rest) = value.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (user, _) = authority.rsplit_once('@')?;
+    let (_, password) = user.split_once(':')?;
+    (!password.is_empty()).then_some(password)
+}
+
+/// Whether words of a command hold a secret: `--api-key=VALUE`, `--password VALUE`, an address with a password. What is
+/// read from a variable or a file is none.
+pub(crate) fn holds_secret<'w>(words: impl IntoIterator<Item = &'w str>) -> bool {
+    let is_read = |value: &str| value.starts_with('/') || value.starts_with('$') && !value.starts_with("$$");
+    let of_option = |name: &str, value: &str| {
+        let name = name.trim_start_matches('-').replace(['-', '.'], "_");
+        !is_read(value) && password_in(value).is_none() && looks_secret(&name, value)
     };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let Some((user, _)) = authority.rsplit_once('@') else {
-        return false;
-    };
-    user.split_once(':')
-        .is_some_and(|(_, password)| !password.is_empty())
+    let mut option = "";
+    for word in words {
+        let is_value_of_option = !word.starts_with('-') && of_option(option, word);
+        let has_value = word
+            .split_once('=')
+            .is_some_and(|(name, value)| of_option(name, value));
+        if is_value_of_option || has_value || password_in(word).is_some_and(|password| !is_read(password)) {
+            return true;
+        }
+        let is_option = word.starts_with('-') && !word.contains('=');
+        option = if is_option { word } else { "" };
+    }
+    false
 }
 
 /// `512m`, `1.5gb`, `1073741824`, `512Mi`.
@@ -448,6 +580,25 @@ mod tests {
             ("LOG_LEVEL", "info", false),
         ] {
             assert_eq!(looks_secret(key, value), secret, "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_commands_are_seen() {
+        for (line, holds) in [
+            ("serve --api-key=abc", true),
+            ("serve --api-key abc", true),
+            ("redis-server --requirepass-token x", true),
+            ("serve --db postgres://u:p@db/x", true),
+            ("serve API_TOKEN=x", true),
+            ("serve --api-key=$API_KEY --token ${T}", false),
+            ("serve --db=postgres://u:$PW@db/x", false),
+            ("serve --api-key --verbose", false),
+            ("serve --token-file x --ssl-key /etc/x.pem", false),
+            ("serve --level=info http://x/y", false),
+            ("", false),
+        ] {
+            assert_eq!(holds_secret(line.split(' ')), holds, "{line}");
         }
     }
 

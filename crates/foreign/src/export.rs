@@ -15,6 +15,7 @@ use model::manifest::{Found, Manifest, Resolved};
 use model::{EnvKey, Name, Service};
 use serde::Serialize;
 
+use crate::emit::{Yaml, texts};
 use crate::remark::Kind;
 
 /// A form that can be written.
@@ -31,9 +32,14 @@ pub enum Target {
 pub struct Options {
     /// The image of services that have none of their own.
     pub image: String,
-    /// Apps without a host of their own answer at `APP.DOMAIN`.
+    /// Apps without a host of their own answer at `APP.DOMAIN`, and beside production at `APP-ENVIRONMENT.DOMAIN`.
     pub domain: String,
+    /// The environment that the manifest was read for.
+    pub environment: Name,
 }
+
+/// The environment whose apps have the plain names.
+const PRODUCTION: &str = "production";
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +88,7 @@ pub fn export(target: Target, manifest: &Manifest, options: &Options) -> Result<
         notes: Vec::new(),
     };
     writer.mention_detected();
+    writer.mention_instances();
     let text = match target {
         Target::Compose => compose::write(&mut writer),
         Target::Kubernetes => kubernetes::write(&mut writer),
@@ -133,6 +140,27 @@ impl<'m> Writer<'m> {
         }
     }
 
+    /// What each instance has here without a word in the manifest.
+    fn mention_instances(&mut self) {
+        let message = "STOA_APP, STOA_SERVICE, STOA_RELEASE and STOA_INSTANCE are not set there";
+        self.note(Kind::Changed, "env", message);
+        let mut services = self.resolved.services.values();
+        let mut jobs = self.resolved.jobs.values();
+        if services.any(|service| !service.secrets.is_empty()) || jobs.any(|job| !job.secrets.is_empty()) {
+            let message = "are variables there; the files in /run/secrets are not made";
+            self.note(Kind::Changed, "secrets", message);
+        }
+    }
+
+    /// The app in this environment, as one label: what its own host begins with.
+    fn label(&self) -> String {
+        let (app, environment) = (&self.manifest.app, &self.options.environment);
+        match environment.as_str() {
+            PRODUCTION => app.to_string(),
+            other => format!("{app}-{other}"),
+        }
+    }
+
     fn image(&self, service: &Service) -> String {
         service
             .image
@@ -173,6 +201,7 @@ impl<'m> Writer<'m> {
         if let Some(database) = main {
             for (key, part) in [
                 ("DATABASE_URL", "uri"),
+                ("DATABASE_URL_DIRECT", "uri"),
                 ("PGDATABASE", "dbname"),
                 ("PGHOST", "host"),
                 ("PGPASSWORD", "password"),
@@ -193,4 +222,34 @@ impl<'m> Writer<'m> {
         }
         all
     }
+}
+
+/// Words of a command, with `$NAME` as the form has it. As here, values of secrets get into none, and a variable that is
+/// empty counts as none.
+fn words(
+    command: &[String],
+    variables: &BTreeMap<String, Origin<'_>>,
+    literal: impl Fn(&str) -> String,
+    named: impl Fn(&str, &Origin<'_>) -> String,
+) -> Yaml {
+    // No word and no value has a NUL.
+    let is_told = |origin: &Origin<'_>| match origin {
+        Origin::Value(value) => !value.is_empty(),
+        Origin::Secret(_) => false,
+        Origin::Database { .. } => true,
+    };
+    let marks: BTreeMap<&str, String> = variables
+        .iter()
+        .filter(|(_, origin)| is_told(origin))
+        .map(|(key, _)| (key.as_str(), format!("\0{key}\0")))
+        .collect();
+    let expanded = model::manifest::command::expand(command, |name| marks.get(name).map(String::as_str));
+    texts(expanded.iter().map(|word| {
+        let pieces = word.split('\0').enumerate();
+        let told = pieces.map(|(index, piece)| match variables.get(piece) {
+            Some(origin) if index % 2 == 1 => named(piece, origin),
+            Some(_) | None => literal(piece),
+        });
+        told.collect()
+    }))
 }

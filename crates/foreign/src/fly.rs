@@ -8,7 +8,7 @@ use model::{EnvKey, Millis, Name, Strategy};
 use crate::draft::{Draft, Kept, bare_service};
 use crate::keys::{Found, Row, find, ignored, join, taken, unsupported, walk};
 use crate::procfile::release_job;
-use crate::remark::{Report, Unreadable};
+use crate::remark::{At, Report, Unreadable};
 use crate::tree::{self, Node, Value};
 
 const FORM: &str = "fly.toml";
@@ -17,6 +17,9 @@ const ONE: &str = "there is one machine";
 const DOCKERFILE: &str = "the source is built by detection or [build]; a Dockerfile is not read yet";
 const TO_ZERO: &str = "scaling by itself is not supported by this version";
 const MADE: &str = "the edge looks after connections itself";
+const PUBLIC: &str = "only HTTP and HTTPS are answered for the public";
+const PLAIN: &str =
+    "HTTP is answered as well, without a redirect: let the program look at X-Forwarded-Proto and redirect";
 
 const ROOT: &[Row] = &[
     taken("app", "'shop'", "the app's name"),
@@ -95,9 +98,9 @@ const SERVICE: &[Row] = &[
     taken("auto_stop_machines", "'off'", TO_ZERO),
     taken("checks", "[]", "health"),
     ignored("concurrency", "{}", MADE),
-    ignored("force_https", "true", "HTTP and HTTPS both answer"),
+    taken("force_https", "false", PLAIN),
     taken("http_checks", "[]", "health"),
-    ignored("http_options", "{}", MADE),
+    unsupported("http_options", "{}", MADE),
     taken("internal_port", "8080", "services.NAME.port"),
     unsupported("machine_checks", "[]", "commands are not run as checks"),
     taken("min_machines_running", "1", "services.NAME.scale"),
@@ -106,7 +109,19 @@ const SERVICE: &[Row] = &[
     taken("protocol", "'tcp'", "TCP"),
     unsupported("script_checks", "[]", "commands are not run as checks"),
     ignored("tcp_checks", "[]", "an accepted connection counts as ready"),
-    ignored("tls_options", "{}", MADE),
+    unsupported("tls_options", "{}", MADE),
+];
+
+/// `ports` of a service.
+const PORT: &[Row] = &[
+    unsupported("end_port", "80", PUBLIC),
+    taken("force_https", "false", PLAIN),
+    taken("handlers", "['http']", "HTTP and HTTPS answer at the routes"),
+    unsupported("http_options", "{}", MADE),
+    taken("port", "80", "HTTP and HTTPS answer at the routes"),
+    unsupported("proxy_proto_options", "{}", MADE),
+    unsupported("start_port", "80", PUBLIC),
+    unsupported("tls_options", "{}", MADE),
 ];
 
 const CHECK: &[Row] = &[
@@ -137,7 +152,11 @@ const VM: &[Row] = &[
     taken("memory", "'1gb'", "resources.memory"),
     taken("memory_mb", "512", "resources.memory"),
     taken("processes", "['app']", "which process it is"),
-    ignored("size", "'shared-cpu-1x'", "write resources"),
+    unsupported(
+        "size",
+        "'shared-cpu-1x'",
+        "sizes of fly mean nothing here: write resources, for example { cpu = 1, memory = \"256Mi\" }",
+    ),
 ];
 
 /// What fly calls the process of an app that names none.
@@ -146,7 +165,7 @@ const APP: &str = "app";
 pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<Manifest>, Unreadable> {
     if text.len() > TEXT_MAX {
         let message = format!("is longer than {} KiB", TEXT_MAX >> 10);
-        return Err(Unreadable::new(crate::At::new(1, 1), message));
+        return Err(Unreadable::new(At::new(1, 1), message));
     }
     let root = tree::of_toml(text)?;
     walk(report, "", &root, FORM, ROOT);
@@ -154,6 +173,7 @@ pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<M
         draft: Draft::new(app.clone(), report),
         root: &root,
         processes: Vec::new(),
+        public: Vec::new(),
     };
     reader.read();
     Ok(reader.draft.finish())
@@ -164,6 +184,8 @@ struct Reader<'r, 't> {
     root: &'t Node,
     /// Processes by their names there and here.
     processes: Vec<(String, Name)>,
+    /// Which of them the public reaches, and where that is said.
+    public: Vec<(Name, At, String)>,
 }
 
 impl<'t> Reader<'_, 't> {
@@ -183,6 +205,7 @@ impl<'t> Reader<'_, 't> {
         self.build();
         self.deploy(&secrets);
         self.connections();
+        self.publish();
         for (path, node) in self.tables("vm") {
             walk(report, &path, node, FORM, VM);
             self.vm(&path, node);
@@ -194,32 +217,41 @@ impl<'t> Reader<'_, 't> {
     fn tables(&self, key: &str) -> Vec<(String, &'t Node)> {
         match find("", self.root, key) {
             None => Vec::new(),
-            Some(found) => tables(&found),
+            Some(found) => tables(self.draft.report, &found),
         }
     }
 
     fn name_processes(&mut self) {
-        let named = find("", self.root, "processes");
+        let (report, named) = (self.draft.report, find("", self.root, "processes"));
         let mut services = Vec::new();
-        for entry in named
-            .iter()
-            .flat_map(|found| found.node.map().unwrap_or_default())
-        {
+        for entry in named.iter().flat_map(|found| found.entries(report)) {
             let path = join("processes", &entry.key);
             let Some(name) = self.draft.name(entry.at, &path, &entry.key) else {
                 continue;
             };
             let mut service = bare_service();
-            let line = entry.node.text().unwrap_or_default();
+            let line = Found {
+                path: path.clone(),
+                at: entry.at,
+                node: &entry.node,
+            };
+            let line = line.text(self.draft.report).unwrap_or_default();
             if !line.is_empty() {
                 service.command = self.draft.line(entry.at, &path, line);
             }
+            if let Some(words) = &service.command {
+                self.draft.mention_words(entry.at, &path, words);
+            }
             services.push((entry.key.clone(), name, service));
         }
+        // `web` has a port by convention, which one that serves nobody never opens.
+        let serves = ["http_service", "services"]
+            .iter()
+            .any(|key| self.root.get(key).is_some());
         if services.is_empty()
-            && let Ok(web) = "web".parse()
+            && let Ok(name) = if serves { "web" } else { APP }.parse()
         {
-            services.push((APP.to_owned(), web, bare_service()));
+            services.push((APP.to_owned(), name, bare_service()));
         }
         for (key, name, service) in services {
             self.processes.push((key, name.clone()));
@@ -229,16 +261,18 @@ impl<'t> Reader<'_, 't> {
 
     fn env(&mut self) -> BTreeSet<EnvKey> {
         let mut secrets = BTreeSet::new();
-        let found = find("", self.root, "env");
-        for entry in found
-            .iter()
-            .flat_map(|found| found.node.map().unwrap_or_default())
-        {
+        let (report, found) = (self.draft.report, find("", self.root, "env"));
+        for entry in found.iter().flat_map(|found| found.entries(report)) {
             let path = join("env", &entry.key);
-            match self
-                .draft
-                .variable(entry.at, &path, &entry.key, entry.node.text())
-            {
+            let value = Found {
+                path: path.clone(),
+                at: entry.at,
+                node: &entry.node,
+            };
+            let Some(value) = value.text(self.draft.report) else {
+                continue;
+            };
+            match self.draft.variable(entry.at, &path, &entry.key, Some(value)) {
                 Kept::Secret(key) => {
                     secrets.insert(key);
                 }
@@ -294,6 +328,7 @@ impl<'t> Reader<'_, 't> {
             && let Some(words) = self.draft.line(command.at, &command.path, line)
             && let Ok(name) = "release".parse::<Name>()
         {
+            self.draft.mention_words(command.at, &command.path, &words);
             let mut job = release_job(words);
             job.secrets.clone_from(secrets);
             if let Some(limit) = get("release_command_timeout")
@@ -318,7 +353,8 @@ impl<'t> Reader<'_, 't> {
         found.extend(self.tables("services"));
         for (path, node) in found {
             walk(self.draft.report, &path, node, FORM, SERVICE);
-            let names = self.processes_of(node);
+            self.mention_plain(find(&path, node, "force_https"));
+            let names = self.processes_of(&path, node);
             for name in names {
                 self.connection(&path, node, &name);
             }
@@ -326,22 +362,21 @@ impl<'t> Reader<'_, 't> {
     }
 
     /// Which processes a table is about: those it names, or the first.
-    fn processes_of(&self, node: &Node) -> Vec<Name> {
-        let named: Vec<&str> = node
-            .get("processes")
-            .and_then(Node::list)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(Node::text)
-            .collect();
-        let known = self.processes.iter();
-        if named.is_empty() {
-            return known.take(1).map(|(_, name)| name.clone()).collect();
+    fn processes_of(&self, path: &str, node: &'t Node) -> Vec<Name> {
+        let report = self.draft.report;
+        let found = find(path, node, "processes");
+        let mut names = Vec::new();
+        for (path, node) in found.iter().flat_map(|found| found.items(report)) {
+            let key = node.text().unwrap_or_default();
+            match self.processes.iter().find(|(known, _)| known == key) {
+                Some((_, name)) => names.push(name.clone()),
+                None => report.unsupported(node.at, &path, "there is no process of that name"),
+            }
         }
-        known
-            .filter(|(key, _)| named.contains(&key.as_str()))
-            .map(|(_, name)| name.clone())
-            .collect()
+        if found.is_none() {
+            names.extend(self.processes.first().map(|(_, name)| name.clone()));
+        }
+        names
     }
 
     fn connection(&mut self, path: &str, node: &'t Node, name: &Name) {
@@ -359,17 +394,53 @@ impl<'t> Reader<'_, 't> {
         {
             report.unsupported(stop.at, &stop.path, TO_ZERO);
         }
-        for (path, port) in get("ports").iter().flat_map(tables) {
-            let is_web = matches!(port.get("port").and_then(Node::text), Some("80" | "443"));
-            if !is_web {
-                report.unsupported(port.at, &path, "only HTTP and HTTPS are answered for the public");
+        let mut is_public = path == "http_service";
+        for (path, port) in get("ports").iter().flat_map(|found| tables(report, found)) {
+            walk(report, &path, port, FORM, PORT);
+            self.mention_plain(find(&path, port, "force_https"));
+            if matches!(port.get("port").and_then(Node::text), Some("80" | "443")) {
+                is_public = true;
+            } else {
+                report.unsupported(port.at, &path, PUBLIC);
             }
+        }
+        if is_public {
+            self.public.push((name.clone(), node.at, path.to_owned()));
         }
         let Some(service) = self.draft.manifest.services.get(name).cloned() else {
             return;
         };
         let service = self.ported(path, node, service);
         self.draft.manifest.services.insert(name.clone(), service);
+    }
+
+    /// Nothing redirects by itself.
+    fn mention_plain(&self, found: Option<Found<'t>>) {
+        if let Some(found) = found
+            && !found.node.is_false()
+        {
+            self.draft.report.unsupported(found.at, &found.path, PLAIN);
+        }
+    }
+
+    /// The app's own host leads to one service: `web`, or else the first that the public reaches there. Others are
+    /// private until somebody gives them a host.
+    fn publish(&mut self) {
+        let is_web = |(name, ..): &&(Name, At, String)| name.as_str() == "web";
+        let chosen = self.public.iter().find(is_web).or(self.public.first());
+        let chosen = chosen.map(|(name, ..)| name.clone());
+        self.draft.publish(chosen.as_ref());
+        for (name, at, path) in self
+            .public
+            .iter()
+            .filter(|(name, ..)| Some(name) != chosen.as_ref())
+        {
+            let message = format!(
+                "the app's own host leads to another service: {name} is private until you give it a host instead of expose, for \
+                 example routes = [{{ host = \"{name}.example.org\" }}]"
+            );
+            self.draft.report.unsupported(*at, path, message);
+        }
     }
 
     fn ported(&self, path: &str, node: &'t Node, mut service: Declared) -> Declared {
@@ -399,7 +470,7 @@ impl<'t> Reader<'_, 't> {
         let mut checks = checks
             .iter()
             .filter_map(|key| get(key))
-            .flat_map(|found| tables(&found));
+            .flat_map(|found| tables(report, &found));
         if let Some((path, check)) = checks.next().filter(|_| service.port.is_some()) {
             self.check(&path, check, &mut service);
         }
@@ -453,7 +524,7 @@ impl<'t> Reader<'_, 't> {
     fn vm(&mut self, path: &str, node: &'t Node) {
         let report = self.draft.report;
         let names = match node.get("processes") {
-            Some(_) => self.processes_of(node),
+            Some(_) => self.processes_of(path, node),
             None => self.processes.iter().map(|(_, name)| name.clone()).collect(),
         };
         let cpu = find(path, node, "cpus")
@@ -505,14 +576,116 @@ impl<'t> Reader<'_, 't> {
 }
 
 /// A table, or each of a list of tables, with its place.
-fn tables<'t>(found: &Found<'t>) -> Vec<(String, &'t Node)> {
+fn tables<'t>(report: &Report, found: &Found<'t>) -> Vec<(String, &'t Node)> {
     match &found.node.value {
-        Value::List(nodes) => nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| (format!("{}[{index}]", found.path), node))
-            .collect(),
+        Value::List(_) | Value::Null | Value::Text(_) => found.items(report),
         Value::Map(_) => vec![(found.path.clone(), found.node)],
-        Value::Null | Value::Text(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::manifest::Found;
+
+    use crate::{Beside, Form, Imported, import};
+
+    fn good(text: &str) -> Imported {
+        let app = "app".parse().expect("a name");
+        import(Form::Fly, text, &app, &Beside::default()).unwrap_or_else(|why| panic!("{text}: {why:?}"))
+    }
+
+    /// Services with what leads to them.
+    fn reached(imported: &Imported) -> Vec<String> {
+        let resolved = imported.manifest.resolve(&Found::default());
+        let told = resolved.services.iter().map(|(name, service)| {
+            let reach = match (service.port, service.routes.is_empty()) {
+                (None, _) => "nobody",
+                (Some(_), true) => "private",
+                (Some(_), false) => "public",
+            };
+            format!("{name} {reach}")
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn what_the_public_reaches_is_not_lost() {
+        const TWO: &str = "[processes]\nfront = 'a'\nback = 'b'\n";
+        let service = |process: &str, internal: u16, port: u16| {
+            format!(
+                "[[services]]\nprocesses = ['{process}']\ninternal_port = {internal}\nports = [{{ port = {port} }}]\n"
+            )
+        };
+        for (text, expected) in [
+            (
+                "[http_service]\ninternal_port = 9000\n".to_owned(),
+                vec!["web public"],
+            ),
+            ("[env]\nA = 'b'\n".to_owned(), vec!["app nobody"]),
+            (
+                format!("{TWO}{}", service("back", 9000, 443)),
+                vec!["back public", "front nobody"],
+            ),
+            (
+                format!(
+                    "{TWO}{}{}",
+                    service("front", 8000, 443),
+                    service("back", 9000, 80)
+                ),
+                vec!["back private", "front public"],
+            ),
+            (
+                format!(
+                    "{TWO}{}{}",
+                    service("front", 8000, 443),
+                    service("back", 9000, 5432)
+                ),
+                vec!["back private", "front public"],
+            ),
+            (
+                format!("[processes]\nweb = 'a'\napi = 'b'\n{}", service("api", 9000, 443)),
+                vec!["api public", "web private"],
+            ),
+        ] {
+            let imported = good(&text);
+            assert_eq!(reached(&imported), expected, "{text}");
+        }
+        let both = good(&format!(
+            "{TWO}{}{}",
+            service("front", 8000, 443),
+            service("back", 9000, 80)
+        ));
+        let told = both.remarks.iter().any(|remark| {
+            remark.path == "services[1]"
+                && remark
+                    .message
+                    .contains("back is private until you give it a host")
+        });
+        assert!(told, "{:?}", both.remarks);
+    }
+
+    #[test]
+    fn sizes_redirects_and_strangers_are_told_as_unsupported() {
+        let imported = good(
+            "[http_service]\ninternal_port = 80\nforce_https = true\nprocesses = ['gone']\n[[vm]]\nsize = 'shared-cpu-1x'\n\
+             [[services]]\ninternal_port = 80\n[[services.ports]]\nport = 80\nforce_https = false\n",
+        );
+        let told: Vec<String> = imported
+            .remarks
+            .iter()
+            .filter(|remark| remark.kind == crate::Kind::Unsupported)
+            .map(|remark| remark.path.clone())
+            .collect();
+        for path in [
+            "http_service.force_https",
+            "http_service.processes[0]",
+            "vm[0].size",
+        ] {
+            assert!(
+                told.iter().any(|known| known == path),
+                "{path} is not in {told:?}"
+            );
+        }
+        assert!(!told.iter().any(|path| path.starts_with("services")), "{told:?}");
     }
 }

@@ -4,7 +4,7 @@
 //! Invariant: every key that stands in a walked table is either read by its importer or gets a remark.
 
 use crate::remark::{At, Kind, Report};
-use crate::tree::{Entry, Node};
+use crate::tree::{Entry, Node, Value};
 
 /// What becomes of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ const FAR: usize = 2;
 /// Gives every key its remark that its importer does not take.
 pub(crate) fn walk(report: &Report, path: &str, node: &Node, form: &str, rows: &[Row]) {
     let Some(entries) = node.map() else {
-        if node.value != crate::tree::Value::Null {
+        if node.value != Value::Null {
             let message = format!("must be a table, but is {}", node.kind());
             report.unsupported(node.at, path, message);
         }
@@ -128,6 +128,27 @@ pub(crate) fn find<'t>(path: &str, node: &'t Node, key: &str) -> Option<Found<'t
 }
 
 impl<'t> Found<'t> {
+    /// The entries of a table; what is none gets a remark.
+    pub(crate) fn entries(&self, report: &Report) -> &'t [Entry] {
+        self.not(report, "a table", self.node.map())
+    }
+
+    /// The items of a list with their places; what is none gets a remark.
+    pub(crate) fn items(&self, report: &Report) -> Vec<(String, &'t Node)> {
+        let items = self.not(report, "a list", self.node.list()).iter().enumerate();
+        items
+            .map(|(index, node)| (format!("{}[{index}]", self.path), node))
+            .collect()
+    }
+
+    fn not<T>(&self, report: &Report, wanted: &str, is: Option<&'t [T]>) -> &'t [T] {
+        if is.is_none() && self.node.value != Value::Null {
+            let message = format!("must be {wanted}, but is {}; it is left out", self.node.kind());
+            report.unsupported(self.at, &self.path, message);
+        }
+        is.unwrap_or_default()
+    }
+
     /// Its text; what is none gets a remark.
     pub(crate) fn text(&self, report: &Report) -> Option<&'t str> {
         let text = self.node.text();

@@ -3,7 +3,8 @@
 //! Lives here: from a text to a manifest and the list of what was not taken over; from a manifest to a text.
 //! Does not live here: files (`cli` reads and writes them), what a manifest means (`model`), running anything.
 //! Invariant: nothing is passed over in silence: each key of a file is taken over or has a remark. No value that looks
-//! like a secret gets into a manifest or into what is written.
+//! like a secret gets into a manifest or into what is written, but for words that a command has in the file itself: those
+//! are told.
 
 mod app_json;
 pub mod compose;
@@ -14,6 +15,8 @@ pub mod export;
 mod fly;
 mod interpolate;
 pub mod keys;
+#[cfg(test)]
+mod planted;
 mod procfile;
 mod remark;
 mod tree;
@@ -25,6 +28,8 @@ use std::fmt::Write as _;
 use model::Name;
 use model::manifest::{Found, Manifest};
 
+pub use dotenv::Line;
+pub use draft::fitting;
 pub use remark::{At, Kind, Remark, Unreadable};
 
 use remark::Report;
@@ -95,25 +100,28 @@ pub enum ImportError {
     },
 }
 
-/// Reads a file of another platform.
-///
-/// `app` is the app's name unless the file has one; `variables` are those that compose replaces (`.env` beside it).
+/// What stands beside a file and belongs to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The variables that compose replaces: those of `.env`.
+    pub variables: BTreeMap<String, String>,
+    /// The Procfile: what runs, where a file says something else about it.
+    pub procfile: Option<String>,
+}
+
+/// Reads a file of another platform. `app` is the app's name unless the file has one.
 ///
 /// # Errors
 /// When it is not of its form, or nothing can be made of it.
-pub fn import(
-    form: Form,
-    text: &str,
-    app: &Name,
-    variables: &BTreeMap<String, String>,
-) -> Result<Imported, ImportError> {
+pub fn import(form: Form, text: &str, app: &Name, beside: &Beside) -> Result<Imported, ImportError> {
     let report = Report::default();
+    let procfile = beside.procfile.as_deref();
     let manifest = match form {
-        Form::Compose => compose::import(text, app, variables, &report)?,
+        Form::Compose => compose::import(text, app, &beside.variables, &report)?,
         Form::Procfile => procfile::import(text, app, &report)?,
-        Form::AppJson => app_json::import(text, app, &report)?,
+        Form::AppJson => app_json::import(text, app, procfile, &report)?,
         Form::Fly => fly::import(text, app, &report)?,
-        Form::Dotenv => dotenv::import(text, app, &report)?,
+        Form::Dotenv => dotenv::import(text, app, procfile, &report)?,
     };
     let remarks = report.into_remarks();
     match manifest {
@@ -127,8 +135,15 @@ pub fn import(
 /// # Errors
 /// When a line is none.
 pub fn variables(text: &str) -> Result<BTreeMap<String, String>, Unreadable> {
-    let lines = dotenv::lines(text)?;
-    Ok(lines.into_iter().map(|line| (line.key, line.value)).collect())
+    Ok(interpolate::lines(dotenv::lines(text)?))
+}
+
+/// The lines of a `.env` file, values as they stand in it.
+///
+/// # Errors
+/// When a line is none.
+pub fn lines(text: &str) -> Result<Vec<Line>, Unreadable> {
+    dotenv::lines(text)
 }
 
 impl Imported {

@@ -15,11 +15,41 @@ pub(crate) const JOB_TIMEOUT: Millis = Millis::seconds(600);
 const RELEASE: &str = "release";
 
 pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<Manifest>, Unreadable> {
+    let mut draft = Draft::new(app.clone(), report);
+    read(text, &mut draft)?;
+    if draft.manifest.services.is_empty() {
+        report.unsupported(At::new(1, 1), "", "it names no process that could be taken over");
+        return Ok(None);
+    }
+    Ok(draft.finish())
+}
+
+/// What the Procfile beside another file says; its remarks are told as one's of that file.
+pub(crate) fn beside(text: &str, app: &Name, report: &Report) -> Option<Manifest> {
+    let own = Report::default();
+    let mut draft = Draft::new(app.clone(), &own);
+    let outcome = read(text, &mut draft);
+    let manifest = draft.manifest;
+    for remark in own.into_remarks() {
+        let path = format!("Procfile:{}", remark.at.line);
+        let message = format!("{}: {}", remark.path, remark.message);
+        report.add(remark.kind, At::new(1, 1), &path, message);
+    }
+    match outcome {
+        Ok(()) => Some(manifest),
+        Err(why) => {
+            let message = format!("{why}; it is not read, so what it names does not run");
+            report.unsupported(At::new(1, 1), "Procfile", message);
+            None
+        }
+    }
+}
+
+fn read(text: &str, draft: &mut Draft<'_>) -> Result<(), Unreadable> {
     if text.len() > TEXT_MAX {
         let message = format!("is longer than {} KiB", TEXT_MAX >> 10);
         return Err(Unreadable::new(At::new(1, 1), message));
     }
-    let mut draft = Draft::new(app.clone(), report);
     for (index, line) in text.lines().enumerate() {
         let at = At::new(index + 1, 1);
         let line = line.trim();
@@ -33,6 +63,7 @@ pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<M
         let Some(words) = draft.line(at, key, command) else {
             continue;
         };
+        draft.mention_words(at, key, &words);
         if key == RELEASE {
             if !draft.manifest.jobs.is_empty() {
                 return Err(Unreadable::new(at, "release is there twice"));
@@ -51,11 +82,7 @@ pub(crate) fn import(text: &str, app: &Name, report: &Report) -> Result<Option<M
             return Err(Unreadable::new(at, format!("{key} is there twice")));
         }
     }
-    if draft.manifest.services.is_empty() {
-        report.unsupported(At::new(1, 1), "", "it names no process that could be taken over");
-        return Ok(None);
-    }
-    Ok(draft.finish())
+    Ok(())
 }
 
 pub(crate) fn release_job(command: Vec<String>) -> Job {

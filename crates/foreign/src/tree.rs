@@ -3,6 +3,9 @@
 //! Lives here: the tree, and making one of TOML. Does not live here: YAML with its anchors (`yaml`), what keys mean.
 //! Invariant: scalars keep the text they were written with: `1.10` stays `1.10`, `yes` stays `yes`.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -12,8 +15,39 @@ use crate::remark::{At, Unreadable};
 pub(crate) struct Node {
     pub(crate) at: At,
     pub(crate) value: Value,
-    /// Variables that its text names, for which nobody gave a value.
-    pub(crate) unset: Vec<String>,
+    /// Of what its text was put together, when it named variables. The text itself is without values of secrets.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of a text that named variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It stood there.
+    Text(String),
+    /// The value of a variable.
+    Given { name: String, value: String },
+    /// The value of a variable that looks like a secret.
+    Secret { name: String, value: String },
+    /// A variable that has no value.
+    Unset { name: String },
+}
+
+impl Part {
+    /// Its text with everything in it.
+    pub(crate) fn whole(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Given { value: text, .. } | Self::Secret { value: text, .. } => text,
+            Self::Unset { .. } => "",
+        }
+    }
+
+    /// Its text as far as it may be written.
+    pub(crate) fn open(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Given { value: text, .. } => text,
+            Self::Secret { .. } | Self::Unset { .. } => "",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +70,46 @@ impl Node {
         Self {
             at,
             value,
-            unset: Vec::new(),
+            parts: Vec::new(),
         }
+    }
+
+    /// Variables of its text that have no value, each once.
+    pub(crate) fn unset(&self) -> Vec<&str> {
+        self.named(|part| match part {
+            Part::Unset { name } => Some(name),
+            Part::Text(_) | Part::Given { .. } | Part::Secret { .. } => None,
+        })
+    }
+
+    /// Variables of its text whose values look like secrets, each once.
+    pub(crate) fn secret(&self) -> Vec<&str> {
+        self.named(|part| match part {
+            Part::Secret { name, .. } => Some(name),
+            Part::Text(_) | Part::Given { .. } | Part::Unset { .. } => None,
+        })
+    }
+
+    /// Variables whose values stand in its text, each once.
+    pub(crate) fn given(&self) -> Vec<&str> {
+        self.named(|part| match part {
+            Part::Given { name, .. } => Some(name),
+            Part::Text(_) | Part::Secret { .. } | Part::Unset { .. } => None,
+        })
+    }
+
+    fn named<'n>(&'n self, of: impl Fn(&'n Part) -> Option<&'n String>) -> Vec<&'n str> {
+        let names: BTreeSet<&str> = self.parts.iter().filter_map(of).map(String::as_str).collect();
+        names.into_iter().collect()
+    }
+
+    /// Its text with the values of secrets: to compare, never to write.
+    pub(crate) fn whole(&self) -> Option<Cow<'_, str>> {
+        let text = self.text()?;
+        Some(match self.parts.as_slice() {
+            [] => Cow::Borrowed(text),
+            parts => Cow::Owned(parts.iter().map(Part::whole).collect()),
+        })
     }
 
     pub(crate) fn text(&self) -> Option<&str> {

@@ -27,33 +27,10 @@ pub(crate) fn tree(text: &str) -> Result<Node, Unreadable> {
         return Err(Unreadable::new(At::new(1, 1), message));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // The parser goes into itself for each bracket, before it tells us of any.
-    if let Some(at) = too_deep(text) {
-        return Err(Unreadable::new(at, DEEP));
-    }
     Builder::default().build(text)
 }
 
 const DEEP: &str = "is nested deeper than anybody writes";
-
-/// Where brackets are nested too deep. Those inside quotes count as well, which nobody reaches either.
-fn too_deep(text: &str) -> Option<At> {
-    let mut depth = 0_usize;
-    let (mut line, mut column) = (1, 0);
-    for letter in text.chars() {
-        column += 1;
-        match letter {
-            '\n' => (line, column) = (line + 1, 0),
-            '[' | '{' => depth += 1,
-            ']' | '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_MAX {
-            return Some(At::new(line, column));
-        }
-    }
-    None
-}
 
 /// A list or table whose end has not come yet.
 struct Open {
@@ -328,7 +305,15 @@ mod tests {
             laughs.push_str(&format!("a{level}: &a{level} [{below}]\n"));
         }
         assert!(refused(&laughs).contains("aliases"));
-        assert!(refused(&"[".repeat(100_000)).contains("deeper"));
+        // The parser has a bound of its own, and looks for the end of the first bracket before it tells us of any.
+        for brackets in ["[", "{", "[{", "{a: ["] {
+            let told = refused(&brackets.repeat(40_000));
+            assert!(
+                told.contains("deeper") || told.contains("recursion"),
+                "{brackets}: {told}"
+            );
+        }
+        assert!(refused(&format!("{}{}", "[".repeat(50), "]".repeat(50))).contains("deeper"));
         let mut steps = String::new();
         for depth in 0..200 {
             steps.push_str(&format!("{}a:\n", " ".repeat(depth)));
@@ -350,6 +335,33 @@ mod tests {
         assert!(
             refused("a: &a [*a]").contains("before its anchor") || refused("a: &a [*a]").contains("not YAML")
         );
+    }
+
+    #[test]
+    fn brackets_within_texts_are_no_depth() {
+        let texts = format!("a: '{0}'\nb: \"{0}\"\n# {0}\nc: |\n  {0}\n", "[{".repeat(200));
+        assert!(tree(&texts).is_ok());
+    }
+
+    /// A key on a line of its own ends within 1024 characters (YAML 1.2.2, section 7.4.2); within brackets, as in JSON,
+    /// there is no bound but ours.
+    #[test]
+    fn keys_may_be_long() {
+        for length in [256, 257, 1000] {
+            let key = "k".repeat(length);
+            for text in [
+                format!("{key}: v\n"),
+                format!("\"{key}\": v\n"),
+                format!("{{\"{key}\": \"v\"}}"),
+            ] {
+                let root = tree(&text).unwrap_or_else(|why| panic!("{length}: {why}"));
+                assert_eq!(root.get(&key).and_then(Node::text), Some("v"), "{length}");
+            }
+        }
+        let key = "k".repeat(5000);
+        let root = tree(&format!("{{\"{key}\": \"v\"}}")).expect("JSON has no such bound");
+        assert_eq!(root.get(&key).and_then(Node::text), Some("v"));
+        assert!(refused(&format!("{key}: v\n")).contains("not YAML"));
     }
 
     #[test]

@@ -35,7 +35,8 @@ fn docker_compose_accepts_what_is_exported() {
     for expected in [
         "postgres://main:one@main:5432/main",
         "- --port=3000",
-        "- info-sk",
+        "- info-",
+        "published: 3000-3001",
         "- $$HOME",
         "5$$ $$(x) $${y}",
     ] {

@@ -2,11 +2,10 @@
 //!
 //! `STOA_WRITE_SNAPSHOTS=1 cargo test -p stoa-foreign` writes what is said now; the diff shows it for review.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use foreign::{Form, ImportError, Imported};
+use foreign::{Beside, Form, ImportError, Imported};
 use model::manifest::Manifest;
 
 fn folder() -> PathBuf {
@@ -57,7 +56,7 @@ fn import(form: Form, file: &Path) -> Result<Imported, ImportError> {
         .trim_start_matches('.')
         .parse()
         .expect("a name");
-    foreign::import(form, &text, &app, &BTreeMap::new())
+    foreign::import(form, &text, &app, &Beside::default())
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub struct ExportArgs {
     /// The image of services that have none of their own; without it, one of the app's name.
     #[arg(long, value_name = "REFERENCE")]
     pub image: Option<String>,
-    /// Where apps without a host of their own answer: APP.DOMAIN.
+    /// Where apps without a host of their own answer: APP.DOMAIN, and beside production APP-ENVIRONMENT.DOMAIN.
     #[arg(long, default_value = "example.org", value_name = "DOMAIN", value_parser = crate::host_args::domain)]
     pub domain: String,
 }

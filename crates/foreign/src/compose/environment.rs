@@ -1,11 +1,13 @@
 //! `environment` of a service: variables, secrets, and whom they name.
 
+use std::borrow::Cow;
+
 use model::EnvKey;
 use model::manifest::Declared;
 
 use super::Role;
 use super::service::Reading;
-use crate::draft::Kept;
+use crate::draft::{Kept, looks_secret};
 use crate::remark::At;
 use crate::tree::{Node, Value};
 
@@ -13,9 +15,11 @@ use crate::tree::{Node, Value};
 struct Variable<'t> {
     at: At,
     path: String,
-    key: &'t str,
-    value: Option<&'t str>,
-    unset: &'t [String],
+    key: String,
+    /// With the values of secrets.
+    value: Option<String>,
+    /// Of what it was put together.
+    node: &'t Node,
 }
 
 impl<'t> Reading<'_, '_, 't> {
@@ -43,9 +47,9 @@ impl<'t> Reading<'_, '_, 't> {
                     Some(Variable {
                         at: entry.at,
                         path,
-                        key: &entry.key,
-                        value: entry.node.text(),
-                        unset: &entry.node.unset,
+                        key: entry.key.clone(),
+                        value: entry.node.whole().map(Cow::into_owned),
+                        node: &entry.node,
                     })
                 })
                 .collect(),
@@ -64,29 +68,40 @@ impl<'t> Reading<'_, '_, 't> {
 
     /// `KEY=VALUE`, or `KEY` alone.
     fn pair(&self, path: &str, node: &'t Node) -> Option<Variable<'t>> {
-        let Some(text) = node.text() else {
+        let Some(text) = node.whole() else {
             let message = format!("must be a text, but is {}; it is left out", node.kind());
             self.report().unsupported(node.at, path, message);
             return None;
         };
-        let (key, value) = text
-            .split_once('=')
-            .map_or((text, None), |(key, value)| (key, Some(value)));
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => (text.into_owned(), None),
+        };
+        // A value in the place of the name would be told in every message about it.
+        let open = node.text().unwrap_or_default();
+        if open.split_once('=').map_or(open, |(key, _)| key) != key {
+            let message = "a secret stands where the name of a variable should; it is left out";
+            self.report().unsupported(node.at, path, message);
+            return None;
+        }
         Some(Variable {
             at: node.at,
             path: format!("{path}.{key}"),
             key,
             value,
-            unset: &node.unset,
+            node,
         })
     }
 
     fn variable(&mut self, variable: &Variable<'t>, service: &mut Declared) {
-        let Variable { at, path, key, .. } = variable;
+        let Variable {
+            at, path, key, node, ..
+        } = variable;
+        let value = variable.value.as_deref();
         let named: Vec<&String> = self
             .roles
             .keys()
-            .filter(|other| variable.value.is_some_and(|value| names_host(value, other)))
+            .filter(|other| value.is_some_and(|value| names_host(value, other)))
             .collect();
         for other in &named {
             self.uses.insert((*other).clone());
@@ -107,28 +122,40 @@ impl<'t> Reading<'_, '_, 't> {
             self.report().unsupported(*at, path, message);
             return;
         }
-        if *key == "PORT"
-            && let Some(port) = variable
-                .value
+        if key == "PORT"
+            && let Some(port) = value
                 .and_then(|value| value.parse().ok())
                 .filter(|port| *port > 0)
         {
             service.port.get_or_insert(port);
         }
-        if !variable.unset.is_empty() {
+        let unset = node.unset();
+        if !unset.is_empty() {
             // A value that is not all there must be completed by somebody, and only a secret is asked for.
             let message = format!(
                 "{} has no value: put it into .env beside the file and try again, or set the whole: stoa secrets set {key}",
-                variable.unset.join(", ")
+                unset.join(", ")
             );
-            service.secrets.extend(self.draft.secret(*at, path, key, message));
+            let key = self.draft.secret(*at, path, key, None, message);
+            service.secrets.extend(key);
             return;
         }
-        match self.draft.variable(*at, path, key, variable.value) {
+        let hidden = node.secret();
+        if !hidden.is_empty() && !value.is_some_and(|value| looks_secret(key, value)) {
+            let message = format!(
+                "holds {} of .env, which looks like a secret, so the value is left out; set it: stoa secrets set {key}",
+                hidden.join(", ")
+            );
+            let key = self.draft.secret(*at, path, key, value, message);
+            service.secrets.extend(key);
+            return;
+        }
+        match self.draft.variable(*at, path, key, value) {
             Kept::Secret(key) => {
                 service.secrets.insert(key);
             }
-            Kept::Plain | Kept::Not => {}
+            Kept::Plain => self.mention_given(path, node),
+            Kept::Not => {}
         }
     }
 

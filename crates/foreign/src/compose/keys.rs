@@ -221,7 +221,7 @@ pub(super) const SERVICE: &[Row] = &[
     taken(
         "secrets",
         "[key]",
-        "services.NAME.secrets: a variable, not a file",
+        "services.NAME.secrets: a file in /run/secrets, and a variable",
     ),
     taken(
         "security_opt",
@@ -290,7 +290,50 @@ pub(super) const DEPLOY: &[Row] = &[
 /// `services.NAME.deploy.resources`.
 pub(super) const RESOURCES: &[Row] = &[
     taken("limits", "{memory: 1g}", "services.NAME.resources"),
-    ignored("reservations", "{memory: 1g}", "nothing is reserved"),
+    taken("reservations", "{memory: 1g}", "nothing is reserved"),
+];
+
+/// `services.NAME.deploy.resources.reservations`.
+pub(super) const RESERVATIONS: &[Row] = &[
+    ignored("cpus", "'0.5'", "nothing is reserved"),
+    unsupported("devices", "[{capabilities: [gpu]}]", HOST),
+    unsupported("generic_resources", "[]", HOST),
+    ignored("memory", "1g", "nothing is reserved"),
+];
+
+/// `services.NAME.depends_on.OTHER`.
+pub(super) const DEPENDENCY: &[Row] = &[
+    taken(
+        "condition",
+        "service_started",
+        "one that must have ended well is a job; else nothing waits, and what is not ready gets no requests",
+    ),
+    ignored("required", "true", "uses does not wait for anything"),
+    ignored("restart", "true", "a service finds the other again by its name"),
+];
+
+/// `services.NAME.ports[]`.
+pub(super) const PORT: &[Row] = &[
+    ignored("app_protocol", "http", "the edge speaks HTTP"),
+    taken(
+        "host_ip",
+        "127.0.0.1",
+        "an address of the host alone makes the service private",
+    ),
+    ignored("mode", "host", "no port of the host is opened"),
+    ignored("name", "web", "for people"),
+    taken("protocol", "tcp", "only TCP reaches an instance"),
+    ignored("published", "'8080'", "no port of the host is opened"),
+    taken("target", "80", "services.NAME.port"),
+];
+
+/// `services.NAME.secrets[]`.
+pub(super) const SECRET: &[Row] = &[
+    ignored("gid", "'103'", "whoever the instance runs as may read it"),
+    ignored("mode", "'0440'", "whoever the instance runs as may read it"),
+    taken("source", "key", "the secret's name"),
+    taken("target", "other", "the file is called like the secret"),
+    ignored("uid", "'103'", "whoever the instance runs as may read it"),
 ];
 
 /// `services.NAME.deploy.resources.limits`.

@@ -33,6 +33,15 @@ impl<'t> Reading<'_, '_, 't> {
                     keys::RESOURCES,
                 );
                 limits = find(&resources.path, resources.node, "limits");
+                if let Some(reserved) = find(&resources.path, resources.node, "reservations") {
+                    walk(
+                        self.report(),
+                        &reserved.path,
+                        reserved.node,
+                        keys::FORM,
+                        keys::RESERVATIONS,
+                    );
+                }
             }
         }
         if let Some(limits) = &limits {
@@ -137,9 +146,11 @@ impl<'t> Reading<'_, '_, 't> {
     fn test(&self, found: Option<Found<'t>>, service: &mut Declared) {
         let Some(found) = found else { return };
         let words = match &found.node.value {
-            Value::List(nodes) => nodes.iter().filter_map(Node::text).collect::<Vec<_>>().join(" "),
-            Value::Text(line) => line.clone(),
-            Value::Null | Value::Map(_) => String::new(),
+            Value::Null => String::new(),
+            Value::Text(_) | Value::List(_) | Value::Map(_) => {
+                let words = self.texts(&found).into_iter().map(|(_, _, word)| word);
+                words.collect::<Vec<_>>().join(" ")
+            }
         };
         if words.trim() == "NONE" {
             let message = "an accepted connection on the port counts as ready";
@@ -147,7 +158,7 @@ impl<'t> Reading<'_, '_, 't> {
             return;
         }
         match asked(&words) {
-            Some((port, path)) if port.is_none() || port == service.port => {
+            Some((port, path)) if Some(port) == service.port => {
                 let message = format!("{path} is asked for over HTTP; the command is not run");
                 self.report().changed(found.at, &found.path, message);
                 service.health.path = Some(path);
@@ -162,7 +173,7 @@ impl<'t> Reading<'_, '_, 't> {
 }
 
 /// Port and path of the first address of the instance itself in a command.
-fn asked(command: &str) -> Option<(Option<u16>, String)> {
+fn asked(command: &str) -> Option<(u16, String)> {
     let at = command.find("http://")?;
     let address = &command[at + "http://".len()..];
     let end = address
@@ -173,8 +184,8 @@ fn asked(command: &str) -> Option<(Option<u16>, String)> {
         .find('/')
         .map_or((address, "/"), |slash| address.split_at(slash));
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port.parse().ok()?)),
-        None => (authority, Some(80)),
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, 80),
     };
     let is_itself = ["localhost", "127.0.0.1", "0.0.0.0", "[::1]"].contains(&host);
     (is_itself && model::manifest::is_health_path(path)).then(|| (port, path.to_owned()))
@@ -187,12 +198,9 @@ mod tests {
     #[test]
     fn addresses_of_checks_are_found() {
         for (command, expected) in [
-            ("CMD curl -f http://localhost:3000/up", Some((Some(3000), "/up"))),
-            (
-                "CMD-SHELL wget -q http://127.0.0.1/ || exit 1",
-                Some((Some(80), "/")),
-            ),
-            ("curl \"http://localhost:80\"", Some((Some(80), "/"))),
+            ("CMD curl -f http://localhost:3000/up", Some((3000, "/up"))),
+            ("CMD-SHELL wget -q http://127.0.0.1/ || exit 1", Some((80, "/"))),
+            ("curl \"http://localhost:80\"", Some((80, "/"))),
             ("curl http://example.org/", None),
             ("pg_isready", None),
             ("curl http://localhost:x/", None),

@@ -1,9 +1,13 @@
 //! `ports` and `expose`: which port a service has, and whether the public may reach it.
 
+use std::net::IpAddr;
+
 use model::manifest::Declared;
 
+use super::keys;
 use super::published::Candidate;
 use super::service::Reading;
+use crate::keys::walk;
 use crate::remark::At;
 use crate::tree::Node;
 
@@ -28,14 +32,29 @@ struct Port {
     at: At,
     path: String,
     number: u16,
+    reach: Reach,
+}
+
+/// Who reaches a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Anybody,
+    /// Only the host itself: `127.0.0.1:8080:80`.
+    Host,
 }
 
 impl Reading<'_, '_, '_> {
     pub(super) fn ports(&mut self, service: &mut Declared) {
-        let published = self.published_ports();
+        let all = self.published_ports();
+        let (published, of_host): (Vec<Port>, Vec<Port>) =
+            all.into_iter().partition(|port| port.reach == Reach::Anybody);
+        for port in &of_host {
+            let message = "only the host itself reaches it there: no port of the host is opened, and here it is private";
+            self.report().changed(port.at, &port.path, message);
+        }
         let exposed = self.exposed();
         let mut chosen: Option<u16> = None;
-        for port in published.iter().chain(&exposed) {
+        for port in published.iter().chain(&of_host).chain(&exposed) {
             match chosen {
                 None => chosen = Some(port.number),
                 Some(first) if first != port.number => {
@@ -70,15 +89,8 @@ impl Reading<'_, '_, '_> {
         let Some(found) = self.find("ports") else {
             return Vec::new();
         };
-        let Some(nodes) = found.node.list() else {
-            let message = format!("must be a list, but is {}; it is left out", found.node.kind());
-            self.report().unsupported(found.at, &found.path, message);
-            return Vec::new();
-        };
-        let numbered = nodes.iter().enumerate();
-        numbered
-            .filter_map(|(index, node)| self.port(node, format!("{}[{index}]", found.path)))
-            .collect()
+        let items = found.items(self.report()).into_iter();
+        items.filter_map(|(path, node)| self.port(node, path)).collect()
     }
 
     fn exposed(&self) -> Vec<Port> {
@@ -88,24 +100,27 @@ impl Reading<'_, '_, '_> {
         let texts = self.texts(&found);
         texts
             .into_iter()
-            .filter_map(|(at, path, text)| self.number(at, path, text))
+            .filter_map(|(at, path, text)| self.number(at, path, text, Reach::Anybody))
             .collect()
     }
 
     /// `[[ADDRESS:]HOST:]PORT[/PROTOCOL]`, or a table with `target`.
     fn port(&self, node: &Node, path: String) -> Option<Port> {
         if node.map().is_some() {
+            walk(self.report(), &path, node, keys::FORM, keys::PORT);
             let protocol = node.get("protocol").and_then(Node::text);
             if protocol.is_some_and(|protocol| protocol != "tcp") {
                 self.no_udp(node.at, &path);
                 return None;
             }
             let target = node.get("target").and_then(Node::text).unwrap_or_default();
-            return self.number(node.at, path, target);
+            let host = node.get("host_ip").and_then(Node::text).unwrap_or_default();
+            return self.number(node.at, path, target, reach(host));
         }
         let text = node.text().unwrap_or_default();
-        let inside = text.rsplit_once(':').map_or(text, |(_, inside)| inside);
-        self.number(node.at, path, inside)
+        let (outside, inside) = text.rsplit_once(':').unwrap_or(("", text));
+        let host = outside.rsplit_once(':').map_or("", |(host, _)| host);
+        self.number(node.at, path, inside, reach(host))
     }
 
     fn no_udp(&self, at: At, path: &str) {
@@ -113,14 +128,19 @@ impl Reading<'_, '_, '_> {
         self.report().unsupported(at, path, message);
     }
 
-    fn number(&self, at: At, path: String, text: &str) -> Option<Port> {
+    fn number(&self, at: At, path: String, text: &str, reach: Reach) -> Option<Port> {
         let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
         if protocol != "tcp" {
             self.no_udp(at, &path);
             return None;
         }
         match number.parse::<u16>() {
-            Ok(number) if number > 0 => Some(Port { at, path, number }),
+            Ok(number) if number > 0 => Some(Port {
+                at,
+                path,
+                number,
+                reach,
+            }),
             Ok(_) | Err(_) => {
                 self.draft
                     .not_understood(at, &path, text, "one port (a service has one, no range)");
@@ -128,6 +148,13 @@ impl Reading<'_, '_, '_> {
             }
         }
     }
+}
+
+/// By the address of the host that a port is opened at.
+fn reach(host: &str) -> Reach {
+    let host = host.trim_matches(['[', ']']);
+    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    if is_local { Reach::Host } else { Reach::Anybody }
 }
 
 /// The last part of an image's name without its tag, and its usual port.

@@ -1,8 +1,6 @@
 //! Which service answers the public: compose opens ports of the host, Stoa routes hosts and paths.
 
 use model::Name;
-use model::manifest::Expose;
-use model::spec::Route;
 
 use crate::draft::Draft;
 use crate::remark::At;
@@ -29,25 +27,7 @@ pub(super) fn settle(draft: &mut Draft<'_>, candidates: &[Candidate]) {
         .find(|candidate| candidate.service.as_str() == "web")
         .or_else(|| candidates.iter().find(speaks_http))
         .map(|candidate| candidate.service.clone());
-    let with_port = draft
-        .manifest
-        .services
-        .values()
-        .filter(|service| service.port.is_some())
-        .count();
-    for (name, service) in &mut draft.manifest.services {
-        if Some(name) == chosen.as_ref() {
-            let is_default = with_port == 1 || name.as_str() == "web";
-            service.routes = (!is_default).then(|| {
-                vec![Route {
-                    host: None,
-                    path: "/".to_owned(),
-                }]
-            });
-        } else if service.port.is_some() {
-            service.expose = Expose::Private;
-        }
-    }
+    draft.publish(chosen.as_ref());
     for candidate in candidates {
         let (at, path) = (candidate.at, candidate.path.as_str());
         if Some(&candidate.service) == chosen.as_ref() {

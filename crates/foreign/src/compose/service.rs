@@ -1,15 +1,16 @@
 //! One service of a compose file.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use model::manifest::Declared;
 use model::{EnvKey, Name};
 
 use super::{Role, Roles, keys, published};
-use crate::draft::{Draft, bare_service};
-use crate::keys::{Found, find, walk};
+use crate::draft::{Draft, bare_service, holds_secret};
+use crate::keys::{Found, Support, find, join, walk};
 use crate::remark::{At, Report};
-use crate::tree::{Node, Value};
+use crate::tree::{Node, Part, Value};
 
 pub(super) struct Reading<'d, 'r, 't> {
     pub(super) draft: &'d mut Draft<'r>,
@@ -25,6 +26,7 @@ pub(super) struct Reading<'d, 'r, 't> {
 impl<'r, 't> Reading<'_, 'r, 't> {
     pub(super) fn read(&mut self) -> Declared {
         walk(self.report(), self.path, self.node, keys::FORM, keys::SERVICE);
+        self.mention_substitutions();
         let mut service = bare_service();
         self.image(&mut service);
         self.command(&mut service);
@@ -50,10 +52,73 @@ impl<'r, 't> Reading<'_, 'r, 't> {
         find(self.path, self.node, key)
     }
 
+    /// Says whose values stand in a text that is taken over.
+    pub(super) fn mention_given(&self, path: &str, node: &Node) {
+        let given = node.given();
+        if !given.is_empty() {
+            let message = format!("holds the value that {} has in .env now", given.join(", "));
+            self.report().changed(node.at, path, message);
+        }
+    }
+
+    /// What .env gave, or did not give, to a key that is taken over; variables, commands and images say it themselves.
+    fn mention_substitutions(&self) {
+        const THEMSELVES: [&str; 7] = [
+            "build",
+            "command",
+            "entrypoint",
+            "env_file",
+            "environment",
+            "image",
+            "volumes",
+        ];
+        let taken = |key: &str| {
+            let row = keys::SERVICE.iter().find(|row| row.key == key);
+            row.is_some_and(|row| row.support == Support::Taken) && !THEMSELVES.contains(&key)
+        };
+        let entries = self.node.map().unwrap_or_default();
+        for entry in entries.iter().filter(|entry| taken(&entry.key)) {
+            self.mention_parts(&join(self.path, &entry.key), &entry.node);
+        }
+    }
+
+    fn mention_parts(&self, path: &str, node: &Node) {
+        let (unset, secret) = (node.unset(), node.secret());
+        if !unset.is_empty() {
+            let message = format!(
+                "{} has no value, so nothing stands in its place: put it into .env beside the file and try again",
+                unset.join(", ")
+            );
+            self.report().unsupported(node.at, path, message);
+        }
+        if !secret.is_empty() {
+            let message = format!(
+                "{} of .env looks like a secret, so its value is left out here",
+                secret.join(", ")
+            );
+            self.report().unsupported(node.at, path, message);
+        }
+        self.mention_given(path, node);
+        for (index, below) in node.list().unwrap_or_default().iter().enumerate() {
+            self.mention_parts(&format!("{path}[{index}]"), below);
+        }
+        for below in node.map().unwrap_or_default() {
+            self.mention_parts(&join(path, &below.key), &below.node);
+        }
+    }
+
     /// Values that come as one text or as a list of texts.
     pub(super) fn texts(&self, found: &Found<'t>) -> Vec<(At, String, &'t str)> {
+        let leaves = self.leaves(found).into_iter();
+        leaves
+            .filter_map(|(path, node)| Some((node.at, path, node.text()?)))
+            .collect()
+    }
+
+    /// The same as nodes.
+    fn leaves(&self, found: &Found<'t>) -> Vec<(String, &'t Node)> {
         let one = |node: &'t Node, path: String| match node.text() {
-            Some(text) => Some((node.at, path, text)),
+            Some(_) => Some((path, node)),
             None => {
                 let message = format!("must be a text, but is {}; it is left out", node.kind());
                 self.report().unsupported(node.at, &path, message);
@@ -78,13 +143,16 @@ impl<'r, 't> Reading<'_, 'r, 't> {
                 let message = "the image is built from the source; its name is Stoa's";
                 self.report().ignored(found.at, &found.path, message);
             } else if let Some(text) = found.text(self.report()) {
-                if !found.node.unset.is_empty() {
+                let missing: Vec<&str> = [found.node.unset(), found.node.secret()].concat();
+                if !missing.is_empty() {
                     let message = format!(
-                        "{} has no value: put it into .env beside the file and try again, or complete the image",
-                        found.node.unset.join(", ")
+                        "{} has no value, or one that looks like a secret: put it into .env beside the file and try again, or \
+                         complete the image",
+                        missing.join(", ")
                     );
                     self.report().unsupported(found.at, &found.path, message);
                 }
+                self.mention_given(&found.path, found.node);
                 if model::manifest::is_image_reference(text) {
                     service.image = Some(text.to_owned());
                 } else {
@@ -126,8 +194,8 @@ impl<'r, 't> Reading<'_, 'r, 't> {
 
     /// `entrypoint` and `command`: one list of words here, which stands for both.
     fn command(&mut self, service: &mut Declared) {
-        let entrypoint = self.words("entrypoint");
-        let command = self.words("command");
+        let entrypoint = self.words("entrypoint", service);
+        let command = self.words("command", service);
         match (entrypoint, command) {
             (Some(mut words), more) => {
                 words.extend(more.unwrap_or_default());
@@ -156,50 +224,120 @@ impl<'r, 't> Reading<'_, 'r, 't> {
         }
     }
 
-    fn words(&self, key: &str) -> Option<Vec<String>> {
+    /// The words of one of the two. Compose has replaced what it replaces, so a dollar sign is literal by now, but for
+    /// what may not be written out: it stays a name.
+    fn words(&mut self, key: &str, service: &mut Declared) -> Option<Vec<String>> {
         let found = self.find(key)?;
-        match &found.node.value {
-            Value::Null => None,
-            // What compose has replaced by now is literal: a dollar sign stays one.
-            Value::Text(line) => self.draft.line(found.at, &found.path, &literal_line(line)),
-            Value::List(_) | Value::Map(_) => Some(
-                self.texts(&found)
-                    .into_iter()
-                    .map(|(_, _, word)| word.replace('$', "$$"))
-                    .collect(),
-            )
-            .filter(|words: &Vec<String>| !words.is_empty()),
+        let is_line = found.node.text().is_some();
+        let leaves = self.leaves(&found);
+        let whole: Vec<String> = leaves
+            .iter()
+            .filter_map(|(_, node)| node.whole().map(Cow::into_owned))
+            .collect();
+        let has_secret = if is_line {
+            holds_secret(whole.iter().flat_map(|line| line.split_whitespace()))
+        } else {
+            holds_secret(whole.iter().map(String::as_str))
+        };
+        let Some(mark) = Mark::not_in(&whole) else {
+            let message = "holds letters that nobody writes: it is left out";
+            self.report().unsupported(found.at, &found.path, message);
+            return None;
+        };
+        let mut names = Vec::new();
+        let mut words = Vec::new();
+        for (path, node) in leaves {
+            let text = self.marked(&path, node, has_secret, mark, &mut names, service);
+            if is_line {
+                words = self.draft.line(found.at, &found.path, &literal_line(&text))?;
+            } else {
+                words.push(text.replace('$', "$$"));
+            }
         }
+        for word in &mut words {
+            *word = mark.replaced(word, &names);
+        }
+        self.draft.mention_words(found.at, &found.path, &words);
+        (!words.is_empty()).then_some(words)
+    }
+
+    /// The text with marks instead of what becomes the name of a variable.
+    fn marked(
+        &mut self,
+        path: &str,
+        node: &Node,
+        has_secret: bool,
+        mark: Mark,
+        names: &mut Vec<String>,
+        service: &mut Declared,
+    ) -> String {
+        if node.parts.is_empty() {
+            return node.text().unwrap_or_default().to_owned();
+        }
+        let mut text = String::new();
+        for part in &node.parts {
+            let name = match part {
+                Part::Text(literal) => {
+                    text.push_str(literal);
+                    continue;
+                }
+                Part::Given { name, value } if !has_secret => {
+                    text.push_str(value);
+                    let message = format!("holds the value that {name} has in .env now");
+                    self.report().changed(node.at, path, message);
+                    continue;
+                }
+                Part::Given { name, value } | Part::Secret { name, value } => {
+                    let message = format!(
+                        "the value of {name} looks like a secret, so it is left out; set it: stoa secrets set {name}"
+                    );
+                    let key = self.draft.secret(node.at, path, name, Some(value), message);
+                    service.secrets.extend(key);
+                    name
+                }
+                Part::Unset { name } => {
+                    let message = format!(
+                        "{name} has no value, so the name stands there instead: put it into .env beside the file and try again, \
+                         or give it one: stoa env set {name}=VALUE"
+                    );
+                    self.report().unsupported(node.at, path, message);
+                    name
+                }
+            };
+            text.push_str(&mark.around(names.len()));
+            names.push(name.clone());
+        }
+        text
     }
 
     fn secrets(&mut self, service: &mut Declared) {
         let Some(found) = self.find("secrets") else { return };
-        for (index, node) in found.node.list().unwrap_or_default().iter().enumerate() {
-            let path = format!("{}[{index}]", found.path);
-            let source = node.text().or_else(|| node.get("source").and_then(Node::text));
-            let key = source.map(|text| {
-                let fit = |c: char| {
-                    if c.is_ascii_alphanumeric() {
-                        c.to_ascii_uppercase()
-                    } else {
-                        '_'
-                    }
-                };
-                text.chars().map(fit).collect::<String>()
-            });
-            match key.and_then(|key| key.parse::<EnvKey>().ok()) {
-                Some(key) if !EnvKey::is_set_by_stoa(key.as_str()) => {
-                    let message = format!(
-                        "is the variable {key} here, not a file in /run/secrets; set it: stoa secrets set {key}"
-                    );
-                    self.report().unsupported(node.at, &path, message);
-                    service.secrets.insert(key);
-                }
-                Some(_) | None => {
-                    let message = "makes no name of a variable: it is left out";
-                    self.report().unsupported(node.at, &path, message);
-                }
+        for (path, node) in found.items(self.report()) {
+            if node.map().is_some() {
+                walk(self.report(), &path, node, keys::FORM, keys::SECRET);
             }
+            let source = node.text().or_else(|| node.get("source").and_then(Node::text));
+            let source = source.unwrap_or_default();
+            // The file there is called like the secret unless somebody says otherwise.
+            let file = node.get("target").and_then(Node::text).unwrap_or(source);
+            let file = file.strip_prefix("/run/secrets/").unwrap_or(file);
+            let fit = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+            let name: String = source.chars().map(fit).collect();
+            if name.parse::<EnvKey>().is_err() {
+                let message = "makes no name of a secret: it is left out";
+                self.report().unsupported(node.at, &path, message);
+                continue;
+            }
+            let message = format!(
+                "is the file /run/secrets/{name} and the variable {name}; set it: stoa secrets set {name}"
+            );
+            if file != name {
+                let message =
+                    format!("there the file is called {file}, and here {name}: change what reads it");
+                self.report().unsupported(node.at, &path, message);
+            }
+            let key = self.draft.secret(node.at, &path, &name, None, message);
+            service.secrets.extend(key);
         }
     }
 
@@ -211,11 +349,9 @@ impl<'r, 't> Reading<'_, 'r, 't> {
             Some(entries) => entries
                 .iter()
                 .map(|entry| {
-                    (
-                        entry.at,
-                        format!("{}.{}", found.path, entry.key),
-                        entry.key.as_str(),
-                    )
+                    let path = join(&found.path, &entry.key);
+                    walk(self.report(), &path, &entry.node, keys::FORM, keys::DEPENDENCY);
+                    (entry.at, path, entry.key.as_str())
                 })
                 .collect(),
             None => self.texts(&found),
@@ -262,8 +398,7 @@ impl<'r, 't> Reading<'_, 'r, 't> {
 
     fn volumes(&mut self) {
         let Some(found) = self.find("volumes") else { return };
-        for (index, node) in found.node.list().unwrap_or_default().iter().enumerate() {
-            let path = format!("{}[{index}]", found.path);
+        for (path, node) in found.items(self.report()) {
             let target = node.text().or_else(|| node.get("target").and_then(Node::text));
             let target = target.unwrap_or("it");
             let parts: Vec<&str> = target.split(':').collect();
@@ -353,6 +488,35 @@ impl<'r, 't> Reading<'_, 'r, 't> {
             self.report()
                 .ignored(found.at, &found.path, "an empty list: the service always runs");
         }
+    }
+}
+
+/// A letter that stands around the number of a name, in texts that do not have it.
+#[derive(Clone, Copy)]
+struct Mark(char);
+
+impl Mark {
+    fn not_in(texts: &[String]) -> Option<Self> {
+        // Letters for private use: nobody can mean anything by one in a command.
+        let mut letters = '\u{e000}'..='\u{f8ff}';
+        letters
+            .find(|letter| !texts.iter().any(|text| text.contains(*letter)))
+            .map(Self)
+    }
+
+    fn around(self, number: usize) -> String {
+        format!("{0}{number}{0}", self.0)
+    }
+
+    fn replaced(self, word: &str, names: &[String]) -> String {
+        let pieces = word.split(self.0).enumerate();
+        let told = pieces.map(|(index, piece)| match piece.parse::<usize>() {
+            Ok(number) if index % 2 == 1 => names
+                .get(number)
+                .map_or_else(String::new, |name| format!("${{{name}}}")),
+            Ok(_) | Err(_) => piece.to_owned(),
+        });
+        told.collect()
     }
 }
 

@@ -1,15 +1,25 @@
 //! The list of keys against what the importer does, and the cases that published files do not show.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::keys;
 use crate::keys::{Row, Support};
-use crate::{Form, ImportError, Imported, Kind, import};
+use crate::{Beside, Form, ImportError, Imported, Kind, import};
 
 fn read(text: &str) -> Result<Imported, ImportError> {
-    let variables = BTreeMap::from([("TAG".to_owned(), "1.2".to_owned())]);
-    import(Form::Compose, text, &"app".parse().expect("a name"), &variables)
+    with(&[("TAG", "1.2")], text)
+}
+
+/// With these in `.env` beside it.
+fn with(variables: &[(&str, &str)], text: &str) -> Result<Imported, ImportError> {
+    let variables = variables
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let beside = Beside {
+        variables: variables.collect(),
+        procfile: None,
+    };
+    import(Form::Compose, text, &"app".parse().expect("a name"), &beside)
 }
 
 fn good(text: &str) -> Imported {
@@ -208,4 +218,162 @@ fn two_services_may_not_disagree_in_silence() {
         told.contains("services.c.d: another is called c-d here, too"),
         "{told}"
     );
+}
+
+fn remarks(imported: &Imported) -> String {
+    let told: Vec<String> = imported.remarks.iter().map(ToString::to_string).collect();
+    told.join("\n")
+}
+
+fn service<'i>(imported: &'i Imported, name: &str) -> &'i model::manifest::Declared {
+    let name: model::Name = name.parse().expect("a name");
+    imported.manifest.services.get(&name).expect("the service")
+}
+
+#[test]
+fn no_secret_of_the_variables_gets_into_the_manifest() {
+    let variables = [
+        ("API_KEY", "needle-1"),
+        ("DBPASS", "needle-2"),
+        ("DSN", "postgres://u:needle-3@elsewhere/x"),
+        ("LEVEL", "info"),
+    ];
+    let text = "services:\n  web:\n    image: 'x:1'\n    ports: ['80']\n    entrypoint: [serve, '--key=${API_KEY}', '--level=$LEVEL']\n    \
+                environment: {HEADER: 'Bearer ${API_KEY}', SITE: '${DSN}', MODE: '${LEVEL}', API_KEY: '${API_KEY}'}\n    \
+                healthcheck: {test: 'curl http://localhost:80/up?k=${API_KEY}'}\n  \
+                odd: {image: 'x:1', environment: ['${API_KEY}', '${API_KEY}=x', 'A=${API_KEY}']}\n  \
+                work: {image: 'x:1', command: \"work --db 'postgres://u:${DBPASS}@elsewhere/x' '$API_KEY'\"}\n";
+    let imported = with(&variables, text).expect("good");
+    let all = format!("{}{}", imported.text("compose.yaml"), remarks(&imported));
+    assert!(!all.contains("needle"), "{all}");
+    let words = |name: &str| service(&imported, name).command.clone().unwrap_or_default();
+    assert_eq!(words("web"), ["serve", "--key=${API_KEY}", "--level=info"]);
+    assert_eq!(
+        words("work"),
+        ["work", "--db", "postgres://u:${DBPASS}@elsewhere/x", "${API_KEY}"]
+    );
+    let secrets = |name: &str| -> Vec<String> {
+        let secrets = service(&imported, name).secrets.iter();
+        secrets.map(ToString::to_string).collect()
+    };
+    assert_eq!(secrets("web"), ["API_KEY", "HEADER", "SITE"]);
+    assert_eq!(secrets("work"), ["API_KEY", "DBPASS"]);
+    for told in [
+        "services.web.command: names the secret API_KEY, but a command",
+        "services.web.environment.HEADER: holds API_KEY of .env, which looks like a secret",
+        "services.web.environment.MODE: holds the value that LEVEL has in .env now",
+        "services.web.entrypoint[2]: holds the value that LEVEL has in .env now",
+        "services.web.healthcheck.test: API_KEY of .env looks like a secret",
+        "services.work.command: the value of DBPASS looks like a secret",
+    ] {
+        assert!(all.contains(told), "{told} is not in\n{all}");
+    }
+}
+
+#[test]
+fn what_has_no_value_does_not_vanish() {
+    let imported = good(
+        "name: 'shop$NONE'\nservices:\n  web:\n    image: 'x:1'\n    command: \"serve '$LEVEL' --port=${PORT}\"\n    ports: ['${HOST_PORT}:80']\n    \
+         scale: '$N'\n",
+    );
+    let words = service(&imported, "web").command.clone().unwrap_or_default();
+    assert_eq!(words, ["serve", "${LEVEL}", "--port=${PORT}"]);
+    let all = remarks(&imported);
+    for told in [
+        "name: NONE has no value",
+        "services.web.command: LEVEL has no value, so the name stands there instead",
+        "services.web.command: PORT has no value",
+        "services.web.ports[0]: HOST_PORT has no value",
+        "services.web.scale: N has no value",
+    ] {
+        assert!(all.contains(told), "{told} is not in\n{all}");
+    }
+}
+
+#[test]
+fn secrets_that_differ_are_told() {
+    let imported = good(
+        "services:\n  a: {image: x, environment: {DB_PASSWORD: one, API_KEY: same}}\n  \
+         b: {image: y, environment: {DB_PASSWORD: two, API_KEY: same}}\n",
+    );
+    let all = remarks(&imported);
+    assert!(
+        all.contains("services.b.environment.DB_PASSWORD: DB_PASSWORD has another value elsewhere"),
+        "{all}"
+    );
+    assert!(!all.contains("API_KEY has another value"), "{all}");
+}
+
+#[test]
+fn a_secret_in_a_command_of_the_file_is_told() {
+    let imported =
+        good("services: {cache: {image: 'redis:7', command: redis-server --requirepass-secret hunter2}}");
+    let all = remarks(&imported);
+    assert!(
+        all.contains("services.cache.command: holds what looks like a secret"),
+        "{all}"
+    );
+}
+
+#[test]
+fn ports_of_the_host_alone_are_private() {
+    for (ports, is_public) in [
+        ("['8080:80']", true),
+        ("['0.0.0.0:8080:80']", true),
+        ("['127.0.0.1:8080:80']", false),
+        ("['127.0.0.1::80']", false),
+        ("['[::1]:8080:80']", false),
+        ("[{target: 80, published: '8080', host_ip: 127.0.0.1}]", false),
+        ("[{target: 80, published: '8080'}]", true),
+        ("['127.0.0.1:9000:9000', '8080:80']", true),
+    ] {
+        let imported = good(&format!("services: {{web: {{image: x, ports: {ports}}}}}"));
+        let resolved = imported.manifest.resolve(&model::manifest::Found::default());
+        let web = resolved.services.values().next().expect("web");
+        assert_eq!(
+            (web.port, !web.routes.is_empty()),
+            (Some(80), is_public),
+            "{ports}"
+        );
+        let is_told = remarks(&imported).contains("only the host itself reaches it");
+        assert_eq!(
+            is_told,
+            ports.contains("127.") || ports.contains("::1"),
+            "{ports}"
+        );
+    }
+}
+
+#[test]
+fn a_public_service_beside_web_keeps_the_host() {
+    let imported = good("services: {web: {image: x}, api: {image: y, ports: ['80:9000']}}");
+    let resolved = imported.manifest.resolve(&model::manifest::Found::default());
+    let public = resolved
+        .services
+        .iter()
+        .filter(|(_, service)| !service.routes.is_empty());
+    assert_eq!(public.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["api"]);
+}
+
+#[test]
+fn secrets_of_the_file_are_files_and_variables() {
+    let imported = good(
+        "services: {web: {image: x, secrets: [db_password, {source: my.key, target: /etc/key, uid: '1'}]}}\n\
+         secrets: {db_password: {file: ./a}, my.key: {file: ./b}}",
+    );
+    let secrets: Vec<String> = service(&imported, "web")
+        .secrets
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(secrets, ["db_password", "my_key"]);
+    let all = remarks(&imported);
+    for told in [
+        "changed: services.web.secrets[0]: is the file /run/secrets/db_password and the variable db_password",
+        "unsupported: services.web.secrets[1]: there the file is called /etc/key, and here my_key",
+        "ignored: services.web.secrets[1].uid: ",
+    ] {
+        assert!(all.contains(told), "{told} is not in\n{all}");
+    }
+    assert!(!all.contains("unsupported: services.web.secrets[0]"), "{all}");
 }

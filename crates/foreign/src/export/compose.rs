@@ -1,6 +1,7 @@
 //! `compose.yaml` of a manifest.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use model::manifest::DatabaseWish;
 use model::spec::{Job, Service};
@@ -29,10 +30,7 @@ pub(super) fn write(writer: &mut Writer<'_>) -> String {
         volumes.push((name.to_string(), Yaml::Map(Vec::new())));
         services.push((name.to_string(), of_database(writer, name, wish)));
     }
-    if writer.manifest.rollout != Strategy::default() {
-        let message = "compose has no rollouts: an update stops what runs before it starts anew";
-        writer.note(Kind::Unsupported, "rollout", message);
-    }
+    mention(writer);
     let mut root = vec![
         ("name".to_owned(), Yaml::Text(writer.manifest.app.to_string())),
         ("services".to_owned(), Yaml::Map(services)),
@@ -41,9 +39,25 @@ pub(super) fn write(writer: &mut Writer<'_>) -> String {
         root.push(("volumes".to_owned(), Yaml::Map(volumes)));
     }
     format!(
-        "# Made by stoa export --compose. Values of secrets are not in it: give them in .env beside it.\n{}",
+        "# Made by stoa export --compose, as the app is in {}. Values of secrets are not in it: give them in .env beside it.\n{}",
+        writer.options.environment,
         document(&Yaml::Map(root))
     )
+}
+
+/// What holds for the whole app.
+fn mention(writer: &mut Writer<'_>) {
+    if writer.manifest.rollout != Strategy::default() {
+        let message = "compose has no rollouts: an update stops what runs before it starts anew";
+        writer.note(Kind::Unsupported, "rollout", message);
+    }
+    let message = "what an instance writes outside of volumes has no bound there";
+    writer.note(Kind::Unsupported, "resources.disk", message);
+    let mut services = writer.resolved.services.values();
+    if services.any(|service| !service.uses.is_empty()) {
+        let message = "are addresses there, and close nothing: all services of the file reach each other";
+        writer.note(Kind::Changed, "uses", message);
+    }
 }
 
 /// Ports of the host, each given once.
@@ -51,12 +65,13 @@ pub(super) fn write(writer: &mut Writer<'_>) -> String {
 struct HostPorts(std::collections::BTreeSet<u16>);
 
 impl HostPorts {
-    fn take(&mut self, wanted: u16) -> u16 {
-        let free = (wanted..=u16::MAX)
-            .find(|port| !self.0.contains(port))
-            .unwrap_or(wanted);
-        self.0.insert(free);
-        free
+    /// So many free ports in a row, from the wanted one on; none when there are none up to the last.
+    fn take(&mut self, wanted: u16, count: u16) -> Option<RangeInclusive<u16>> {
+        let beyond = count.checked_sub(1)?;
+        let mut ranges = (wanted..=u16::MAX.checked_sub(beyond)?).map(|first| first..=first + beyond);
+        let free = ranges.find(|range| range.clone().all(|port| !self.0.contains(&port)))?;
+        self.0.extend(free.clone());
+        Some(free)
     }
 }
 
@@ -80,10 +95,18 @@ fn of_service(
         if service.routes.is_empty() {
             entries.push(("expose".to_owned(), texts([port.to_string()])));
         } else {
-            let host = ports.take(port);
-            entries.push(("ports".to_owned(), texts([format!("{host}:{port}")])));
+            // A port of the host is one container's: each of several has its own.
+            let (published, answers) = match ports.take(port, service.count).map(RangeInclusive::into_inner) {
+                Some((first, last)) if first == last => (format!("{first}:{port}"), format!("port {first}")),
+                Some((first, last)) => (
+                    format!("{first}-{last}:{port}"),
+                    format!("the ports {first} to {last}, one for each instance,"),
+                ),
+                None => (port.to_string(), "ports that docker chooses".to_owned()),
+            };
+            entries.push(("ports".to_owned(), texts([published])));
             let message =
-                format!("answers at port {host} of the host: hosts, paths and TLS are for a proxy before it");
+                format!("answers at {answers} of the host: hosts, paths and TLS are for a proxy before it");
             writer.note(Kind::Changed, format!("{path}.routes"), message);
         }
         entries.extend(health(writer, &path, service, port));
@@ -140,6 +163,8 @@ fn health(writer: &mut Writer<'_>, path: &str, service: &Service, port: u16) -> 
 fn of_job(writer: &mut Writer<'_>, name: &Name, job: &Job) -> Yaml {
     let message = "compose runs it at each start of what waits for it, and not before a release";
     writer.note(Kind::Changed, format!("jobs.{name}"), message);
+    let message = "compose waits for it without a bound";
+    writer.note(Kind::Unsupported, format!("jobs.{name}.timeout"), message);
     let variables = writer.variables(job.uses.iter(), job.secrets.iter(), None);
     let depends: Vec<(String, Yaml)> = job
         .uses
@@ -171,6 +196,10 @@ fn of_database(writer: &mut Writer<'_>, name: &Name, wish: &DatabaseWish) -> Yam
          stoa db connect {name}"
     );
     writer.note(Kind::Changed, &path, message);
+    if wish.size.is_some() {
+        let message = "volumes have no bounds there";
+        writer.note(Kind::Unsupported, format!("{path}.size"), message);
+    }
     let version = wish.version.clone().unwrap_or_else(|| POSTGRES.to_owned());
     // From 18 on the image keeps a directory for each version below this one.
     let is_new = version.parse::<u32>().is_ok_and(|version| version >= 18);
@@ -240,23 +269,14 @@ fn told(origin: &Origin<'_>) -> String {
     }
 }
 
-/// Words of a command. Nothing inside a container replaces `$NAME` there, so compose does it with the same values.
+/// Nothing inside a container replaces `$NAME` there, so compose does it with the same values.
 fn words(command: &[String], variables: &BTreeMap<String, Origin<'_>>) -> Yaml {
-    const BEGIN: &str = "\u{1}";
-    const END: &str = "\u{2}";
-    let marks: BTreeMap<&str, String> = variables
-        .keys()
-        .map(|key| (key.as_str(), format!("{BEGIN}{key}{END}")))
-        .collect();
-    let expanded = model::manifest::command::expand(command, |name| marks.get(name).map(String::as_str));
-    let finish = |word: String| {
-        let mut text = word.replace('$', "$$");
-        for (key, origin) in variables {
-            text = text.replace(&format!("{BEGIN}{key}{END}"), &told(origin));
-        }
-        text
-    };
-    texts(expanded.into_iter().map(finish))
+    super::words(
+        command,
+        variables,
+        |text| text.replace('$', "$$"),
+        |_, origin| told(origin),
+    )
 }
 
 /// Beside the other limits older composes refuse it.

@@ -7,58 +7,69 @@ use model::spec::{Health, Job, Route, Service};
 use model::{Name, Resources, Strategy};
 
 use super::{Origin, Writer};
-use crate::emit::{Yaml, document, map, texts};
+use crate::emit::{Yaml, document, map};
 use crate::remark::Kind;
 
 /// What CloudNativePG gives a database whose manifest says no size.
 const DATABASE_SIZE: &str = "10Gi";
 
+/// Where the objects are.
+struct Place {
+    app: Name,
+    /// An app has one in each environment.
+    namespace: String,
+}
+
 pub(super) fn write(writer: &mut Writer<'_>) -> String {
-    let app = writer.manifest.app.clone();
+    let app = Place {
+        app: writer.manifest.app.clone(),
+        namespace: writer.label(),
+    };
     let mut documents = vec![map([
         ("apiVersion", "v1".into()),
         ("kind", "Namespace".into()),
-        ("metadata", map([("name", app.as_str().into())])),
+        ("metadata", map([("name", app.namespace.as_str().into())])),
     ])];
-    mention(writer);
+    mention(writer, &app);
     for (name, wish) in &writer.manifest.databases {
-        documents.push(database(writer, name, wish));
+        documents.push(database(writer, &app, name, wish));
     }
     for (name, job) in &writer.resolved.jobs {
-        documents.push(of_job(writer, name, job));
+        documents.push(of_job(writer, &app, name, job));
     }
     let mut rules = Vec::new();
     for (name, service) in &writer.resolved.services {
-        documents.push(deployment(writer, name, service));
+        documents.push(deployment(writer, &app, name, service));
         if let Some(port) = service.port {
             documents.push(of_service(&app, name, port));
             rules.extend(service.routes.iter().map(|route| (name, port, route)));
         }
     }
     if !rules.is_empty() {
-        documents.push(ingress(writer, &rules));
+        documents.push(ingress(writer, &app, &rules));
     }
     let texts: Vec<String> = documents.iter().map(document).collect();
     format!(
-        "# Made by stoa export --kubernetes. Values of secrets are not in it.\n{}",
+        "# Made by stoa export --kubernetes, as the app is in {}. Values of secrets are not in it.\n{}",
+        writer.options.environment,
         texts.join("---\n")
     )
 }
 
 /// What holds for the whole app.
-fn mention(writer: &mut Writer<'_>) {
+fn mention(writer: &mut Writer<'_>, place: &Place) {
     let services = writer.resolved.services.values().map(|service| &service.secrets);
     let jobs = writer.resolved.jobs.values().map(|job| &job.secrets);
     let keys: std::collections::BTreeSet<String> =
         services.chain(jobs).flatten().map(ToString::to_string).collect();
     if !keys.is_empty() {
-        let app = &writer.manifest.app;
+        let Place { app, namespace } = place;
         let literals: Vec<String> = keys
             .iter()
             .map(|key| format!("--from-literal={key}=..."))
             .collect();
         let message = format!(
-            "are read from the Secret {app}-secrets: kubectl create secret generic {app}-secrets -n {app} {}",
+            "are read from the Secret {app}-secrets: kubectl create secret generic {app}-secrets -n {namespace} {}",
             literals.join(" ")
         );
         writer.note(Kind::Changed, "secrets", message);
@@ -83,11 +94,11 @@ fn mention(writer: &mut Writer<'_>) {
     writer.note(Kind::Ignored, "resources.pids", message);
 }
 
-fn metadata(app: &Name, name: &str) -> Yaml {
+fn metadata(place: &Place, name: &str) -> Yaml {
     map([
         ("name", name.into()),
-        ("namespace", app.as_str().into()),
-        ("labels", labels(app, name)),
+        ("namespace", place.namespace.as_str().into()),
+        ("labels", labels(&place.app, name)),
     ])
 }
 
@@ -98,8 +109,9 @@ fn labels(app: &Name, name: &str) -> Yaml {
     ])
 }
 
-fn deployment(writer: &mut Writer<'_>, name: &Name, service: &Service) -> Yaml {
-    let app = &writer.manifest.app;
+fn deployment(writer: &mut Writer<'_>, place: &Place, name: &Name, service: &Service) -> Yaml {
+    let app = &place.app;
+    mention_seconds(writer, name, service);
     let variables = writer.variables(service.uses.iter(), service.secrets.iter(), service.port);
     let image = writer.image(service);
     let mut container = container(app, name, image, &service.command, &variables, &service.resources);
@@ -128,7 +140,7 @@ fn deployment(writer: &mut Writer<'_>, name: &Name, service: &Service) -> Yaml {
     map([
         ("apiVersion", "apps/v1".into()),
         ("kind", "Deployment".into()),
-        ("metadata", metadata(app, name.as_str())),
+        ("metadata", metadata(place, name.as_str())),
         (
             "spec",
             map([
@@ -145,6 +157,25 @@ fn deployment(writer: &mut Writer<'_>, name: &Name, service: &Service) -> Yaml {
             ]),
         ),
     ])
+}
+
+/// Times are whole seconds there.
+fn mention_seconds(writer: &mut Writer<'_>, name: &Name, service: &Service) {
+    let health = &service.health;
+    let mut times = vec![("stop_grace", service.stop_grace)];
+    if service.port.is_some() {
+        times.extend([
+            ("health.interval", health.interval),
+            ("health.timeout", health.timeout),
+        ]);
+    }
+    for (key, time) in times {
+        let ms = time.as_ms();
+        if ms % 1000 != 0 {
+            let message = format!("{time} becomes {} s there", ms.div_ceil(1000));
+            writer.note(Kind::Changed, format!("services.{name}.{key}"), message);
+        }
+    }
 }
 
 fn rolling(over: u16, under: u16) -> Yaml {
@@ -181,6 +212,7 @@ fn container(
     }
     let limits = map([
         ("cpu", format!("{}m", resources.cpu.get()).into()),
+        ("ephemeral-storage", resources.disk.to_string().into()),
         ("memory", resources.memory.to_string().into()),
     ]);
     entries.push(("resources".to_owned(), map([("limits", limits)])));
@@ -195,8 +227,7 @@ fn variable(app: &Name, key: &str, origin: &Origin<'_>) -> Yaml {
         map([("secretKeyRef", reference)])
     };
     match origin {
-        // Kubernetes replaces $(NAME) in values; two dollar signs keep it from doing so.
-        Origin::Value(value) => map([("name", key.into()), ("value", value.replace("$(", "$$(").into())]),
+        Origin::Value(value) => map([("name", key.into()), ("value", literal(value).into())]),
         Origin::Secret(secret) => map([
             ("name", key.into()),
             ("valueFrom", from(format!("{app}-secrets"), secret.as_str())),
@@ -208,20 +239,14 @@ fn variable(app: &Name, key: &str, origin: &Origin<'_>) -> Yaml {
     }
 }
 
-/// Words of a command: `$NAME` becomes Kubernetes' own `$(NAME)`.
+/// `$NAME` becomes Kubernetes' own `$(NAME)`.
 fn words(command: &[String], variables: &BTreeMap<String, Origin<'_>>) -> Yaml {
-    const BEGIN: &str = "\u{1}";
-    const END: &str = "\u{2}";
-    let marks: BTreeMap<&str, String> = variables
-        .keys()
-        .map(|key| (key.as_str(), format!("{BEGIN}{key}{END}")))
-        .collect();
-    let expanded = model::manifest::command::expand(command, |name| marks.get(name).map(String::as_str));
-    texts(
-        expanded
-            .into_iter()
-            .map(|word| word.replace("$(", "$$(").replace(BEGIN, "$(").replace(END, ")")),
-    )
+    super::words(command, variables, literal, |name, _| format!("$({name})"))
+}
+
+/// Kubernetes makes one dollar sign of two, and replaces `$(NAME)`.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
 }
 
 /// `grace` is how long a start may take; afterwards the readiness probe takes over.
@@ -250,16 +275,16 @@ fn probes(health: &Health, port: &Yaml) -> Vec<(String, Yaml)> {
     ]
 }
 
-fn of_service(app: &Name, name: &Name, port: u16) -> Yaml {
+fn of_service(place: &Place, name: &Name, port: u16) -> Yaml {
     let port = Yaml::Number(u64::from(port));
     map([
         ("apiVersion", "v1".into()),
         ("kind", "Service".into()),
-        ("metadata", metadata(app, name.as_str())),
+        ("metadata", metadata(place, name.as_str())),
         (
             "spec",
             map([
-                ("selector", labels(app, name.as_str())),
+                ("selector", labels(&place.app, name.as_str())),
                 (
                     "ports",
                     Yaml::List(vec![map([("port", port.clone()), ("targetPort", port)])]),
@@ -269,9 +294,8 @@ fn of_service(app: &Name, name: &Name, port: u16) -> Yaml {
     ])
 }
 
-fn ingress(writer: &mut Writer<'_>, rules: &[(&Name, u16, &Route)]) -> Yaml {
-    let app = &writer.manifest.app;
-    let own = format!("{app}.{}", writer.options.domain);
+fn ingress(writer: &mut Writer<'_>, place: &Place, rules: &[(&Name, u16, &Route)]) -> Yaml {
+    let own = format!("{}.{}", writer.label(), writer.options.domain);
     let rule = |(name, port, route): &(&Name, u16, &Route)| {
         let backend = map([(
             "service",
@@ -294,7 +318,7 @@ fn ingress(writer: &mut Writer<'_>, rules: &[(&Name, u16, &Route)]) -> Yaml {
     let object = map([
         ("apiVersion", "networking.k8s.io/v1".into()),
         ("kind", "Ingress".into()),
-        ("metadata", metadata(app, app.as_str())),
+        ("metadata", metadata(place, place.app.as_str())),
         ("spec", spec),
     ]);
     let message = "the cluster needs an ingress controller; certificates are its own affair";
@@ -302,11 +326,11 @@ fn ingress(writer: &mut Writer<'_>, rules: &[(&Name, u16, &Route)]) -> Yaml {
     object
 }
 
-fn of_job(writer: &mut Writer<'_>, name: &Name, job: &Job) -> Yaml {
+fn of_job(writer: &mut Writer<'_>, place: &Place, name: &Name, job: &Job) -> Yaml {
     let message =
         "nothing waits for a Job there: apply it and wait until it is complete, then apply the rest";
     writer.note(Kind::Unsupported, format!("jobs.{name}.on"), message);
-    let app = &writer.manifest.app;
+    let app = &place.app;
     let variables = writer.variables(job.uses.iter(), job.secrets.iter(), None);
     let image = writer.options.image.clone();
     let container = container(app, name, image, &job.command, &variables, &job.resources);
@@ -319,7 +343,7 @@ fn of_job(writer: &mut Writer<'_>, name: &Name, job: &Job) -> Yaml {
     map([
         ("apiVersion", "batch/v1".into()),
         ("kind", "Job".into()),
-        ("metadata", metadata(app, name.as_str())),
+        ("metadata", metadata(place, name.as_str())),
         (
             "spec",
             map([
@@ -341,7 +365,7 @@ fn of_job(writer: &mut Writer<'_>, name: &Name, job: &Job) -> Yaml {
 }
 
 /// A cluster of CloudNativePG; it keeps address and login in the Secret `NAME-app`.
-fn database(writer: &mut Writer<'_>, name: &Name, wish: &DatabaseWish) -> Yaml {
+fn database(writer: &mut Writer<'_>, place: &Place, name: &Name, wish: &DatabaseWish) -> Yaml {
     let message = format!(
         "is a Cluster of the operator CloudNativePG, which must be installed; its data is not in the file: stoa db connect {name}"
     );
@@ -374,7 +398,7 @@ fn database(writer: &mut Writer<'_>, name: &Name, wish: &DatabaseWish) -> Yaml {
     map([
         ("apiVersion", "postgresql.cnpg.io/v1".into()),
         ("kind", "Cluster".into()),
-        ("metadata", metadata(&writer.manifest.app, name.as_str())),
+        ("metadata", metadata(place, name.as_str())),
         ("spec", Yaml::Map(spec)),
     ])
 }

@@ -1,6 +1,6 @@
 //! What is written is read back, and what people read is kept as reviewed snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use model::manifest::{DatabaseWish, Expose};
@@ -8,12 +8,13 @@ use model::{Bytes, CpuMillis};
 
 use super::*;
 use crate::draft::bare_service;
-use crate::{Form, import};
+use crate::{Beside, Form, import};
 
 fn options() -> Options {
     Options {
         image: "registry.example.org/shop:8".to_owned(),
         domain: "apps.example.org".to_owned(),
+        environment: "production".parse().expect("a name"),
     }
 }
 
@@ -91,6 +92,119 @@ fn a_full_manifest_in_both_forms() {
     }
     let empty = Manifest::named("a".parse().expect("a name"));
     assert_eq!(export(Target::Compose, &empty, &options()), Err(NothingDeclared));
+}
+
+fn exported(target: Target, text: &str, environment: &str) -> Exported {
+    let manifest = Manifest::parse(text).expect("a good manifest");
+    let options = Options {
+        environment: environment.parse().expect("a name"),
+        ..options()
+    };
+    export(target, &manifest, &options).expect("services")
+}
+
+fn told(exported: &Exported) -> String {
+    exported.notes.iter().map(|note| format!("{note}\n")).collect()
+}
+
+#[test]
+fn commands_hold_no_secrets_and_what_is_empty_has_its_default() {
+    let text = "schema = 1\napp = \"a\"\nenv = { EMPTY = \"\", LEVEL = \"\\u0001API_KEY\\u0002\" }\n[services.web]\n\
+                command = [\"run\", \"--key=${API_KEY:-none}\", \"$EMPTY\", \"${EMPTY:-x}\", \"$LEVEL\"]\nsecrets = [\"API_KEY\"]\n";
+    let compose = exported(Target::Compose, text, "production").text;
+    assert!(
+        compose.contains("[run, \"--key=none\", x, \"\\u0001API_KEY\\u0002\"]"),
+        "{compose}"
+    );
+    let kubernetes = exported(Target::Kubernetes, text, "production").text;
+    assert!(
+        kubernetes.contains("[run, \"--key=none\", x, \"$(LEVEL)\"]"),
+        "{kubernetes}"
+    );
+}
+
+#[test]
+fn each_instance_has_a_port_of_the_host() {
+    let text = "schema = 1\napp = \"a\"\n[services.web]\nimage = \"x\"\nport = 80\nscale = 3\n[services.api]\nimage = \"x\"\nport = 82\n\
+                routes = [{ host = \"api.example.org\" }]\n[services.last]\nimage = \"x\"\nport = 65535\nscale = 2\n\
+                routes = [{ host = \"last.example.org\" }]\n";
+    let text = text.replace("port = 80\n", "port = 80\nroutes = [{ path = \"/\" }]\n");
+    let exported = exported(Target::Compose, &text, "production");
+    for ports in ["[\"82:82\"]", "[\"83-85:80\"]", "[\"65535\"]"] {
+        assert!(
+            exported.text.contains(&format!("ports: {ports}")),
+            "{ports}\n{}",
+            exported.text
+        );
+    }
+    assert!(told(&exported).contains("the ports 83 to 85, one for each instance"));
+}
+
+#[test]
+fn kubernetes_makes_one_dollar_of_two() {
+    let text = "schema = 1\napp = \"a\"\nenv = { A = \"5$$ $(B) $x\" }\n[services.web]\ncommand = [\"run\", \"$$$$\", \"$$(A)\", \"$A\"]\n";
+    let text = exported(Target::Kubernetes, text, "production").text;
+    assert!(text.contains("value: \"5$$$$ $$(B) $$x\""), "{text}");
+    assert!(
+        text.contains("command: [run, \"$$$$\", \"$$(A)\", \"$(A)\"]"),
+        "{text}"
+    );
+}
+
+#[test]
+fn beside_production_the_host_names_the_environment() {
+    let text = "schema = 1\napp = \"shop\"\n[services.web]\ncommand = \"run\"\n";
+    for (environment, host) in [
+        ("production", "shop.apps.example.org"),
+        ("staging", "shop-staging.apps.example.org"),
+    ] {
+        let kubernetes = exported(Target::Kubernetes, text, environment).text;
+        assert!(kubernetes.contains(&format!("host: {host}")), "{kubernetes}");
+        let compose = exported(Target::Compose, text, environment).text;
+        assert!(
+            compose.contains(&format!("as the app is in {environment}")),
+            "{compose}"
+        );
+    }
+}
+
+#[test]
+fn what_a_form_does_not_say_is_noted() {
+    let text = "schema = 1\napp = \"a\"\n[services.web]\ncommand = \"run\"\nsecrets = [\"KEY\"]\nuses = [\"main\"]\nstop_grace = \"1500ms\"\n\
+                health = { path = \"/\", interval = \"500ms\" }\n[jobs.up]\ncommand = \"up\"\non = \"release\"\n\
+                [databases]\nmain = { engine = \"postgres\", size = \"1Gi\" }\n";
+    for (target, paths) in [
+        (
+            Target::Compose,
+            &[
+                "env",
+                "secrets",
+                "resources.disk",
+                "uses",
+                "jobs.up.timeout",
+                "databases.main.size",
+            ][..],
+        ),
+        (
+            Target::Kubernetes,
+            &[
+                "env",
+                "secrets",
+                "services.web.stop_grace",
+                "services.web.health.interval",
+            ],
+        ),
+    ] {
+        let exported = exported(target, text, "production");
+        for path in paths {
+            assert!(
+                exported.notes.iter().any(|note| note.path == *path),
+                "{path}: {}",
+                told(&exported)
+            );
+        }
+        assert!(exported.text.contains("DATABASE_URL_DIRECT"), "{}", exported.text);
+    }
 }
 
 /// A generator without a crate: the seed says everything.
@@ -234,7 +348,7 @@ fn compose_and_back_is_the_same_manifest() {
         let manifest = Manifest::parse(&text).unwrap_or_else(|why| panic!("seed {seed}: {why:?}\n{text}"));
         let exported = export(Target::Compose, &manifest, &options()).expect("services");
         let other = "other-name".parse().expect("a name");
-        let back = import(Form::Compose, &exported.text, &other, &BTreeMap::new())
+        let back = import(Form::Compose, &exported.text, &other, &Beside::default())
             .unwrap_or_else(|error| panic!("seed {seed}: {error:?}\n{}", exported.text));
         assert_eq!(
             back.manifest,
