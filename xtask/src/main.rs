@@ -15,7 +15,7 @@ mod test;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "\
+const FIRST: &str = "\
 cargo xtask demo                 install, build, start Stoa on loopback and deploy the guestbook with its database
 cargo xtask demo stop            stop it and remove everything it made
 cargo xtask test                 everything CI runs
@@ -25,18 +25,15 @@ cargo xtask fuzz NAME|all [--seconds N]
                                  libFuzzer looks for a text that breaks a reader (fuzz/src)
 cargo xtask bench NAME [--rounds N] [--write]
                                  deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
-cargo xtask soak api [--cases N] [--cases-each N] [--seed S]
-                                 schemathesis against the API, by its document, until so many requests were answered
-cargo xtask soak control [--kills N] [--seed S] [--load X]
-                                 kill -9 control again and again under traffic
-cargo xtask soak deploys [--deploys N] [--load X]
-                                 deploy good and bad releases under traffic
-cargo xtask soak kill [--trials N] [--seed S] [--load X] [--databases yes|no]
-                                 kill -9 at random moments of random operations, compare what was promised
-cargo xtask soak sim [--seeds N] [--hours H] [--first S]
-                                 fleets over the real reconcilers in virtual time, until a rule breaks or a bound is met
+";
+
+const LAST: &str = "\
 cargo xtask packages             install the Debian packages the above need
 ";
+
+fn usage() -> String {
+    format!("{FIRST}{}{LAST}", soak::usage())
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,11 +49,11 @@ fn main() -> ExitCode {
         ["soak", rest @ ..] => soak::run(rest),
         ["packages"] => packages::install(),
         ["help" | "--help" | "-h"] => {
-            print!("{USAGE}");
+            print!("{}", usage());
             return ExitCode::SUCCESS;
         }
         [] | [..] => {
-            eprint!("{USAGE}");
+            eprint!("{}", usage());
             return ExitCode::from(2);
         }
     };

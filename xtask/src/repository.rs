@@ -77,7 +77,9 @@ impl Repository {
         manifests
             .filter_map(|folder| match folder.split('/').collect::<Vec<_>>().as_slice() {
                 ["crates", name] => Some((folder.to_owned(), (*name).to_owned())),
-                [name @ ("stoa" | "tests" | "xtask")] => Some((folder.to_owned(), (*name).to_owned())),
+                [name @ ("stoa" | "tests" | "xtask" | "fuzz")] => {
+                    Some((folder.to_owned(), (*name).to_owned()))
+                }
                 _ => None,
             })
             .collect()

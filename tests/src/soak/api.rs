@@ -105,7 +105,7 @@ impl Outcome {
 pub fn run(options: &Options) -> Result<Outcome> {
     let stoa = Stoa::start("judged")?;
     let control = stoa.part("control")?;
-    let config = configure(&stoa, &options.document)?;
+    let config = configure(&stoa)?;
     // Caches, connections of the store and threads come with the first requests: not growth.
     let mut warming = Outcome::default();
     once(options, &stoa, &config, options.seed, &mut warming)?;
@@ -130,23 +130,16 @@ pub fn run(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Who calls: two users who must not see each other's things, and the owner for what only an owner may do. Users of two
-/// orgs, once the document has a way to make orgs.
-fn configure(stoa: &Stoa, document: &Path) -> Result<PathBuf> {
+/// Who calls: two users who must not see each other's things, and the owner for what only an owner may do.
+fn configure(stoa: &Stoa) -> Result<PathBuf> {
     let api = stoa.api()?;
-    let document: Value = serde_json::from_slice(&fs::read(document)?)?;
-    let names: &[&str] = match document["paths"]["/v1/orgs"]["post"].is_object() {
-        true => &["ours", "theirs"],
-        false => &["default"],
-    };
+    let names = ["ours", "theirs"];
     let mut users = Vec::new();
     for name in names {
-        if *name != "default" {
-            let named = json!({ "name": name });
-            api.created("/v1/orgs", &named)?;
-            api.created(&format!("/v1/orgs/{name}/projects"), &named)?;
-            api.created(&format!("/v1/orgs/{name}/projects/{name}/environments"), &named)?;
-        }
+        let named = json!({ "name": name });
+        api.created("/v1/orgs", &named)?;
+        api.created(&format!("/v1/orgs/{name}/projects"), &named)?;
+        api.created(&format!("/v1/orgs/{name}/projects/{name}/environments"), &named)?;
         let token = api.created("/v1/tokens", &json!({"name": name, "role": "owner", "org": name}))?;
         users.push(user(
             name,
@@ -157,10 +150,10 @@ fn configure(stoa: &Stoa, document: &Path) -> Result<PathBuf> {
     let people = stoa.root().join("users.json");
     fs::write(&people, json!({ "auth": users }).to_string())?;
     let config = stoa.root().join("schemathesis.toml");
-    let mut text = format!("[auth.wfc]\npath = {:?}\n", people.to_string_lossy());
-    if let [_, _] = names {
-        text += &format!("peers = {names:?}\n");
-    }
+    let text = format!(
+        "[auth.wfc]\npath = {:?}\npeers = {names:?}\n",
+        people.to_string_lossy()
+    );
     fs::write(&config, text)?;
     Ok(config)
 }

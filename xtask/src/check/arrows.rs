@@ -168,6 +168,16 @@ mod tests {
     }
 
     #[test]
+    fn crates_outside_of_the_folder_are_on_the_map() {
+        for name in ["fuzz", "stoa", "xtask"] {
+            let path = format!("{name}/Cargo.toml");
+            let found = findings(check, &[("ARROWS", ""), MODEL, (&path, EDGE.1)]);
+            let expected = format!("{name} -> model is used but not drawn");
+            assert!(found.iter().any(|line| line.contains(&expected)), "{found:?}");
+        }
+    }
+
+    #[test]
     fn build_and_target_dependencies_count_and_dev_dependencies_do_not() {
         let with = |section: &str| {
             let manifest =

@@ -14,7 +14,10 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/access.md",
     "docs/benchmarks.md",
+    "docs/compose.md",
+    "docs/proof.md",
 ];
 /// A backticked word that begins so is a path of this tree.
 const ROOTS: &[&str] = &[
@@ -24,6 +27,7 @@ const ROOTS: &[&str] = &[
     "xtask/",
     "docs/",
     "examples/",
+    "fuzz/",
     "openapi/",
     ".ci/",
     ".cargo/",
@@ -91,6 +95,18 @@ mod tests {
     use super::check;
 
     const CRATE: (&str, &str) = ("crates/edge/Cargo.toml", "");
+
+    #[test]
+    fn paths_in_the_documents_for_operators_and_of_fuzz_are_looked_for() {
+        let architecture = ("ARCHITECTURE.md", "the `edge`");
+        for document in ["docs/access.md", "docs/proof.md", "docs/compose.md"] {
+            let found = findings(check, &[CRATE, architecture, (document, "see `fuzz/gone.rs`")]);
+            assert!(
+                found.iter().any(|line| line.contains("fuzz/gone.rs")),
+                "{document}: {found:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_missing_crate_and_a_vanished_path_are_found() {

@@ -62,8 +62,34 @@ fn kubernetes(tools: &tools::Tools) -> Result<()> {
     Ok(())
 }
 
+/// With an older Node redocly dies of a function that is missing, and does not say why.
+fn need_node() -> Result<()> {
+    let said = Command::new("node").arg("--version").output();
+    let said = said.context("there is no node; next: cargo xtask packages")?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    ensure!(
+        node(&text).is_some_and(is_enough),
+        "redocly needs Node 20.19 or a later 20, or 22.12 and newer, and this one says {:?} (Debian 12 has 18); next: install one, \
+         for example npm install --global n && n 22",
+        text.trim()
+    );
+    Ok(())
+}
+
+/// What the manifest of the pinned redocly asks for (`engines`).
+fn is_enough(version: (u32, u32)) -> bool {
+    matches!(version, (20, 19..)) || version >= (22, 12)
+}
+
+/// `v20.19.2`.
+fn node(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.trim().strip_prefix('v')?.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// It counts what an ignore file hides as well: the two `exec` operations, which answer 101 and nothing else.
 fn redocly(tools: &tools::Tools) -> Result<()> {
+    need_node()?;
     let said = Step::new("judge-redocly", tools.node("redocly"))
         .args([
             "lint",
@@ -145,7 +171,24 @@ fn totals(output: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::totals;
+    use super::{is_enough, node, totals};
+
+    #[test]
+    fn an_old_node_is_seen() {
+        for (said, enough) in [
+            ("v20.19.0\n", true),
+            ("v22.12.0", true),
+            ("v24.1.0", true),
+            ("v22.1.0", false),
+            ("v21.7.0", false),
+            ("v20.18.3", false),
+            ("v18.19.0\n", false),
+            ("", false),
+            ("node", false),
+        ] {
+            assert_eq!(node(said).is_some_and(is_enough), enough, "{said:?}");
+        }
+    }
 
     #[test]
     fn totals_are_read_among_talk() {

@@ -14,7 +14,6 @@ const CASES_EACH: u64 = 5;
 const GROWTH: f64 = 0.05;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["cases", "cases-each", "seed"])?;
     binary()?;
     let outcome = tried(
         words.get("cases", CASES)?,

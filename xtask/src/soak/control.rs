@@ -9,7 +9,6 @@ use super::{Words, binary};
 const KILLS: u64 = 1000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["kills", "seed", "load"])?;
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let options = Options {
         kills: words.get("kills", KILLS)?,

@@ -9,7 +9,6 @@ use super::{Words, binary};
 const DEPLOYS: u64 = 1000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["deploys", "exchanges", "load"])?;
     let options = Options {
         deploys: words.get("deploys", DEPLOYS)?,
         exchanges: words.get("exchanges", 0)?,

@@ -10,7 +10,6 @@ const REPLACEMENTS: u64 = 100;
 const UPGRADES: u64 = 20;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["replacements", "upgrades", "load"])?;
     let options = Options {
         replacements: words.get("replacements", REPLACEMENTS)?,
         upgrades: words.get("upgrades", UPGRADES)?,

@@ -9,7 +9,6 @@ use super::{Words, binary};
 const TRIALS: u64 = 500;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["trials", "seed", "load", "databases", "aim"])?;
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let options = Options {
         trials: words.get("trials", TRIALS)?,

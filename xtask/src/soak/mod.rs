@@ -19,54 +19,115 @@ use anyhow::{Context as _, Result, bail};
 use crate::step::Step;
 use crate::{packages, repository};
 
-type Soak = fn(&Words<'_>) -> Result<()>;
+/// One soak: the only list of them, behind the help, the words that are understood, and running it.
+struct Soak {
+    name: &'static str,
+    about: &'static str,
+    /// Each `--key VALUE` it takes.
+    flags: &'static [(&'static str, &'static str)],
+    run: fn(&Words<'_>) -> Result<()>,
+}
 
-/// One line for each: name, what it does, its function.
-const SOAKS: &[(&str, &str, Soak)] = &[
-    (
-        "api",
-        "schemathesis against the API, by its document [--cases N] [--cases-each N] [--seed S]",
-        api::run,
-    ),
-    (
-        "control",
-        "kill -9 of control under traffic [--kills N] [--seed S] [--load X]",
-        control::run,
-    ),
-    (
-        "deploys",
-        "deploys good and bad, by all strategies, under traffic [--deploys N] [--exchanges N] [--load X]",
-        deploys::run,
-    ),
-    (
-        "edge",
-        "edges replaced and the platform upgraded under traffic [--replacements N] [--upgrades N] [--load X]",
-        edge::run,
-    ),
-    (
-        "kill",
-        "kill -9 at random moments of random operations [--trials N] [--seed S] [--load X] [--databases yes|no] \
-         [--aim anything|movements]",
-        kill::run,
-    ),
-    (
-        "power",
-        "power cuts of the whole data directory [--trials N] [--fs ext4|xfs] [--seed S]",
-        power::run,
-    ),
-    (
-        "sim",
-        "seeded fleets over the real reconcilers, in virtual time [--seeds N] [--hours H] [--first S] [--bursts N], \
-         or deaths at each step of one work and of its recovery [--failpoints yes]",
-        sim::run,
-    ),
-    (
-        "syscall",
-        "a fault at each system call of one operation [--operation deploy|rollback] [--fault kill|eio|eintr|short] \
-         [--from N] [--to N] [--stride K] [--seed S] [--load X]",
-        syscall::run,
-    ),
+const SOAKS: &[Soak] = &[
+    Soak {
+        name: "api",
+        about: "schemathesis against the API, by its document, until so many requests were answered",
+        flags: &[("cases", "N"), ("cases-each", "N"), ("seed", "S")],
+        run: api::run,
+    },
+    Soak {
+        name: "control",
+        about: "kill -9 of control again and again under traffic",
+        flags: &[("kills", "N"), ("seed", "S"), ("load", "X")],
+        run: control::run,
+    },
+    Soak {
+        name: "deploys",
+        about: "deploys good and bad, by all strategies, under traffic",
+        flags: &[("deploys", "N"), ("exchanges", "N"), ("load", "X")],
+        run: deploys::run,
+    },
+    Soak {
+        name: "edge",
+        about: "edges replaced and the platform upgraded under traffic",
+        flags: &[("replacements", "N"), ("upgrades", "N"), ("load", "X")],
+        run: edge::run,
+    },
+    Soak {
+        name: "kill",
+        about: "kill -9 at random moments of random operations; what was promised is compared",
+        flags: &[
+            ("trials", "N"),
+            ("seed", "S"),
+            ("load", "X"),
+            ("databases", "yes|no"),
+            ("aim", "anything|movements"),
+        ],
+        run: kill::run,
+    },
+    Soak {
+        name: "power",
+        about: "power cuts of the whole data directory",
+        flags: &[("trials", "N"), ("fs", "ext4|xfs"), ("seed", "S")],
+        run: power::run,
+    },
+    Soak {
+        name: "sim",
+        about: "seeded fleets over the real reconcilers, in virtual time; or deaths at each step of one work and of its recovery",
+        flags: &[
+            ("seeds", "N"),
+            ("hours", "H"),
+            ("first", "S"),
+            ("bursts", "N"),
+            ("failpoints", "yes|no"),
+        ],
+        run: sim::run,
+    },
+    Soak {
+        name: "syscall",
+        about: "a fault at each system call of one operation",
+        flags: &[
+            ("operation", "deploy|rollback"),
+            ("fault", "kill|eio|eintr|short"),
+            ("from", "N"),
+            ("to", "N"),
+            ("stride", "K"),
+            ("seed", "S"),
+            ("load", "X"),
+        ],
+        run: syscall::run,
+    },
 ];
+
+/// Where the help says what a command does, and where its lines end.
+const INDENT: usize = 33;
+const WIDTH: usize = 120;
+
+/// The lines of the help that are about soaks.
+pub fn usage() -> String {
+    let mut text = String::new();
+    for soak in SOAKS {
+        let head = format!("cargo xtask soak {}", soak.name);
+        let flags = soak.flags.iter().map(|(key, value)| format!("[--{key} {value}]"));
+        let words: Vec<String> = soak.about.split(' ').map(str::to_owned).chain(flags).collect();
+        let mut line = format!("{head:<INDENT$}");
+        let mut is_begun = false;
+        for word in words {
+            if is_begun && line.len() + 1 + word.len() > WIDTH {
+                text.push_str(&format!("{line}\n"));
+                line = " ".repeat(INDENT);
+                is_begun = false;
+            }
+            if is_begun {
+                line.push(' ');
+            }
+            line.push_str(&word);
+            is_begun = true;
+        }
+        text.push_str(&format!("{line}\n"));
+    }
+    text
+}
 
 /// The words after a soak's name, as `--key value`.
 pub struct Words<'w>(BTreeMap<&'w str, &'w str>);
@@ -83,9 +144,10 @@ impl Words<'_> {
         }
     }
 
-    /// Refuses keys that nobody knows.
-    pub fn only(&self, known: &[&str]) -> Result<()> {
-        match self.0.keys().find(|key| !known.contains(key)) {
+    /// Refuses keys that the soak does not take.
+    fn only(&self, soak: &Soak) -> Result<()> {
+        let is_known = |key: &&&str| soak.flags.iter().any(|(known, _)| known == *key);
+        match self.0.keys().find(|key| !is_known(key)) {
             None => Ok(()),
             Some(key) => bail!("--{key} is not understood; see cargo xtask help"),
         }
@@ -97,13 +159,13 @@ impl Words<'_> {
 /// # Errors
 /// When the words are not understood, or something is found.
 pub fn run(words: &[&str]) -> Result<()> {
-    let names: Vec<&str> = SOAKS.iter().map(|(name, ..)| *name).collect();
+    let names: Vec<&str> = SOAKS.iter().map(|soak| soak.name).collect();
     let (name, rest) = words
         .split_first()
         .with_context(|| format!("which soak? {}", names.join(", ")))?;
-    let (_, about, soak) = SOAKS
+    let soak = SOAKS
         .iter()
-        .find(|(known, ..)| known == name)
+        .find(|soak| soak.name == *name)
         .with_context(|| format!("there is no soak {name}; there are {}", names.join(", ")))?;
     let mut pairs = BTreeMap::new();
     for pair in rest.chunks(2) {
@@ -115,8 +177,10 @@ pub fn run(words: &[&str]) -> Result<()> {
             .with_context(|| format!("{key} is not understood"))?;
         pairs.insert(key, *value);
     }
-    println!("{name}: {about}");
-    soak(&Words(pairs))
+    let words = Words(pairs);
+    words.only(soak)?;
+    println!("{name}: {}", soak.about);
+    (soak.run)(&words)
 }
 
 /// Sees that the journeys' harness has a program to run: what `STOA_BIN` says, else the one that tests run.
@@ -129,4 +193,46 @@ fn binary() -> Result<()> {
         journeys::Stoa::use_binary(&repository::target().join("debug/stoa"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a soak reads is in the list, and what is in the list is read.
+    #[test]
+    fn the_list_of_flags_is_what_the_soaks_read() {
+        for soak in SOAKS {
+            let path = repository::root().join(format!("xtask/src/soak/{}.rs", soak.name));
+            let text = std::fs::read_to_string(&path).expect("a soak's file");
+            let read: std::collections::BTreeSet<&str> = text
+                .split("words.get(\"")
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+                .collect();
+            let listed: std::collections::BTreeSet<&str> = soak.flags.iter().map(|(key, _)| *key).collect();
+            assert_eq!(read, listed, "{}", soak.name);
+        }
+    }
+
+    #[test]
+    fn the_help_has_every_soak_and_flag() {
+        let usage = usage();
+        for soak in SOAKS {
+            assert!(
+                usage.contains(&format!("cargo xtask soak {} ", soak.name)),
+                "{usage}"
+            );
+            for (key, value) in soak.flags {
+                assert!(usage.contains(&format!("[--{key} {value}]")), "{usage}");
+            }
+        }
+        assert!(usage.lines().all(|line| line.len() <= WIDTH), "{usage}");
+    }
+
+    #[test]
+    fn a_flag_of_another_soak_is_refused() {
+        let why = run(&["power", "--kills", "3"]).expect_err("a flag of control");
+        assert!(why.to_string().contains("--kills"), "{why}");
+    }
 }

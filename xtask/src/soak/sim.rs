@@ -18,7 +18,6 @@ const SEEDS: u64 = 10_000;
 const HOURS: u64 = 1_000_000_000;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["seeds", "hours", "first", "bursts", "failpoints"])?;
     let which = match words.get("failpoints", "no".to_owned())?.as_str() {
         "no" => "soak",
         "yes" => "failpoints::soak_failpoints",

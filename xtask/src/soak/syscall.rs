@@ -7,7 +7,6 @@ use journeys::traffic::Load;
 use super::{Words, binary};
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["operation", "fault", "from", "to", "stride", "seed", "load"])?;
     let to = words.get("to", 0)?;
     let options = Options {
         seed: words.get("seed", 0)?,
