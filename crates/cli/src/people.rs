@@ -56,7 +56,11 @@ pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> 
 fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<String, Failure> {
     let client = |token| Client::new(address.clone(), token, globals.ca_file.clone());
     if let Some(claim) = &args.claim {
-        let password = args.founder.as_ref().map(|_| new_password()).transpose()?;
+        let password = args
+            .founder
+            .as_ref()
+            .map(|_| new_password("Password to have from now on: "))
+            .transpose()?;
         let issued = client(None)?.claim(&api::Claim {
             token: claim.trim().to_owned(),
             email: args.founder.clone(),
@@ -75,7 +79,7 @@ fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<Str
         let body = api::AcceptInvitation {
             token: token.trim().to_owned(),
             name: args.name.clone(),
-            password: password("Password (yours, or the one to have from now on): ")?,
+            password: new_password("Password (yours, or the one to have from now on): ")?,
         };
         client(None)?
             .invitation_accept(&body)
@@ -105,9 +109,9 @@ fn host_name() -> String {
         .collect()
 }
 
-/// Asked for at a terminal; else the first line of standard input.
+/// Asked for where somebody types; else the first line of standard input.
 fn password(question: &str) -> Result<String, Failure> {
-    if terminal::is_interactive() {
+    if terminal::is_typed() {
         return terminal::ask_hidden(question);
     }
     let mut line = String::new();
@@ -128,9 +132,9 @@ fn password(question: &str) -> Result<String, Failure> {
 }
 
 /// Typed twice, because nobody sees what is typed.
-fn new_password() -> Result<String, Failure> {
-    let first = password("Password to have from now on: ")?;
-    if terminal::is_interactive() && first != terminal::ask_hidden("Again: ")? {
+fn new_password(question: &str) -> Result<String, Failure> {
+    let first = password(question)?;
+    if terminal::is_typed() && first != terminal::ask_hidden("Again: ")? {
         return Err(Failure::new(
             Code::Usage,
             "the two are not the same; nothing was done",
@@ -172,10 +176,14 @@ fn explain_claim(error: client::Error) -> Failure {
 
 fn read_token() -> Result<String, Failure> {
     let mut text = String::new();
-    std::io::stdin()
-        .take(4096)
-        .read_to_string(&mut text)
-        .map_err(|cause| Failure::local("could not read the token", &cause))?;
+    if terminal::is_typed() {
+        text = terminal::ask_hidden("Token (not shown): ")?;
+    } else {
+        std::io::stdin()
+            .take(4096)
+            .read_to_string(&mut text)
+            .map_err(|cause| Failure::local("could not read the token", &cause))?;
+    }
     let token = text.trim();
     if token.is_empty() {
         return Err(Failure::new(

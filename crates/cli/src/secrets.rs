@@ -1,6 +1,7 @@
 //! `stoa secrets`: values come from standard input or a hidden prompt, never from the command line.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 
 use api::{PatchSecrets, PutSecret};
@@ -51,7 +52,7 @@ pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8,
             let app = project::app(of)?;
             let pairs = parse(&read(file.as_deref())?)?;
             let body = PatchSecrets {
-                set: pairs.into_iter().collect(),
+                set: pairs,
                 unset: Vec::new(),
             };
             let change = session.client.secret_update(&session.place, &app, &body)?;
@@ -72,7 +73,7 @@ fn print(session: &Session, change: &impl serde::Serialize) -> Result<(), Failur
 }
 
 fn value(key: &str) -> Result<String, Failure> {
-    if std::io::stdin().is_terminal() {
+    if terminal::is_typed() {
         return terminal::ask_hidden(&format!("Value of {key} (not shown): "));
     }
     let text = read(None)?;
@@ -96,29 +97,32 @@ fn read(file: Option<&Path>) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Lines `KEY=VALUE`, with `#` comments, `export` and quotes as `.env` files have them. No line is half understood.
-fn parse(text: &str) -> Result<Vec<(String, String)>, Failure> {
-    let mut pairs = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+/// The lines of a `.env` file. No line is half understood, and no value is changed: a dollar sign stays one.
+fn parse(text: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let wrong = |line: u32, what: &str| {
+        Failure::new(
+            Code::Failed,
+            format!("line {line}: {what}"),
+            "write lines KEY=VALUE; nothing was set",
+        )
+    };
+    let mut pairs: BTreeMap<String, (String, u32)> = BTreeMap::new();
+    let mut literal = Vec::new();
+    for line in foreign::lines(text).map_err(|why| wrong(why.at.line, &why.message))? {
+        let number = line.at.line;
+        if line.key.parse::<model::EnvKey>().is_err() {
+            return Err(wrong(number, "what stands before = is no variable name"));
         }
-        let wrong = |what: &str| {
-            Failure::new(
-                Code::Failed,
-                format!("line {}: {what}", index + 1),
-                "write lines KEY=VALUE; nothing was set",
-            )
-        };
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let (key, value) = line.split_once('=').ok_or_else(|| wrong("there is no ="))?;
-        let key: model::EnvKey = key
-            .trim()
-            .parse()
-            .map_err(|_| wrong("what stands before = is no variable name"))?;
-        let value = unquote(value.trim()).ok_or_else(|| wrong("a quote is not closed"))?;
-        pairs.push((key.to_string(), value));
+        if let Some((_, first)) = pairs.get(&line.key) {
+            return Err(wrong(
+                number,
+                &format!("{} is set in line {first} already", line.key),
+            ));
+        }
+        if line.is_replaced_elsewhere() {
+            literal.push(line.key.clone());
+        }
+        pairs.insert(line.key, (line.value, number));
     }
     if pairs.is_empty() {
         return Err(Failure::new(
@@ -127,29 +131,13 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Failure> {
             "write lines KEY=VALUE",
         ));
     }
-    Ok(pairs)
-}
-
-fn unquote(text: &str) -> Option<String> {
-    if let Some(inner) = text.strip_prefix('\'') {
-        return inner.strip_suffix('\'').map(str::to_owned);
+    if !literal.is_empty() {
+        say(&format!(
+            "nothing is replaced in values: the $ in {} stays as it is",
+            literal.join(", ")
+        ));
     }
-    let Some(inner) = text.strip_prefix('"') else {
-        return Some(text.to_owned());
-    };
-    let mut value = String::new();
-    let mut letters = inner.chars();
-    loop {
-        match letters.next()? {
-            '"' => return letters.as_str().trim().is_empty().then_some(value),
-            '\\' => match letters.next()? {
-                'n' => value.push('\n'),
-                't' => value.push('\t'),
-                other => value.push(other),
-            },
-            other => value.push(other),
-        }
-    }
+    Ok(pairs.into_iter().map(|(key, (value, _))| (key, value)).collect())
 }
 
 #[cfg(test)]
@@ -158,7 +146,7 @@ mod tests {
 
     #[test]
     fn dotenv_files_are_read() {
-        let text = "# comment\n\nA=1\nexport B = two words \nC=\"a\\nb \\\"c\\\"\"\nD='x#y'\nE=\n";
+        let text = "# comment\n\nA=1\nexport B = two words \nC=\"a\\nb \\\"c\\\"\"\nD='x#y'\nE=\nF=\"1\n2\"\nG=$X$$ # c\n";
         let pairs = parse(text).expect("pairs");
         let expected = [
             ("A", "1"),
@@ -166,8 +154,10 @@ mod tests {
             ("C", "a\nb \"c\""),
             ("D", "x#y"),
             ("E", ""),
+            ("F", "1\n2"),
+            ("G", "$X$$"),
         ];
-        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
+        assert_eq!(pairs, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
     }
 
     #[test]
@@ -176,6 +166,8 @@ mod tests {
             ("A=1\nnonsense", "line 2"),
             ("1A=x", "line 1"),
             ("A=\"open", "line 1"),
+            ("A=1\nB=2\nA=3", "line 3: A is set in line 1 already"),
+            ("A='x' y", "line 1"),
             ("", "nothing"),
         ] {
             assert!(

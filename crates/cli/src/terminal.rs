@@ -38,6 +38,11 @@ fn ask(question: &str) -> Result<String, Failure> {
     Ok(line.trim().to_owned())
 }
 
+/// Whether what is read is typed: then nobody may see it, wherever our own words go.
+pub(crate) fn is_typed() -> bool {
+    std::io::stdin().is_terminal()
+}
+
 /// Asks without showing what is typed.
 pub(crate) fn ask_hidden(question: &str) -> Result<String, Failure> {
     let hidden = Modes::change(|modes| modes.local_modes.remove(LocalModes::ECHO));
