@@ -210,6 +210,53 @@ pub struct Instance {
     pub created_at: Timestamp,
 }
 
+/// What the edge has counted of an app since it started, by service and release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppMetrics {
+    /// One entry for each service and release that had requests.
+    pub requests: Vec<RequestCounts>,
+    /// What its running instances use now.
+    pub instances: Vec<InstanceUsage>,
+}
+
+/// Requests of one service and release. All count from the start of the edge, and never go down until it starts again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RequestCounts {
+    /// The service.
+    pub service: String,
+    /// The release, for example `v3`.
+    pub release: String,
+    /// Requests answered with a status of 100 to 199.
+    pub informational: u64,
+    /// With 200 to 299.
+    pub succeeded: u64,
+    /// With 300 to 399.
+    pub redirected: u64,
+    /// With 400 to 499.
+    pub client_errors: u64,
+    /// With 500 to 599.
+    pub server_errors: u64,
+    /// Of these, those that the edge answered itself: no instance was ready, or it took too long.
+    pub answered_by_edge: u64,
+    /// Answers that broke off.
+    pub cut: u64,
+    /// Requests sent to an instance a second time.
+    pub retries: u64,
+}
+
+/// What a running instance uses now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceUsage {
+    /// Id of the instance.
+    pub instance: String,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Processor time since it started.
+    pub cpu_us: u64,
+    /// Processes and threads.
+    pub processes: u64,
+}
+
 /// One line of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {

@@ -116,6 +116,23 @@ pub struct CreateDatabase {
     pub memory_bytes: Option<u64>,
 }
 
+/// Files of a database on the disk of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Volume {
+    /// Name, unique on the installation.
+    pub name: String,
+    /// Name of the database it is or was of.
+    pub database: String,
+    /// Bytes that its files occupy; blocks that it shares with a branch or its parent count for both.
+    pub bytes: u64,
+    /// Budget of the database.
+    pub size_bytes: u64,
+    /// When it is removed, for the volume of a destroyed database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub purge_at: Option<Timestamp>,
+}
+
 /// How to sign in to a database.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatabaseCredentials {
@@ -125,4 +142,5 @@ pub struct DatabaseCredentials {
 
 pages! {
     DatabasePage of Database, "databases";
+    VolumePage of Volume, "volumes";
 }

@@ -228,10 +228,17 @@ fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
                 "example": examples::of_parameter("Idempotency-Key", &schema), "schema": schema})
         });
     let condition = endpoint.is_conditional.then(|| {
-        let schema = json!({"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"});
+        let (pattern, example) = match endpoint.is_by_digest {
+            true => (
+                "^(\"sha256:[0-9a-f]{64}\"|\\*)$",
+                json!(format!("\"sha256:{}\"", "5f".repeat(32))),
+            ),
+            false => ("^(\"[0-9]{1,18}\"|\\*)$", json!("\"7\"")),
+        };
+        let schema = json!({"type": "string", "pattern": pattern});
         json!({"name": "If-Match", "in": "header", "required": false,
             "description": "The `ETag` you have seen: 412 when it was changed meanwhile.",
-            "example": examples::of_parameter("If-Match", &schema), "schema": schema})
+            "example": example, "schema": schema})
     });
     key.into_iter().chain(condition)
 }
@@ -315,7 +322,7 @@ fn response(answer: &Answer) -> (u16, Value) {
         Answer::Tagged(status, shape) => (
             *status,
             json!({"description": "Done.", "content": {"application/json": {"schema": reference(*shape)}},
-                "headers": {"ETag": {"description": "The thing's generation; send it as `If-Match` with a change.", "schema": {"type": "string"}}}}),
+                "headers": {"ETag": {"description": "What the thing is now, its generation or digest; send it as `If-Match` with a change.", "schema": {"type": "string"}}}}),
         ),
         Answer::Accepted => (
             202,

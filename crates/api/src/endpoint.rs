@@ -157,6 +157,8 @@ pub struct Endpoint {
     pub answers: &'static [Answer],
     /// Whether it heeds `If-Match`.
     pub is_conditional: bool,
+    /// Whether that `If-Match` is a digest, and not a generation.
+    pub is_by_digest: bool,
     /// Whether it has an answer of its own to `dry_run`, which says more than what rows would change.
     pub foretells: bool,
 }
@@ -189,6 +191,7 @@ impl Endpoint {
             body: Body::None,
             answers: &[],
             is_conditional: false,
+            is_by_digest: false,
             foretells: false,
         }
     }
@@ -221,6 +224,11 @@ impl Endpoint {
     pub(crate) const fn conditional(mut self) -> Self {
         self.is_conditional = true;
         self
+    }
+
+    pub(crate) const fn conditional_by_digest(mut self) -> Self {
+        self.is_by_digest = true;
+        self.conditional()
     }
 
     pub(crate) const fn foretelling(mut self) -> Self {

@@ -50,6 +50,52 @@ const PAGES: &[Query] = &[
 ];
 const _: () = assert!(PAGE_DEFAULT == 100, "the text above says 100");
 
+const LIMIT: Query = PAGES[0];
+const PAGE_TOKEN: Query = PAGES[1];
+/// A filter: only what is exactly so.
+const fn only(name: &'static str, about: &'static str) -> Query {
+    text(name, about)
+}
+const OPERATIONS: &[Query] = &[
+    LIMIT,
+    PAGE_TOKEN,
+    only("state", "Only those in that state, for example `running`."),
+    only("work", "Only those that do that, for example `deploy`."),
+];
+const RELEASES: &[Query] = &[
+    LIMIT,
+    PAGE_TOKEN,
+    only("state", "Only those of which that became, for example `proven`."),
+];
+const INSTANCES: &[Query] = &[
+    LIMIT,
+    PAGE_TOKEN,
+    only("service", "Only those of this service or job."),
+    only("condition", "Only those that stand there, for example `ready`."),
+];
+const DATABASES: &[Query] = &[
+    LIMIT,
+    PAGE_TOKEN,
+    only("state", "Only those in that state, for example `active`."),
+];
+const IMAGES: &[Query] = &[LIMIT, PAGE_TOKEN, only("name", "Only those that have this name.")];
+const EVENTS: &[Query] = &[
+    query(
+        "since",
+        QueryKind::Form("^[0-9]{1,18}$"),
+        "The revision after which to begin; without it, from now on.",
+    ),
+    only(
+        "kind",
+        "Only events about things of that kind, for example `app`.",
+    ),
+    query(
+        "follow",
+        QueryKind::Boolean,
+        "`false`: end the stream when all that happened is told.",
+    ),
+];
+
 const LOGS: &[Query] = &[
     text("service", "Only this service or job."),
     query(
@@ -250,9 +296,9 @@ endpoints! {
         takes::<crate::PatchSecrets>(), gives(&[json::<crate::SecretsChange>(200)]);
     SECRET_PUT = "secret_put" Put place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
         "Set a secret" "When a release serves, an operation makes a new release with the new value; the answer names it.",
-        takes::<crate::PutSecret>(), gives(&[json::<crate::SecretChange>(200)]);
+        takes::<crate::PutSecret>(), gives(&[json::<crate::SecretChange>(200)]), conditional();
     SECRET_DELETE = "secret_delete" Delete place!("/apps/{app}/secrets/{key}"), "apps", Right(Configure);
-        "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[json::<crate::SecretChange>(200)]);
+        "Remove a secret" "Releases that froze a version of it keep that version.", gives(&[json::<crate::SecretChange>(200)]), conditional();
     APP_SCALE = "app_scale" Put place!("/apps/{app}/scale"), "apps", Right(Deploy);
         "Set how many instances run" "The counts outlive releases.",
         takes::<crate::PutScale>(), gives(&[Accepted]), conditional();
@@ -263,27 +309,37 @@ endpoints! {
         takes::<crate::Run>(), gives(&[Accepted]);
     INSTANCE_LIST = "instance_list" Get place!("/apps/{app}/instances"), "apps", Right(Read);
         "List instances" "Those that run, and those that ended not long ago.",
-        query(PAGES), gives(&[json::<crate::InstancePage>(200)]);
+        query(INSTANCES), gives(&[json::<crate::InstancePage>(200)]);
     INSTANCE_EXEC = "instance_exec" Post place!("/apps/{app}/instances/{instance}/exec"), "apps", Right(Deploy);
         "Run a program inside an instance" "Send `Connection: Upgrade` and `Upgrade: stoa-exec`. After 101 both sides send frames: one byte stream, four bytes length (big endian), then that many bytes. Streams: 0 standard input (length 0 ends it), 1 standard output, 2 standard error, 3 terminal size (rows and columns, two bytes each), 4 exit code (four bytes, signed; the last frame), 5 a sentence why it could not go on (the last frame). A frame has at most 65536 bytes. The right `read_secrets` is needed, too: what runs there sees the secrets.",
         takes::<crate::Exec>(), gives(&[Upgrade]);
+    INSTANCE_VIEW = "instance_view" Get place!("/apps/{app}/instances/{instance}"), "apps", Right(Read);
+        "Show an instance" "One that runs, or that ended not long ago.", gives(&[json::<crate::Instance>(200)]);
+    APP_METRICS = "app_metrics" Get place!("/apps/{app}/metrics"), "apps", Right(Read);
+        "Read metrics of an app" "Requests by service and release as the edge counts them, and what its instances use now. `/metrics` has the counters of all apps for Prometheus.",
+        gives(&[json::<crate::AppMetrics>(200)]);
+    SECRET_VIEW = "secret_view" Get place!("/apps/{app}/secrets/{key}"), "apps", Right(Read);
+        "Show the version of a secret" "Its value is never shown. The version is its `ETag`.", gives(&[tagged::<crate::Secret>(200)]);
     APP_LOGS = "app_logs" Get place!("/apps/{app}/logs"), "apps", Right(Read);
         "Read logs" "Of all releases, oldest first. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`; the `id` resumes.",
         query(LOGS), gives(&[json::<crate::LogPage>(200), events::<crate::LogLine>()]);
 
     RELEASE_LIST = "release_list" Get place!("/apps/{app}/releases"), "releases", Right(Read);
-        "List releases" "Newest first.", query(PAGES), gives(&[json::<crate::ReleasePage>(200)]);
+        "List releases" "Newest first. With a filter a page may be short, or empty, and not be the last.", query(RELEASES), gives(&[json::<crate::ReleasePage>(200)]);
     RELEASE_CREATE = "release_create" Post place!("/apps/{app}/releases"), "releases", Right(Deploy);
         "Make a release and move the app to it" "Builds when needed, runs the release job, starts instances, checks them, switches the routes at once and drains the old instances. When anything fails before the switch, the old release stays and the operation says why (`release_rejected`). With `dry_run` it answers 200 and what it would do instead.",
         takes::<crate::CreateRelease>(), foretelling(), gives(&[json::<crate::ReleasePlan>(200), Accepted]);
     RELEASE_VIEW = "release_view" Get place!("/apps/{app}/releases/{release}"), "releases", Right(Read);
         "Show a release" "By name (`v3`) or id.", gives(&[json::<crate::Release>(200)]);
+    ROLLOUT_VIEW = "rollout_view" Get place!("/apps/{app}/rollout"), "releases", Right(Read);
+        "Show the rollout under way" "How far it is, what it waits for, and what failed. 404 when the app does not move.",
+        gives(&[json::<crate::Rollout>(200)]);
     APP_ROLLBACK = "app_rollback" Post place!("/apps/{app}/rollback"), "releases", Right(Deploy);
         "Move the app back to an earlier release" "Image, configuration and routes in one step.",
         may_take::<crate::Rollback>(), gives(&[Accepted]);
 
     DATABASE_LIST = "database_list" Get place!("/databases"), "databases", Right(Read);
-        "List databases" "", query(PAGES), gives(&[json::<crate::DatabasePage>(200)]);
+        "List databases" "", query(DATABASES), gives(&[json::<crate::DatabasePage>(200)]);
     DATABASE_CREATE = "database_create" Post place!("/databases"), "databases", Right(Manage);
         "Make a database" "PostgreSQL in an instance and volume of its own.",
         takes::<crate::CreateDatabase>(), gives(&[Accepted]);
@@ -306,17 +362,26 @@ endpoints! {
         "Open psql inside the instance of a database" "The arguments are psql's. The stream is that of `instance_exec`.",
         takes::<crate::Exec>(), gives(&[Upgrade]);
 
+    VOLUME_LIST = "volume_list" Get place!("/volumes"), "databases", Right(Read);
+        "List volumes" "Those of databases, and those kept of destroyed ones. Their bytes are counted for the answer.",
+        query(PAGES), gives(&[json::<crate::VolumePage>(200)]);
+    VOLUME_VIEW = "volume_view" Get place!("/volumes/{volume}"), "databases", Right(Read);
+        "Show a volume" "", gives(&[json::<crate::Volume>(200)]);
+
     IMAGE_LIST = "image_list" Get "/v1/images", "images", Right(Read);
-        "List images" "Those of the projects and orgs that the caller may read, and those for everybody; all, for who reads the whole installation.", query(PAGES), gives(&[json::<crate::ImagePage>(200)]);
+        "List images" "Those of the projects and orgs that the caller may read, and those for everybody; all, for who reads the whole installation.", query(IMAGES), gives(&[json::<crate::ImagePage>(200)]);
     IMAGE_CREATE = "image_create" Post "/v1/images", "images", Installation(Administer);
         "Get an image into the store" "For all orgs, or for the one that the body names. What a deploy gets is its project's alone.", takes::<crate::CreateImage>(), gives(&[Accepted]);
     IMAGE_VIEW = "image_view" Get "/v1/images/{image}", "images", Right(Read);
-        "Show an image" "By name or digest. What is others' is answered as what is not there.", gives(&[json::<crate::ImageDetail>(200)]);
+        "Show an image" "By name or digest. Its digest is its `ETag`. What is others' is answered as what is not there.", gives(&[tagged::<crate::ImageDetail>(200)]);
     IMAGE_DELETE = "image_delete" Delete "/v1/images/{image}", "images", Installation(Administer);
-        "Remove an image" "A name goes at once; the content stays for as long as a release, instance or database uses it.", gives(&[Empty]);
+        "Remove an image" "A name goes at once; the content stays for as long as a release, instance or database uses it.", gives(&[Empty]), conditional_by_digest();
 
     OPERATION_LIST = "operation_list" Get place!("/operations"), "operations", Right(Read);
-        "List operations of an environment" "Newest first.", query(PAGES), gives(&[json::<crate::OperationPage>(200)]);
+        "List operations of an environment" "Newest first. With a filter a page may be short, or empty, and not be the last.", query(OPERATIONS), gives(&[json::<crate::OperationPage>(200)]);
+    OPERATION_LIST_ALL = "operation_list_all" Get "/v1/operations", "operations", Credential;
+        "List operations of the installation" "Newest first: those of all environments that the caller may read. With a filter a page may be short, or empty, and not be the last.",
+        query(OPERATIONS), gives(&[json::<crate::OperationPage>(200)]);
     OPERATION_VIEW = "operation_view" Get "/v1/operations/{operation}", "operations", Right(Read);
         "Show an operation" "With `wait` the answer comes when it settles, or after that time.",
         query(&[query("wait", QueryKind::Duration, "How long to wait for it to settle; more than `60s` counts as that.")]),
@@ -329,7 +394,11 @@ endpoints! {
 
     EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Credential;
         "Watch what changes" "An event stream of `event` frames about what the caller may see. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
-        query(&[query("since", QueryKind::Form("^[0-9]{1,18}$"), "The revision after which to begin; without it, from now on.")]), gives(&[events::<crate::Event>()]);
+        query(EVENTS), gives(&[events::<crate::Event>()]);
+    NODE_LIST = "node_list" Get "/v1/nodes", "installation", Right(Read);
+        "List nodes" "The machines of the installation: one.", query(PAGES), gives(&[json::<crate::NodePage>(200)]);
+    NODE_VIEW = "node_view" Get "/v1/nodes/{node}", "installation", Right(Read);
+        "Show a node" "What it is and what is left of it.", gives(&[json::<crate::Node>(200)]);
     SERVER_VIEW = "server_view" Get "/v1/server", "installation", Right(Read);
         "Show the installation" "", gives(&[json::<crate::Server>(200)]);
     MASTER_KEY_VIEW = "master_key_view" Get "/v1/server/master-key", "installation", Installation(Administer);

@@ -30,6 +30,35 @@ pub struct MasterKey {
     pub older: Vec<String>,
 }
 
+/// A machine of the installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its host name.
+    pub name: String,
+    /// Where it stands: `ready`.
+    pub state: String,
+    /// Version of its kernel.
+    pub kernel: String,
+    /// Processors that Stoa may use.
+    pub processors: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Memory that could be given to something new.
+    pub memory_available_bytes: u64,
+    /// Size of the file system that has the data directory.
+    pub disk_bytes: u64,
+    /// What is free of it.
+    pub disk_available_bytes: u64,
+    /// Instances that run on it.
+    pub instances: u64,
+    /// What it can do, for example `pool: reflink`.
+    pub capabilities: BTreeMap<String, String>,
+}
+
+crate::page::pages! {
+    NodePage of Node, "nodes";
+}
+
 /// Something changed. Read the thing itself to see what it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Event {

@@ -151,6 +151,59 @@ pub struct Rollback {
     pub to: Option<String>,
 }
 
+/// How an app moves from one release to another now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rollout {
+    /// Id of the operation that it belongs to: wait for it, or give it up there.
+    pub operation: String,
+    /// The release that serves, for example `v2`; absent before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The release it moves to; the same as `from` when instances are only replaced.
+    pub to: String,
+    /// How it moves, in words.
+    pub strategy: String,
+    /// What it waits for now, in a sentence: why it is not done yet.
+    pub reason: String,
+    /// How far each service is.
+    pub services: Vec<RolloutService>,
+    /// Why new instances failed, in the order of their failures.
+    pub failures: Vec<RolloutFailure>,
+    /// When each step of a canary began; empty for other strategies.
+    #[schema(value_type = Vec<String>)]
+    pub steps_began_at: Vec<Timestamp>,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub started_at: Timestamp,
+    /// When it is given up and the old release stays.
+    #[schema(value_type = String, format = DateTime)]
+    pub deadline: Timestamp,
+}
+
+/// How far a rollout is with one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutService {
+    /// Its name.
+    pub name: String,
+    /// How many instances are wanted.
+    pub wanted: u16,
+    /// New instances that are fit for traffic.
+    pub new_ready: u16,
+    /// New instances that are not, or not yet.
+    pub new_unready: u16,
+    /// Old instances that still run.
+    pub old: u16,
+}
+
+/// A new instance that failed during a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutFailure {
+    /// Id of the instance.
+    pub instance: String,
+    /// What became of it; empty when it is forgotten already.
+    pub why: String,
+}
+
 pages! {
     ReleasePage of Release, "releases, newest first";
 }

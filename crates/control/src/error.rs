@@ -72,6 +72,14 @@ pub enum ControlError {
         /// Who.
         what: &'static str,
     },
+    /// It is not the content that the caller has seen.
+    #[error("it is another one meanwhile ({found}, you have {expected})")]
+    Replaced {
+        /// Digest that the caller had.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
     /// A source could not be built.
     #[error("{message}")]
     Build {
@@ -125,7 +133,7 @@ impl ControlError {
             Self::Taken { .. } => "name_taken",
             Self::Invalid(_) => "invalid",
             Self::State { .. } => "state",
-            Self::Stale { .. } => "stale",
+            Self::Stale { .. } | Self::Replaced { .. } => "stale",
             Self::Guessed { .. } => "too_many_attempts",
             Self::Busy { .. } => "busy",
             Self::Build { .. } => "build_failed",
@@ -183,7 +191,7 @@ impl ControlError {
                     .to_owned()
             }
             Self::Busy { .. } => "try again in a few seconds".to_owned(),
-            Self::Stale { .. } => "read it again and repeat the change".to_owned(),
+            Self::Stale { .. } | Self::Replaced { .. } => "read it again and repeat the change".to_owned(),
             Self::Store(cause) => cause.next(),
             Self::Engine(cause) => cause.next(),
             Self::File { .. } => "check the data directory's disk: stoa doctor".to_owned(),

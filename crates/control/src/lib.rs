@@ -14,6 +14,7 @@ pub mod events;
 pub mod images;
 pub mod keys;
 pub mod logs;
+pub mod nodes;
 pub mod operations;
 pub mod people;
 pub mod places;
@@ -26,6 +27,7 @@ pub mod routes;
 pub mod secrets;
 pub mod settings;
 pub mod uploads;
+pub mod volumes;
 
 mod bell;
 mod clock;

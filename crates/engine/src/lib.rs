@@ -16,7 +16,8 @@ pub use image::{BuildStep, ImageFacts, ImageSummary, LineSink, StepConfig, StepI
 pub use log::{LogQuery, LogRecord, Stream};
 pub use volume::VolumeFacts;
 pub use workload::{
-    Capabilities, Exec, ExecStreams, Observed, Phase, Probe, SecretFile, Speaks, Usage, VolumeMount, Workload,
+    Capabilities, Capacity, Exec, ExecStreams, Observed, Phase, Probe, SecretFile, Speaks, Usage,
+    VolumeMount, Workload,
 };
 
 use std::collections::BTreeSet;
@@ -31,6 +32,12 @@ use model::{Bytes, ImageDigest, InstanceId};
 pub trait Engine: Send + Sync {
     /// What this engine can do, and what it cannot.
     fn capabilities(&self) -> Capabilities;
+
+    /// What the machine has, and what is left of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn capacity(&self) -> Result<Capacity, EngineError>;
 
     /// Makes the workload run, or confirms that it does or did: an id lives once. Returns its address.
     ///

@@ -275,6 +275,10 @@ impl Engine for Simulated {
         }
     }
 
+    fn capacity(&self) -> Result<crate::Capacity, EngineError> {
+        Ok(room::MACHINE)
+    }
+
     fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
         let fate = self.judge(Verb::Start, workload.id, Some(workload.uid_range));
         let mut world = self.changing("start an instance")?;

@@ -169,6 +169,19 @@ pub struct Capabilities {
     pub limits: String,
 }
 
+/// What the machine has, and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Of it, what could be given to something new.
+    pub memory_available: u64,
+    /// Bytes of the file system with the data.
+    pub disk: u64,
+    /// Of them, what is free.
+    pub disk_available: u64,
+}
+
 impl Probe {
     /// How long the first success may take.
     #[must_use]

@@ -5,6 +5,7 @@
 //! Invariant: nothing is remembered that cannot be found again on the machine, so opening after a crash is adopting.
 
 mod builds;
+mod capacity;
 mod error;
 mod images;
 mod instances;
@@ -24,8 +25,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::{
-    BuildStep, Capabilities, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts, ImageSummary,
-    LineSink, LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts, Workload,
+    BuildStep, Capabilities, Capacity, Engine, EngineError, Exec, ExecStreams, FetchImage, ImageFacts,
+    ImageSummary, LineSink, LogQuery, LogRecord, NetworkNames, Observed, StepOutput, Usage, VolumeFacts,
+    Workload,
 };
 use image::Images;
 use model::{Bytes, ImageDigest, InstanceId};
@@ -166,6 +168,9 @@ impl Host {
 impl Engine for Host {
     fn capabilities(&self) -> Capabilities {
         volumes::capabilities(self)
+    }
+    fn capacity(&self) -> Result<Capacity, EngineError> {
+        capacity::of(&self.options.data_dir)
     }
     fn ensure(&self, workload: &Workload) -> Result<Ipv4Addr, EngineError> {
         self.owned()?;

@@ -24,8 +24,8 @@ pub(crate) enum Reply {
     Json {
         status: u16,
         body: Vec<u8>,
-        /// The thing's generation.
-        etag: Option<u64>,
+        /// What the thing is now: its generation, or its digest.
+        etag: Option<String>,
         /// Where to look next.
         location: Option<String>,
         /// What a browser is to keep.
@@ -61,9 +61,14 @@ impl Reply {
     }
 
     pub(crate) fn tagged(status: u16, body: &impl Serialize, generation: u64) -> Result<Self, Refusal> {
+        Self::tagged_as(status, body, generation.to_string())
+    }
+
+    /// What is told apart by something else than a generation.
+    pub(crate) fn tagged_as(status: u16, body: &impl Serialize, tag: String) -> Result<Self, Refusal> {
         let mut reply = Self::json(status, body)?;
         if let Self::Json { etag, .. } = &mut reply {
-            *etag = Some(generation);
+            *etag = Some(tag);
         }
         Ok(reply)
     }
@@ -108,8 +113,8 @@ impl Reply {
                 cookie,
             } => {
                 let mut response = whole(status, "application/json", body);
-                if let Some(generation) = etag {
-                    insert(&mut response, ETAG, &format!("\"{generation}\""));
+                if let Some(etag) = etag {
+                    insert(&mut response, ETAG, &format!("\"{etag}\""));
                 }
                 if let Some(location) = location {
                     insert(&mut response, LOCATION, &location);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use api::{
-    AppEnv, AppPage, CreateApp, InstancePage, LogLine, LogPage, PatchEnv, PatchSecrets, PutScale, PutSecret,
-    SecretChange, SecretPage, SecretsChange, ServiceStatus,
+    AppEnv, AppMetrics, AppPage, CreateApp, InstancePage, InstanceUsage, LogLine, LogPage, PatchEnv,
+    PatchSecrets, PutScale, PutSecret, RequestCounts, SecretChange, SecretPage, SecretsChange, ServiceStatus,
 };
 use control::apps::AppView;
 use control::logs::Wanted;
@@ -111,15 +111,25 @@ pub(crate) fn secret_list(call: &Call) -> Result<Reply, Refusal> {
         call.parameter("app")?,
     )?;
     let (page, next_page) = pages::cut(call, all, |secret| secret.key.to_string())?;
-    let items = page.into_iter().map(|secret| api::Secret {
+    Reply::ok(&SecretPage {
+        items: page.iter().map(wire_secret).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn secret_view(call: &Call) -> Result<Reply, Refusal> {
+    let key = key(call.parameter("key")?, "/key")?;
+    let app = call.parameter("app")?;
+    let secret = secrets::view(call.control(), call.actor()?, &call.place()?, app, &key)?;
+    Reply::tagged(200, &wire_secret(&secret), secret.version)
+}
+
+fn wire_secret(secret: &secrets::SecretView) -> api::Secret {
+    api::Secret {
         key: secret.key.to_string(),
         version: secret.version,
         updated_at: secret.updated_at,
-    });
-    Reply::ok(&SecretPage {
-        items: items.collect(),
-        next_page,
-    })
+    }
 }
 
 pub(crate) fn secret_update(call: &Call) -> Result<Reply, Refusal> {
@@ -156,7 +166,9 @@ pub(crate) fn secret_put(call: &Call) -> Result<Reply, Refusal> {
     let key = key(call.parameter("key")?, "/key")?;
     let value = Secret::new(body.value.into_bytes());
     let app = call.parameter("app")?;
-    let (secret, accepted) = secrets::set(call.control(), call.actor()?, &call.place()?, app, &key, &value)?;
+    let (actor, place) = (call.actor()?, call.place()?);
+    let (secret, accepted) =
+        secrets::set_if(call.control(), actor, &place, app, &key, &value, call.expected)?;
     Reply::ok(&SecretChange {
         key: secret.key.to_string(),
         operation: operation_id(accepted.as_ref()),
@@ -165,12 +177,13 @@ pub(crate) fn secret_put(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn secret_delete(call: &Call) -> Result<Reply, Refusal> {
     let key = key(call.parameter("key")?, "/key")?;
-    let accepted = secrets::unset(
+    let accepted = secrets::unset_if(
         call.control(),
         call.actor()?,
         &call.place()?,
         call.parameter("app")?,
         &key,
+        call.expected,
     )?;
     Reply::ok(&SecretChange {
         key: key.to_string(),
@@ -202,12 +215,62 @@ pub(crate) fn scale(call: &Call) -> Result<Reply, Refusal> {
 pub(crate) fn instance_list(call: &Call) -> Result<Reply, Refusal> {
     let (place, app) = (call.place()?, call.parameter("app")?);
     let (all, numbers) = apps::instances(call.control(), call.actor()?, &place, app)?;
-    let (page, next_page) = pages::cut(call, all, |instance| instance.row.id.to_string())?;
-    let items = page
+    let mut all: Vec<api::Instance> = all
         .iter()
         .map(|instance| wire_instance(&instance.row, &numbers))
         .collect();
+    let is = |name: &str, value: &str| call.query(name).is_none_or(|wanted| wanted == value);
+    all.retain(|instance| is("service", &instance.name) && is("condition", &instance.condition));
+    let (items, next_page) = pages::cut(call, all, |instance| instance.id.clone())?;
     Reply::ok(&InstancePage { items, next_page })
+}
+
+pub(crate) fn instance_view(call: &Call) -> Result<Reply, Refusal> {
+    let (place, app, wanted) = (call.place()?, call.parameter("app")?, call.parameter("instance")?);
+    let (all, numbers) = apps::instances(call.control(), call.actor()?, &place, app)?;
+    let found = all.iter().find(|instance| instance.row.id.to_string() == wanted);
+    let found = found.ok_or_else(|| control::authorize::missing("instance", wanted))?;
+    Reply::ok(&wire_instance(&found.row, &numbers))
+}
+
+pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
+    let (place, app) = (call.place()?, call.parameter("app")?);
+    let view = apps::view(call.control(), call.actor()?, &place, app)?;
+    let mine = format!("{}/", view.app.row.id);
+    let counted = call.control().edge.requests().map_err(|why| {
+        tracing::warn!(why, "the edge did not tell its counters");
+        Refusal::busy("restarts of the edge")
+    })?;
+    let requests = counted.into_iter().filter_map(|one| {
+        let service = one.service.strip_prefix(&mine)?.to_owned();
+        let [informational, succeeded, redirected, client_errors, server_errors] = one.statuses;
+        Some(RequestCounts {
+            service,
+            release: one.release,
+            informational,
+            succeeded,
+            redirected,
+            client_errors,
+            server_errors,
+            answered_by_edge: one.answered_by_edge,
+            cut: one.cut,
+            retries: one.retries,
+        })
+    });
+    // One that ends meanwhile is left out.
+    let instances = view.instances.iter().filter_map(|instance| {
+        let usage = call.control().engine.usage(instance.id).ok()?;
+        Some(InstanceUsage {
+            instance: instance.id.to_string(),
+            memory_bytes: usage.memory_bytes,
+            cpu_us: usage.cpu_us,
+            processes: usage.pids,
+        })
+    });
+    Reply::ok(&AppMetrics {
+        requests: requests.collect(),
+        instances: instances.collect(),
+    })
 }
 
 /// Lines when nobody says how many.

@@ -36,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) last_event_id: Option<String>,
     /// The generation that `If-Match` demands.
     pub(crate) expected: Option<u64>,
+    /// The digest that it demands.
+    pub(crate) digest: Option<String>,
 }
 
 impl Call {

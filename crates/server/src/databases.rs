@@ -1,7 +1,8 @@
 //! Managed databases.
 
-use api::{CreateBranch, CreateDatabase, DatabaseCredentials, DatabasePage};
+use api::{CreateBranch, CreateDatabase, DatabaseCredentials, DatabasePage, VolumePage};
 use control::databases::{self, DatabaseView, Wish};
+use control::volumes;
 use model::{Bytes, Condition, DatabaseState, Millis, StorageFull};
 
 use crate::answer::Reply;
@@ -10,7 +11,10 @@ use crate::pages;
 use crate::refusal::Refusal;
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
-    let all = databases::list(call.control(), call.actor()?, &call.place()?)?;
+    let mut all = databases::list(call.control(), call.actor()?, &call.place()?)?;
+    if let Some(state) = call.query("state") {
+        all.retain(|view| wire(view).state == state);
+    }
     let (page, next_page) = pages::cut(call, all, |view| view.database.row.id.to_string())?;
     Reply::ok(&DatabasePage {
         items: page.iter().map(wire).collect(),
@@ -107,6 +111,34 @@ pub(crate) fn credentials(call: &Call) -> Result<Reply, Refusal> {
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
     })
+}
+
+pub(crate) fn volume_list(call: &Call) -> Result<Reply, Refusal> {
+    let all = volumes::list(call.control(), call.actor()?, &call.place()?)?;
+    let (page, next_page) = pages::cut(call, all, |volume| volume.name.clone())?;
+    // Counted for this page only: it walks through all files.
+    let measure = |volume| Ok(wire_volume(volumes::measured(call.control(), volume)?));
+    let items: Result<_, Refusal> = page.into_iter().map(measure).collect();
+    Reply::ok(&VolumePage {
+        items: items?,
+        next_page,
+    })
+}
+
+pub(crate) fn volume_view(call: &Call) -> Result<Reply, Refusal> {
+    let volume = call.parameter("volume")?;
+    let found = volumes::view(call.control(), call.actor()?, &call.place()?, volume)?;
+    Reply::ok(&wire_volume(found))
+}
+
+fn wire_volume(volume: volumes::VolumeView) -> api::Volume {
+    api::Volume {
+        name: volume.name,
+        database: volume.database,
+        bytes: volume.bytes,
+        size_bytes: volume.size,
+        purge_at: volume.purge_at,
+    }
 }
 
 fn wire(view: &DatabaseView) -> api::Database {

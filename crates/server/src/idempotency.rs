@@ -113,7 +113,9 @@ fn replay(status: u16, body: &[u8]) -> Reply {
     Reply::Json {
         status,
         body: body.to_vec(),
-        etag: value["generation"].as_u64(),
+        etag: value["generation"]
+            .as_u64()
+            .map(|generation| generation.to_string()),
         location,
         cookie: None,
     }

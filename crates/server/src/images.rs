@@ -10,7 +10,10 @@ use crate::pages;
 use crate::refusal::Refusal;
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
-    let all = images::list(call.control(), call.actor()?)?;
+    let mut all = images::list(call.control(), call.actor()?)?;
+    if let Some(wanted) = call.query("name") {
+        all.retain(|image| image.names.iter().any(|name| name == wanted));
+    }
     let (page, next_page) = pages::cut(call, all, |image| image.digest.to_string())?;
     let items = page.into_iter().map(|image| api::Image {
         digest: image.digest.to_string(),
@@ -48,7 +51,8 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
     let facts = images::view(call.control(), call.actor()?, call.parameter("image")?)?;
-    Reply::ok(&ImageDetail {
+    let digest = facts.digest.to_string();
+    let detail = ImageDetail {
         digest: facts.digest.to_string(),
         command: facts.command,
         env: facts.env,
@@ -56,10 +60,12 @@ pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
         workdir: facts.workdir,
         ports: facts.ports,
         labels: facts.labels,
-    })
+    };
+    Reply::tagged_as(200, &detail, digest)
 }
 
 pub(crate) fn delete(call: &Call) -> Result<Reply, Refusal> {
-    images::remove(call.control(), call.actor()?, call.parameter("image")?)?;
+    let image = call.parameter("image")?;
+    images::remove_if(call.control(), call.actor()?, image, call.digest.as_deref())?;
     Ok(Reply::Empty)
 }

@@ -2,33 +2,24 @@
 
 use std::time::Duration;
 
-use api::{Event, Health, Server};
-use control::{events as control_events, places};
+use api::{Event, Health, NodePage, Server};
+use control::{authorize, events as control_events, nodes, places};
 use model::{Actor, Timestamp};
 
 use crate::answer::Reply;
 use crate::call::Call;
+use crate::pages;
 use crate::refusal::Refusal;
 use crate::stream::{Events, Seen};
 
 pub(crate) fn server(call: &Call) -> Result<Reply, Refusal> {
     let (about, settings) = (&call.shared.about, &call.control().settings);
-    let engine = call.control().engine.capabilities();
-    let capabilities = [
-        ("engine", engine.engine.to_owned()),
-        ("volume_clone", engine.clone),
-        ("pool", engine.pool),
-        ("limits", engine.limits),
-    ];
     Reply::ok(&Server {
         version: about.version.clone(),
         data_dir: settings.data_dir.display().to_string(),
         domain: settings.domain.clone(),
         listeners: about.listeners.clone(),
-        capabilities: capabilities
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
+        capabilities: nodes::capabilities(call.control()),
     })
 }
 
@@ -42,6 +33,39 @@ pub(crate) fn master_key(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn rotate_master_key(call: &Call) -> Result<Reply, Refusal> {
     Reply::accepted(&control::keys::rotate(call.control(), call.actor()?)?.operation)
+}
+
+pub(crate) fn node_list(call: &Call) -> Result<Reply, Refusal> {
+    let all = nodes::list(call.control(), call.actor()?)?;
+    let (page, next_page) = pages::cut(call, all, |node| node.name.clone())?;
+    Reply::ok(&NodePage {
+        items: page.into_iter().map(wire_node).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn node_view(call: &Call) -> Result<Reply, Refusal> {
+    let wanted = call.parameter("node")?;
+    let mut all = nodes::list(call.control(), call.actor()?)?.into_iter();
+    let found = all.find(|node| node.name == wanted);
+    Reply::ok(&wire_node(
+        found.ok_or_else(|| authorize::missing("node", wanted))?,
+    ))
+}
+
+fn wire_node(node: nodes::NodeView) -> api::Node {
+    api::Node {
+        name: node.name,
+        state: "ready".to_owned(),
+        kernel: node.kernel,
+        processors: node.processors,
+        memory_bytes: node.capacity.memory,
+        memory_available_bytes: node.capacity.memory_available,
+        disk_bytes: node.capacity.disk,
+        disk_available_bytes: node.capacity.disk_available,
+        instances: node.instances,
+        capabilities: node.capabilities,
+    }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
@@ -111,11 +135,20 @@ pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
     };
     let (shared, actor) = (std::sync::Arc::clone(&call.shared), call.actor()?.clone());
     let mut since = since;
+    let kind = call.query("kind").map(str::to_owned);
+    // Without following, the stream ends where the log ended when it was opened.
+    let ends = call.query("follow") == Some("false");
     let look = Box::new(move || {
         let (changes, next) = control_events::watch(&shared.control, &actor, since, Duration::ZERO)?;
+        let mut seen = Seen {
+            is_end: ends && since == Some(next),
+            ..Seen::default()
+        };
         since = Some(next);
-        let mut seen = Seen::default();
-        for change in changes {
+        for change in changes
+            .into_iter()
+            .filter(|change| kind.as_ref().is_none_or(|kind| *kind == change.kind))
+        {
             let event = Event {
                 revision: change.rev,
                 at: Timestamp::from_ms(change.at_ms),

@@ -25,10 +25,39 @@ pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
         walk.limit,
     )?;
     let next_page = walk.next(page.rows.len(), page.next);
+    let rows = page.rows.iter().map(|operation| &operation.row);
     Reply::ok(&OperationPage {
-        items: page.rows.iter().map(|operation| wire(&operation.row)).collect(),
+        items: filtered(call, rows),
         next_page,
     })
+}
+
+pub(crate) fn list_all(call: &Call) -> Result<Reply, Refusal> {
+    let walk = pages::Walk::of(call)?;
+    let (rows, next) = operations::list_all(call.control(), call.actor()?, &walk.from, walk.limit)?;
+    let next_page = walk.next(rows.len(), next);
+    Reply::ok(&OperationPage {
+        items: filtered(call, rows.iter()),
+        next_page,
+    })
+}
+
+/// Those that the filters let pass.
+fn filtered<'o>(call: &Call, rows: impl Iterator<Item = &'o model::Operation>) -> Vec<api::Operation> {
+    let is = |name: &str, value: &str| call.query(name).is_none_or(|wanted| wanted == value);
+    rows.map(wire)
+        .filter(|operation| is("state", state_name(operation.state)) && is("work", &operation.work))
+        .collect()
+}
+
+fn state_name(state: OperationState) -> &'static str {
+    match state {
+        OperationState::Pending => "pending",
+        OperationState::Running => "running",
+        OperationState::Succeeded => "succeeded",
+        OperationState::Failed => "failed",
+        OperationState::Canceled => "canceled",
+    }
 }
 
 pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {

@@ -273,7 +273,7 @@ impl From<ControlError> for Refusal {
             ControlError::NotFound { .. } => 404,
             ControlError::Denied { .. } => 403,
             ControlError::Taken { .. } | ControlError::State { .. } => 409,
-            ControlError::Stale { .. } => 412,
+            ControlError::Stale { .. } | ControlError::Replaced { .. } => 412,
             ControlError::Invalid(problems) => {
                 let errors = problems.iter().map(|p| FieldError {
                     pointer: p.at.clone(),

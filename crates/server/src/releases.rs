@@ -1,7 +1,8 @@
 //! Releases and what moves an app between them.
 
 use api::{
-    CreateRelease, ReleasePage, ReleasePlan, ReleasePlanChange, ReleaseService, ReleaseSource, Rollback, Run,
+    CreateRelease, ReleasePage, ReleasePlan, ReleasePlanChange, ReleaseService, ReleaseSource, Rollback,
+    Rollout, RolloutFailure, RolloutService, Run,
 };
 use control::{EnvPath, releases};
 use model::operation::Source;
@@ -23,11 +24,13 @@ pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
         walk.limit,
     )?;
     let next_page = walk.next(page.rows.len(), page.next);
+    let state = call.query("state");
     Reply::ok(&ReleasePage {
         items: page
             .rows
             .iter()
             .map(|release| wire(&app.row, &release.row))
+            .filter(|release| state.is_none_or(|state| state == release.state))
             .collect(),
         next_page,
     })
@@ -103,6 +106,34 @@ pub(crate) fn rollback(call: &Call) -> Result<Reply, Refusal> {
     let (place, app) = (call.place()?, call.parameter("app")?);
     let accepted = releases::rollback(call.control(), call.actor()?, &place, app, body.to.as_deref())?;
     Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn rollout(call: &Call) -> Result<Reply, Refusal> {
+    let app = call.parameter("app")?;
+    let view = releases::rollout(call.control(), call.actor()?, &call.place()?, app)?;
+    let services = view.services.into_iter().map(|progress| RolloutService {
+        name: progress.name,
+        wanted: progress.wanted,
+        new_ready: progress.new_ready,
+        new_unready: progress.new_unready,
+        old: progress.old,
+    });
+    let failures = view
+        .failures
+        .into_iter()
+        .map(|(instance, why)| RolloutFailure { instance, why });
+    Reply::ok(&Rollout {
+        operation: view.operation.id.to_string(),
+        from: view.from.map(|number| format!("v{number}")),
+        to: format!("v{}", view.to.number),
+        strategy: view.to.strategy.to_string(),
+        reason: view.operation.step.clone(),
+        services: services.collect(),
+        failures: failures.collect(),
+        steps_began_at: view.steps_began_at,
+        started_at: view.started_at,
+        deadline: view.deadline,
+    })
 }
 
 pub(crate) fn restart(call: &Call) -> Result<Reply, Refusal> {

@@ -205,14 +205,22 @@ fn admit(
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned),
         expected: None,
+        digest: None,
     };
     gate(&call).inspect_err(|refusal| record(&call, refusal))?;
-    let expected = if call.endpoint.is_conditional {
-        if_match(headers)?
-    } else {
-        None
+    let tag = match call.endpoint.is_conditional {
+        true => if_match(headers)?,
+        false => None,
     };
-    Ok(Call { expected, ..call })
+    let (expected, digest) = match call.endpoint.is_by_digest {
+        true => (None, tag.map(|tag| digest(&tag)).transpose()?),
+        false => (tag.map(|tag| generation(&tag)).transpose()?, None),
+    };
+    Ok(Call {
+        expected,
+        digest,
+        ..call
+    })
 }
 
 /// What must answer whoever asks, however often others do: whether we are well, and the ways in. Passwords are counted by
@@ -308,8 +316,8 @@ fn header<'h>(headers: &'h HeaderMap, name: &http::HeaderName) -> Option<&'h str
     headers.get(name)?.to_str().ok()
 }
 
-/// The generation of a strong `ETag`; `*` demands only that the thing is there, which is so anyway.
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+/// What a strong `ETag` says; `*` demands only that the thing is there, which is so anyway.
+fn if_match(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     let Some(value) = headers.get(IF_MATCH) else {
         return Ok(None);
     };
@@ -317,13 +325,21 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     if text == "*" {
         return Ok(None);
     }
-    let number = text
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .and_then(|n| n.parse().ok());
-    number
-        .map(Some)
-        .ok_or_else(|| Refusal::bad_request("If-Match must be an ETag as it was given, for example \"7\""))
+    let tag = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    tag.map(|tag| Some(tag.to_owned())).ok_or_else(no_tag)
+}
+
+fn generation(tag: &str) -> Result<u64, Refusal> {
+    tag.parse().map_err(|_| no_tag())
+}
+
+fn digest(tag: &str) -> Result<String, Refusal> {
+    let digest: model::ImageDigest = tag.parse().map_err(|_| no_tag())?;
+    Ok(digest.to_string())
+}
+
+fn no_tag() -> Refusal {
+    Refusal::bad_request("If-Match must be an ETag as it was given, for example \"7\"")
 }
 
 fn parse_query(query: &str) -> Result<Vec<(String, String)>, Refusal> {

@@ -158,10 +158,33 @@ fn check(source: &ImageSource, name: &str) -> Result<(), ControlError> {
 /// # Errors
 /// As the gate's, and the engine's.
 pub fn remove(control: &Control, actor: &Actor, name: &str) -> Result<(), ControlError> {
+    remove_if(control, actor, name, None)
+}
+
+/// The same, if it is the content that the caller has seen.
+///
+/// # Errors
+/// As [`remove`]; `Replaced` when the name leads to other content by now.
+pub fn remove_if(
+    control: &Control,
+    actor: &Actor,
+    name: &str,
+    expected: Option<&str>,
+) -> Result<(), ControlError> {
     let is_there = || {
         control.read(|tx| authorize::installation(tx, actor, Action::Administer))?;
         let found = control.engine.find_image(name)?;
-        found.map(drop).ok_or_else(|| authorize::missing("image", name))
+        let found = found
+            .ok_or_else(|| authorize::missing("image", name))?
+            .digest
+            .to_string();
+        match expected {
+            Some(expected) if expected != found => Err(ControlError::Replaced {
+                expected: expected.to_owned(),
+                found,
+            }),
+            Some(_) | None => Ok(()),
+        }
     };
     control.audited(actor, "image.delete", name, is_there())?;
     // Recorded before it is done: what was removed without a record could not be found out later.

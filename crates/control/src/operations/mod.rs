@@ -125,6 +125,43 @@ pub fn list(
     })
 }
 
+/// A page of the operations that the actor may read, of all environments and the installation, newest first; and the last
+/// of it when there are more.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn list_all(
+    control: &Control,
+    actor: &Actor,
+    before: &str,
+    limit: usize,
+) -> Result<(Vec<Operation>, Option<String>), ControlError> {
+    control.read(|tx| {
+        let mut found: Vec<Operation> = Vec::new();
+        let mut take = |parent: &str| -> Result<(), ControlError> {
+            // One more than asked for tells whether there is a next page.
+            let page = tx.page_back::<Operation>(parent, before, limit.saturating_add(1))?;
+            found.extend(page.rows.into_iter().map(|found| found.row));
+            Ok(())
+        };
+        for environment in tx.list_all::<model::Environment>()? {
+            let id = environment.row.id;
+            if authorize::environment_by_id(tx, actor, Action::Read, id).is_ok() {
+                take(&id.to_string())?;
+            }
+        }
+        if authorize::installation(tx, actor, Action::Administer).is_ok() {
+            take("")?;
+        }
+        // Ids grow with time, whatever they belong to.
+        found.sort_by_key(|operation| std::cmp::Reverse(operation.id));
+        let is_more = found.len() > limit;
+        found.truncate(limit);
+        let last = found.last().map(|operation| operation.id.to_string());
+        Ok((found, last.filter(|_| is_more)))
+    })
+}
+
 fn load(tx: &ReadTx, actor: &Actor, action: Action, id: &str) -> Result<Versioned<Operation>, ControlError> {
     let found = tx
         .get::<Operation>(id)?

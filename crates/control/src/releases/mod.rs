@@ -1,6 +1,7 @@
 //! Releases: deploy, roll back, restart, see.
 
 mod preview;
+mod rollout;
 
 use model::operation::{Source, Work};
 use model::{Action, Actor, App, Instance, Operation, Release, ReleaseId, ReleaseState};
@@ -12,6 +13,7 @@ use crate::operations::{self, Accepted};
 use crate::{Control, ControlError, rehearsal};
 
 pub use preview::{Change, Preview, preview};
+pub use rollout::{Progress, RolloutView, rollout};
 
 /// Largest `stoa.toml`, in bytes: far above any written by hand, far below what would slow a parser.
 pub const MANIFEST_MAX: usize = 256 * 1024;

@@ -61,6 +61,22 @@ pub(crate) fn newest(tx: &ReadTx, app: &App) -> Result<Vec<SecretVersion>, Contr
     Ok(newest.into_values().collect())
 }
 
+/// One of them.
+///
+/// # Errors
+/// As the gate's; `NotFound` when it is not set.
+pub fn view(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+) -> Result<SecretView, ControlError> {
+    let mut all = list(control, actor, path, app)?.into_iter();
+    all.find(|secret| secret.key == *key)
+        .ok_or_else(|| authorize::missing("secret", key.as_str()))
+}
+
 /// Sets a secret: a new version; older ones stay for rollbacks. A release with it follows when one serves.
 ///
 /// # Errors
@@ -73,8 +89,25 @@ pub fn set(
     key: &EnvKey,
     value: &Secret,
 ) -> Result<(SecretView, Option<Accepted>), ControlError> {
+    set_if(control, actor, path, app, key, value, None)
+}
+
+/// The same, if it has the version that the caller expects (0: none).
+///
+/// # Errors
+/// As [`set`]; `Stale` when it has another one.
+pub fn set_if(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+    value: &Secret,
+    expected: Option<u64>,
+) -> Result<(SecretView, Option<Accepted>), ControlError> {
     control.mutate(actor, "secret.set", &format!("{app}/{key}"), |tx| {
         let (scope, app) = changeable(tx, actor, path, app)?;
+        expect_version(tx, &app, key, expected)?;
         let view = write_version(control, tx, &app, key, Some(value), ["/key", "/value"])?;
         let accepted = follow_configuration(control, tx, actor, &scope, &app)?;
         Ok((view, accepted))
@@ -84,7 +117,7 @@ pub fn set(
 /// Removes a secret: a version without content, so that a rollback to an earlier release still has its own.
 ///
 /// # Errors
-/// As the gate's; `NotFound` when there is none.
+/// As the gate's; `NotFound` when it is not set.
 pub fn unset(
     control: &Control,
     actor: &Actor,
@@ -92,8 +125,24 @@ pub fn unset(
     app: &str,
     key: &EnvKey,
 ) -> Result<Option<Accepted>, ControlError> {
+    unset_if(control, actor, path, app, key, None)
+}
+
+/// The same, if it has the version that the caller expects.
+///
+/// # Errors
+/// As [`unset`]; `Stale` when it has another one.
+pub fn unset_if(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    app: &str,
+    key: &EnvKey,
+    expected: Option<u64>,
+) -> Result<Option<Accepted>, ControlError> {
     control.mutate(actor, "secret.unset", &format!("{app}/{key}"), |tx| {
         let (scope, app) = changeable(tx, actor, path, app)?;
+        expect_version(tx, &app, key, expected)?;
         write_version(control, tx, &app, key, None, ["/key", "/key"])?;
         follow_configuration(control, tx, actor, &scope, &app)
     })
@@ -137,6 +186,21 @@ fn changeable(tx: &ReadTx, actor: &Actor, path: &EnvPath, app: &str) -> Result<(
     Ok((scope, app))
 }
 
+/// Refuses when the secret's version is not what the caller has seen.
+fn expect_version(tx: &ReadTx, app: &App, key: &EnvKey, expected: Option<u64>) -> Result<(), ControlError> {
+    let found = current(tx, app, key)?.map_or(0, |row| row.version);
+    match expected.filter(|expected| *expected != found) {
+        Some(expected) => Err(ControlError::Stale { expected, found }),
+        None => Ok(()),
+    }
+}
+
+/// The newest version of one secret that is set.
+fn current(tx: &ReadTx, app: &App, key: &EnvKey) -> Result<Option<SecretVersion>, ControlError> {
+    let mut known = newest(tx, app)?.into_iter();
+    Ok(known.find(|row| row.key == *key && !row.sealed.is_empty()))
+}
+
 /// A new version of a secret; without a value, its removal. `at` says where its name and its value were sent.
 fn write_version(
     control: &Control,
@@ -155,8 +219,7 @@ fn write_version(
             sealed.map_err(store::StoreError::from)?.0
         }
         None => {
-            let mut known = newest(tx, app)?.into_iter();
-            if !known.any(|row| row.key == *key && !row.sealed.is_empty()) {
+            if current(tx, app, key)?.is_none() {
                 return Err(authorize::missing("secret", key.as_str()));
             }
             Vec::new()

@@ -5,6 +5,15 @@ use std::sync::Arc;
 use model::Bytes;
 
 use super::Simulated;
+use crate::Capacity;
+
+/// What the machine has and what is left, whatever a test does.
+pub(super) const MACHINE: Capacity = Capacity {
+    memory: 1 << 33,
+    memory_available: 1 << 32,
+    disk: 1 << 40,
+    disk_available: 1 << 39,
+};
 
 /// What happens whenever something is asked about, by its name.
 pub(super) type Asking = Arc<dyn Fn(&str) + Send + Sync>;

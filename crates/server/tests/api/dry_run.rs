@@ -108,7 +108,7 @@ const PASSWORD: &str = "correct horse battery";
 const IMAGE: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A world in which each of these requests makes sense, and the parameters of their paths.
-fn furnished() -> (World, BTreeMap<&'static str, String>) {
+pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
     let world = World::new();
     let at = Timestamp::now();
     let environments = world.control.store.read(store::ReadTx::list_all::<Environment>);

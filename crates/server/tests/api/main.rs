@@ -3,6 +3,8 @@
 mod dry_run;
 mod gate;
 mod people;
+#[path = "../../../client/examples/tour.rs"]
+mod tour;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -786,6 +788,156 @@ fn a_release_is_made_followed_and_scaled() {
         "{refused:?}"
     );
 }
+
+/// What `cargo run -p stoa-client --example tour` does.
+#[test]
+fn the_example_of_the_client_does_what_it_says() {
+    let world = World::new();
+    let told = tour::tour(&world.of(Role::Developer), &place(), "shop").expect("a tour");
+    assert_eq!(told, "shop: insert, update, name_taken; 1 variable");
+}
+
+/// What the resources say that nobody asks for elsewhere: nodes, operations of everywhere, rollouts, filters.
+#[test]
+fn what_there_is_can_be_seen() {
+    let world = World::new();
+    let root = world.root();
+    let get = |path: &str| -> (u16, Value) {
+        let answer = root.raw("GET", path, None).expect("an answer");
+        (
+            answer.status,
+            serde_json::from_slice(&answer.body).unwrap_or_default(),
+        )
+    };
+    let (status, nodes) = get("/v1/nodes");
+    let node = &nodes["items"][0];
+    assert!(
+        status == 200 && node["memory_bytes"].as_u64() > node["memory_available_bytes"].as_u64(),
+        "{nodes}"
+    );
+    assert_eq!(
+        get(&format!("/v1/nodes/{}", node["name"].as_str().expect("a name"))).0,
+        200
+    );
+    assert_eq!(get("/v1/nodes/nothere").0, 404);
+    root.app_create(&place(), &app("shop")).expect("an app");
+    let base = "/v1/orgs/default/projects/default/environments/production";
+    assert_eq!(
+        get(&format!("{base}/apps/shop/rollout")).1["code"],
+        "not_found",
+        "it does not move"
+    );
+    assert_eq!(get(&format!("{base}/apps/shop/metrics")).1["requests"], json!([]));
+    assert_eq!(get(&format!("{base}/volumes")).1["items"], json!([]));
+    let database = api::CreateDatabase {
+        name: "main".to_owned(),
+        version: None,
+        size_bytes: None,
+        memory_bytes: None,
+    };
+    let operation = root.database_create(&place(), &database).expect("accepted");
+    let image = api::CreateImage {
+        name: "base:1".to_owned(),
+        source: api::ImageSource::Host {},
+    };
+    root.image_create(&image).expect("accepted");
+    let all = |query: &str| -> usize {
+        let items = get(&format!("/v1/operations{query}")).1["items"].clone();
+        items.as_array().map_or(usize::MAX, Vec::len)
+    };
+    assert_eq!(
+        (
+            all(""),
+            all("?work=image"),
+            all("?work=create_database"),
+            all("?state=failed")
+        ),
+        (2, 1, 1, 0)
+    );
+    let (_, first) = get("/v1/operations?limit=1");
+    let next = first["next_page"].as_str().expect("a token").to_owned();
+    let mut token = String::new();
+    api::endpoint::escape_into(&mut token, &next);
+    let (_, second) = get(&format!("/v1/operations?limit=1&page_token={token}"));
+    assert_eq!(
+        second["items"][0]["id"],
+        json!(operation.id),
+        "the older one comes later"
+    );
+    assert_eq!(second["next_page"], "");
+    let viewer = world.of(Role::Viewer);
+    let seen = viewer.raw("GET", "/v1/operations", None).expect("an answer");
+    let seen: Value = serde_json::from_slice(&seen.body).expect("JSON");
+    assert_eq!(
+        seen["items"].as_array().map(Vec::len),
+        Some(1),
+        "the image is the installation's business"
+    );
+    for (query, found) in [("", 1), ("?state=creating", 1), ("?state=active", 0)] {
+        assert_eq!(
+            get(&format!("{base}/databases{query}")).1["items"]
+                .as_array()
+                .map(Vec::len),
+            Some(found)
+        );
+    }
+}
+
+/// Whatever is replaced, changed or removed may be asked to be what the caller has seen.
+#[test]
+fn changes_of_what_was_changed_meanwhile_are_refused() {
+    for endpoint in api::endpoints::ALL {
+        use api::Method::{Delete, Get, Patch, Post, Put};
+        let needs = match endpoint.method {
+            Put | Patch | Delete => !WITHOUT_IF_MATCH.contains(&endpoint.id),
+            Get | Post => false,
+        };
+        assert!(
+            endpoint.is_conditional || !needs,
+            "{} does not heed If-Match",
+            endpoint.id
+        );
+    }
+    let (world, known) = dry_run::furnished();
+    let token = world.token(Role::Owner);
+    let base = "/v1/orgs/default/projects/default/environments/production";
+    let ask = |method: &str, path: &str, tag: &str, body: &str| -> u16 {
+        let tag =
+            format!("authorization: Bearer {token}\r\nif-match: {tag}\r\ncontent-type: application/json\r\n");
+        world.call(method, path, &tag, body).0
+    };
+    let secret = format!("{base}/apps/shop/secrets/KEY");
+    let image = format!("/v1/images/{}", known["image"].replace(':', "%3A"));
+    let other = format!("\"sha256:{}\"", "1".repeat(64));
+    assert_eq!(ask("PUT", &secret, "\"9\"", "{\"value\": \"x\"}"), 412);
+    assert_eq!(ask("PUT", &secret, "\"1\"", "{\"value\": \"x\"}"), 200);
+    assert_eq!(ask("DELETE", &secret, "\"1\"", ""), 412);
+    assert_eq!(ask("DELETE", &secret, "\"2\"", ""), 200);
+    assert_eq!(ask("DELETE", &image, &other, ""), 412);
+    assert_eq!(ask("DELETE", &image, "\"7\"", ""), 400);
+    assert_eq!(
+        ask("DELETE", &image, &format!("\"sha256:{}\"", "0".repeat(64)), ""),
+        204
+    );
+}
+
+/// They end one thing, or say one value that the caller knows whole: no change of others could be undone unseen.
+const WITHOUT_IF_MATCH: &[&str] = &[
+    "session_delete",
+    "secret_update",
+    "password_put",
+    "token_delete",
+    "user_delete",
+    "user_role_put",
+    "user_role_delete",
+    "user_invitation_delete",
+    "member_put",
+    "member_delete",
+    "invitation_delete",
+    "project_member_put",
+    "project_member_delete",
+    "deploy_token_delete",
+];
 
 fn wait(client: &Client, operation: &str) -> api::Operation {
     let deadline = Instant::now() + Duration::from_secs(120);
