@@ -83,7 +83,7 @@ const EVENTS: &[Query] = &[
     query(
         "since",
         QueryKind::Form("^[0-9]{1,18}$"),
-        "The revision after which to begin; without it, from now on.",
+        "The revision after which to begin; 0: with the oldest that is kept; without it, from now on.",
     ),
     only(
         "kind",
@@ -393,7 +393,7 @@ endpoints! {
         query(OPERATION_LOG), gives(&[json::<crate::OperationLog>(200), events::<crate::OperationLine>()]);
 
     EVENT_WATCH = "event_watch" Get "/v1/events", "installation", Credential;
-        "Watch what changes" "An event stream of `event` frames about what the caller may see. Resume with `since` or `Last-Event-ID`; 410 means that revision is no longer kept: list again.",
+        "Watch what changes" "An event stream of `event` frames about what the caller may see. Resume with `since` or `Last-Event-ID`; an `id` without data tells where to go on from when nothing came. 410 means that revision is no longer kept: list again.",
         query(EVENTS), gives(&[events::<crate::Event>()]);
     NODE_LIST = "node_list" Get "/v1/nodes", "installation", Right(Read);
         "List nodes" "The machines of the installation: one.", query(PAGES), gives(&[json::<crate::NodePage>(200)]);

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use model::Millis;
 
-pub use app::{AppsCommand, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
+pub use app::{AppsCommand, EventsArgs, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
 pub use config::{EnvCommand, SecretsCommand};
 pub use db::DbCommand;
 pub use image::{BaseCommand, ImageCommand};
@@ -174,6 +174,10 @@ pub enum Remote {
     Run(RunArgs),
     /// Show the logs of an app, of all its releases.
     Logs(LogsArgs),
+    /// Show what changed: apps, releases, instances, databases, operations.
+    Events(EventsArgs),
+    /// Show how many requests an app had, by release, and what its instances use.
+    Metrics(OfApp),
     /// Plain configuration of an app.
     Env {
         /// What to do.

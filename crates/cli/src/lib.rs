@@ -12,6 +12,7 @@ mod context;
 mod contexts;
 mod databases;
 mod deploy;
+mod events;
 mod exec;
 mod export;
 mod failure;
@@ -23,6 +24,7 @@ mod keys;
 mod logs;
 mod man;
 mod members;
+mod metrics;
 mod output;
 mod people;
 mod people_args;
@@ -34,6 +36,7 @@ mod secrets;
 mod session;
 mod settings;
 mod status;
+mod stream;
 mod terminal;
 
 use std::ffi::OsString;
@@ -155,6 +158,8 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Exec(args) => exec::exec(&open()?, args),
         Remote::Run(args) => apps::run(&open()?, args),
         Remote::Logs(args) => logs::logs(&open()?, args),
+        Remote::Events(args) => events::events(&open()?, args),
+        Remote::Metrics(args) => metrics::metrics(&open()?, args),
         Remote::Env { command } => settings::env(&open()?, command),
         Remote::Secrets { command } => secrets::secrets(&open()?, command),
         Remote::Db { command } => databases::databases(&open()?, command),

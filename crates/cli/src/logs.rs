@@ -1,20 +1,13 @@
 //! `stoa logs`.
 
-use std::time::Duration;
-
 use api::LogLine;
-use client::Next;
 
 use crate::args::LogsArgs;
-use crate::failure::{Code, Failure};
+use crate::failure::Failure;
 use crate::output;
 use crate::project;
 use crate::session::Session;
-use crate::terminal;
-
-const GLANCE: Duration = Duration::from_millis(200);
-/// How often we come back to a server that went away.
-const RETURNS_MAX: u32 = 120;
+use crate::stream;
 
 pub(crate) fn logs(session: &Session, args: &LogsArgs) -> Result<u8, Failure> {
     let app = project::app(&args.of)?;
@@ -45,69 +38,20 @@ pub(crate) fn logs(session: &Session, args: &LogsArgs) -> Result<u8, Failure> {
 
 /// Shows lines until Ctrl-C. A server that restarts is come back to, from the last line on.
 fn follow(session: &Session, app: &str, query: &[(&str, &str)]) -> Result<u8, Failure> {
-    terminal::catch_interrupt();
-    let mut position: Option<String> = None;
-    let mut returns = 0;
-    loop {
-        match follow_once(session, app, query, &mut position, &mut returns) {
-            Ok(()) => {}
-            Err(Broken::Client(error)) if error.is_passing() && returns < RETURNS_MAX => returns += 1,
-            Err(Broken::Client(error)) => return Err(error.into()),
-            Err(Broken::Output(failure)) => return Err(failure),
-        }
-        if terminal::is_interrupted() {
-            return Ok(Code::Interrupted as u8);
-        }
-        std::thread::sleep(GLANCE);
-    }
-}
-
-enum Broken {
-    Client(client::Error),
-    Output(Failure),
-}
-
-fn follow_once(
-    session: &Session,
-    app: &str,
-    query: &[(&str, &str)],
-    position: &mut Option<String>,
-    returns: &mut u32,
-) -> Result<(), Broken> {
-    let resumed = position.clone();
-    let mut query: Vec<(&str, &str)> = match &resumed {
-        Some(position) => {
-            let kept = query
-                .iter()
-                .filter(|(name, _)| !matches!(*name, "since" | "tail"))
-                .copied();
-            kept.chain([("since", position.as_str())]).collect()
-        }
-        None => query.to_vec(),
-    };
-    query.push(("follow", "true"));
-    let mut events = session
-        .client
-        .app_logs_follow(&session.place, app, &query)
-        .map_err(Broken::Client)?;
-    loop {
-        if terminal::is_interrupted() {
-            return Ok(());
-        }
-        match events.next(GLANCE).map_err(Broken::Client)? {
-            Next::Nothing => {}
-            Next::End => return Ok(()),
-            Next::Frame(frame) => {
-                *returns = 0;
-                if frame.id.is_some() {
-                    *position = frame.id;
-                }
-                if let Ok(line) = serde_json::from_str::<LogLine>(&frame.data) {
-                    print(session, &line).map_err(Broken::Output)?;
-                }
-            }
-        }
-    }
+    stream::follow(
+        |position| {
+            let kept = |name: &str| position.is_none() || !matches!(name, "since" | "tail");
+            let mut query: Vec<_> = query.iter().copied().filter(|(name, _)| kept(name)).collect();
+            query.extend(position.map(|position| ("since", position)));
+            query.push(("follow", "true"));
+            session.client.app_logs_follow(&session.place, app, &query)
+        },
+        |frame| match serde_json::from_str::<LogLine>(&frame.data) {
+            Ok(line) => print(session, &line),
+            // A frame of a newer server.
+            Err(_) => Ok(()),
+        },
+    )
 }
 
 fn print(session: &Session, line: &LogLine) -> Result<(), Failure> {

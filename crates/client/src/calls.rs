@@ -4,7 +4,7 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    AcceptInvitation, App, AppEnv, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp,
+    AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp,
     CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage, CreateInvitation,
     CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database, DatabaseCredentials,
     DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
@@ -285,6 +285,9 @@ impl Client {
         self.events(&e::APP_LOGS, &at.with([app]), query)
     }
 
+    pub fn app_metrics(&self, at: &Place, app: &str) -> Result<AppMetrics, Error> {
+        self.call(&e::APP_METRICS, &at.with([app]), &[], NONE)
+    }
     pub fn releases(&self, at: &Place, app: &str) -> Result<Vec<Release>, Error> {
         self.all::<ReleasePage>(&e::RELEASE_LIST, &at.with([app]))
     }
@@ -382,6 +385,9 @@ impl Client {
             query.push(("since", since));
         }
         self.events(&e::OPERATION_LOG_VIEW, &[operation], &query)
+    }
+    pub fn events_watch(&self, query: &[(&str, &str)]) -> Result<Events<'_>, Error> {
+        self.events(&e::EVENT_WATCH, &[], query)
     }
     pub fn server(&self) -> Result<Server, Error> {
         self.call(&e::SERVER_VIEW, &[], &[], NONE)

@@ -73,6 +73,12 @@ impl Client {
 }
 
 impl Events<'_> {
+    /// The id to go on from after a break. The server also moves it without a frame, past what is not for this reader.
+    #[must_use]
+    pub fn position(&self) -> Option<&str> {
+        self.parser.position.as_deref()
+    }
+
     /// Waits for the next frame, for at most that long.
     ///
     /// # Errors
@@ -120,6 +126,8 @@ impl Events<'_> {
 struct Parser {
     held: Vec<u8>,
     id: Option<String>,
+    /// The id as of the last complete frame, also of one without data: a half-read frame must not count.
+    position: Option<String>,
     event: Option<String>,
     data: Option<String>,
 }
@@ -138,6 +146,7 @@ impl Parser {
             let line = line.trim_end_matches(['\n', '\r']);
             if line.is_empty() {
                 let event = self.event.take();
+                self.position.clone_from(&self.id);
                 if let Some(data) = self.data.take() {
                     return Some(api::Frame {
                         id: self.id.clone(),
@@ -176,10 +185,14 @@ mod tests {
         let text = ": hello\n\nid: 7\nevent: line\ndata: {\"a\":1}\n\nevent: end\r\ndata: x\r\ndata: y\r\n\r\nid: 8\n\n";
         let mut parser = Parser::default();
         let mut seen = Vec::new();
-        for byte in text.bytes() {
+        for (at, byte) in text.bytes().enumerate() {
+            let before = parser.position.clone();
             assert!(parser.push(&[byte]));
             seen.extend(parser.take());
+            let is_whole = text[..=at].ends_with("\n\n") || text[..=at].ends_with("\n\r\n");
+            assert!(is_whole || parser.position == before, "half a frame is none");
         }
+        assert_eq!(parser.position.as_deref(), Some("8"), "told without a frame");
         let frame = |event: &str, data: &str| api::Frame {
             id: Some("7".to_owned()),
             event: Some(event.to_owned()),

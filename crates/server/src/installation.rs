@@ -1,6 +1,6 @@
 //! The installation: what it is, whether it is well, what changes in it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Event, Health, NodePage, Server};
 use control::{authorize, events as control_events, nodes, places};
@@ -125,6 +125,9 @@ pub(crate) fn manifest_schema(_: &Call) -> Result<Reply, Refusal> {
     Reply::ok(&model::manifest::schema())
 }
 
+/// How often a stream says where it is while nothing comes that its reader may see.
+const TELL_EVERY: Duration = Duration::from_secs(15);
+
 pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
     let since = match call.last_event_id.as_deref().or_else(|| call.query("since")) {
         None => None,
@@ -136,15 +139,16 @@ pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
     let (shared, actor) = (std::sync::Arc::clone(&call.shared), call.actor()?.clone());
     let mut since = since;
     let kind = call.query("kind").map(str::to_owned);
-    // Without following, the stream ends where the log ended when it was opened.
+    // Without following, the stream ends when a look finds nothing more.
     let ends = call.query("follow") == Some("false");
+    let mut told: Option<Instant> = None;
     let look = Box::new(move || {
         let (changes, next) = control_events::watch(&shared.control, &actor, since, Duration::ZERO)?;
         let mut seen = Seen {
             is_end: ends && since == Some(next),
             ..Seen::default()
         };
-        since = Some(next);
+        let has_moved = since.replace(next) != Some(next);
         for change in changes
             .into_iter()
             .filter(|change| kind.as_ref().is_none_or(|kind| *kind == change.kind))
@@ -160,6 +164,11 @@ pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
                 change: change.op.as_str().to_owned(),
             };
             seen.frame(&event.revision.to_string(), "event", &event);
+        }
+        // Who has seen nothing must know where to go on from, too; but not when each change of others happens.
+        if seen.text.is_empty() && has_moved && told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            told = Some(Instant::now());
+            seen.position(&next.to_string());
         }
         Ok(seen)
     });

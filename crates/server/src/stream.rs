@@ -45,6 +45,11 @@ impl Seen {
         self.text
             .push_str(&format!("id: {id}\nevent: {event}\ndata: {data}\n\n"));
     }
+
+    /// Says where to go on from, without a frame: readers keep the id and see nothing.
+    pub(crate) fn position(&mut self, id: &str) {
+        self.text.push_str(&format!("id: {id}\n\n"));
+    }
 }
 
 /// Looks for what is new since its last look.

@@ -140,6 +140,14 @@ impl ReadTx {
             .unwrap_or(0))
     }
 
+    /// The revision after which all changes are kept.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn kept_since(&self) -> Result<u64, StoreError> {
+        self.meta_number("compacted")
+    }
+
     /// The changes after a revision, oldest first. Ask again from the last one's revision. `Compacted` when they
     /// are no longer (or, after a restore, not yet) there.
     pub fn changes_since(&self, rev: u64, limit: usize) -> Result<Vec<Change>, StoreError> {

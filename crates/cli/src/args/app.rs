@@ -152,3 +152,17 @@ pub struct LogsArgs {
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,
 }
+
+/// Arguments of `stoa events`.
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// Keep showing what happens. Without --since, from now on.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only what happened after this revision; without it, all that is kept.
+    #[arg(long, value_name = "REVISION")]
+    pub since: Option<u64>,
+    /// Only about things of that kind, for example app.
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+}

@@ -8,7 +8,7 @@ use store::{Change, ReadTx};
 use crate::authorize::{Rights, realm_of};
 use crate::{Control, ControlError};
 
-/// Changes after `since` that the actor may see, waiting up to `wait` for the first one.
+/// Changes after `since` that the actor may see, waiting up to `wait` for the first one. 0: all that are kept.
 /// Returns them with the revision to pass next time.
 ///
 /// # Errors
@@ -27,6 +27,8 @@ pub fn watch(
     control.read(|tx| {
         let rights = Rights::of(tx, actor)?;
         let is_root = matches!(actor, Actor::HostRoot { .. } | Actor::System);
+        // No change has the number 0, so nobody can mean "after that one".
+        let since = if since == 0 { tx.kept_since()? } else { since };
         let changes = tx.changes_since(since, LIMIT)?;
         let next = changes.last().map_or(since, |change| change.rev);
         let visible = changes

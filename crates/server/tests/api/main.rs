@@ -701,6 +701,46 @@ fn changes_are_watched_and_resumed() {
     drop(events);
     let mut resumed = watch(&one.revision.to_string()).expect("a stream");
     created(&mut resumed, "two");
+    // Who has seen nothing yet knows all the same where to go on from.
+    let mut quiet = watch("").expect("a stream");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while quiet.position().is_none() {
+        assert!(Instant::now() < deadline, "no position");
+        quiet.next(Duration::from_millis(200)).expect("open");
+    }
+    let position = quiet.position().map(str::to_owned).expect("a position");
+    drop(quiet);
+    root.app_create(&place(), &app("three")).expect("an app");
+    let three = created(&mut watch(&position).expect("a stream"), "three");
+    // Without following, all that is kept is told, of one kind when so asked, and the stream ends.
+    let told = |since: &str| -> Vec<String> {
+        let query = [("since", since), ("follow", "false"), ("kind", "app")];
+        let mut events = root.events_watch(&query).expect("a stream");
+        let mut names = Vec::new();
+        loop {
+            match events.next(Duration::from_secs(60)).expect("open") {
+                Next::Frame(frame) => {
+                    let event: api::Event = serde_json::from_str(&frame.data).expect("an event");
+                    assert_eq!(event.kind, "app");
+                    names.push(event.name);
+                }
+                Next::End => return names,
+                Next::Nothing => panic!("it does not end"),
+            }
+        }
+    };
+    assert_eq!(told("0"), ["one", "two", "three"]);
+    assert_eq!(told(&one.revision.to_string()), ["two", "three"]);
+    let keep = world.control.store.rev() - three.revision + 1;
+    let compact = || -> u64 {
+        let done = world.control.store.write(now(), |tx| {
+            Ok::<_, store::StoreError>(tx.compact(keep, now().wall_ms)?)
+        });
+        done.expect("compacted")
+    };
+    while compact() > 0 {}
+    assert_eq!(told("0"), ["three"], "from the oldest that is kept");
+    assert_eq!(problem(watch("1").map(drop)).code, "compacted");
     assert_eq!(problem(watch("yesterday").map(drop)).status, 422);
 }
 
