@@ -1,7 +1,8 @@
-//! schemathesis against a real Stoa: what it sends, what the server made of it, what it weighed before and after.
+//! schemathesis against a real Stoa: what it sends, what the server made of it, what it weighed before and after. And what
+//! a stranger learns of another org's things, by each operation of the document.
 //!
-//! Lives here: a Stoa of its own, the run, and reading the report. Does not live here: installing schemathesis and saying
-//! how many cases (`xtask`), what a stranger's tool must be told about this API (`xtask/judges/hooks.py`).
+//! Lives here: a Stoa of its own, the run, reading the report, the stranger's walk. Does not live here: installing
+//! schemathesis and saying how many cases (`xtask`), what its tool must be told about this API (`xtask/judges/hooks.py`).
 //! Invariant: every answer is counted from the report; a case without an answer is a finding.
 
 use std::collections::BTreeMap;
@@ -11,10 +12,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
-use crate::Stoa;
+use crate::{Api, Reply, Stoa};
 
 /// What to do.
 #[derive(Debug)]
@@ -31,6 +32,17 @@ pub struct Options {
     pub cases_each: u64,
     /// Repeats a run.
     pub seed: u64,
+    /// What is made of control's memory.
+    pub memory: Memory,
+}
+
+/// What is made of control's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// A run that is not counted warms up; what memory gains after it is growth.
+    Compared,
+    /// A short run cannot tell growth from a first use.
+    PassedOver,
 }
 
 /// What came of it.
@@ -48,7 +60,9 @@ pub struct Outcome {
     pub checks: BTreeMap<String, u64>,
     /// What it objected to: its own words.
     pub findings: Vec<String>,
-    /// Memory of control's own before, warmed up by a run that is not counted, in bytes.
+    /// Requests by which a stranger asked for another org's things.
+    pub asked_by_a_stranger: u64,
+    /// Memory of control's own before, in bytes.
     pub before: u64,
     /// The same after.
     pub after: u64,
@@ -69,6 +83,7 @@ impl fmt::Display for Outcome {
         for (check, count) in &self.checks {
             writeln!(f, "  {check}: {count}")?;
         }
+        writeln!(f, "  asked by a stranger: {}", self.asked_by_a_stranger)?;
         let kib = |bytes: u64| bytes >> 10;
         write!(
             f,
@@ -105,15 +120,18 @@ impl Outcome {
 pub fn run(options: &Options) -> Result<Outcome> {
     let stoa = Stoa::start("judged")?;
     let control = stoa.part("control")?;
-    let config = configure(&stoa)?;
-    // Caches, connections of the store and threads come with the first requests: not growth.
-    let mut warming = Outcome::default();
-    once(options, &stoa, &config, options.seed, &mut warming)?;
-    let mut outcome = Outcome {
-        before: control.private_dirty_bytes(),
-        findings: warming.findings,
-        ..Outcome::default()
-    };
+    let document: Value = serde_json::from_slice(&fs::read(&options.document)?)?;
+    let people = People::of(&stoa)?;
+    let config = people.configure(&stoa)?;
+    let mut outcome = Outcome::default();
+    people.walk(&document, &mut outcome)?;
+    if options.memory == Memory::Compared {
+        // Caches, connections of the store and threads come with the first requests: not growth.
+        let mut warming = Outcome::default();
+        once(options, &stoa, &config, options.seed, &mut warming)?;
+        outcome.findings.append(&mut warming.findings);
+    }
+    outcome.before = control.private_dirty_bytes();
     let mut seed = options.seed;
     while outcome.cases < options.cases.max(1) {
         seed += 1;
@@ -130,32 +148,124 @@ pub fn run(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Who calls: two users who must not see each other's things, and the owner for what only an owner may do.
-fn configure(stoa: &Stoa) -> Result<PathBuf> {
-    let api = stoa.api()?;
-    let names = ["ours", "theirs"];
-    let mut users = Vec::new();
-    for name in names {
-        let named = json!({ "name": name });
-        api.created("/v1/orgs", &named)?;
-        api.created(&format!("/v1/orgs/{name}/projects"), &named)?;
-        api.created(&format!("/v1/orgs/{name}/projects/{name}/environments"), &named)?;
-        let token = api.created("/v1/tokens", &json!({"name": name, "role": "owner", "org": name}))?;
-        users.push(user(
-            name,
-            token["token"].as_str().context("a token without text")?,
-        ));
+/// Two orgs, the owner of each, who must not see the other's things, and the owner of all, for what only that one may do.
+struct People {
+    root: Api,
+    ours: Api,
+    theirs: Api,
+}
+
+const ORGS: [&str; 2] = ["ours", "theirs"];
+/// The project and the environment in each.
+const INSIDE: &str = "main";
+/// An org that nobody has.
+const NOBODYS: &str = "nobodys";
+/// The app in each, so that there is something to see.
+const APP: &str = "shop";
+
+impl People {
+    fn of(stoa: &Stoa) -> Result<Self> {
+        let root = stoa.api()?;
+        let mut owners = Vec::new();
+        for name in ORGS {
+            let named = json!({ "name": name });
+            root.created("/v1/orgs", &named)?;
+            let inside = json!({ "name": INSIDE });
+            root.created(&format!("/v1/orgs/{name}/projects"), &inside)?;
+            let environments = format!("/v1/orgs/{name}/projects/{INSIDE}/environments");
+            root.created(&environments, &inside)?;
+            root.created(&format!("{environments}/{INSIDE}/apps"), &json!({ "name": APP }))?;
+            let wanted = json!({"name": name, "role": "owner", "org": name});
+            let token = root.created("/v1/tokens", &wanted)?;
+            owners.push(root.with_token(token["token"].as_str().context("a token without text")?));
+        }
+        let [ours, theirs]: [Api; 2] = owners.try_into().map_err(|_| anyhow!("two owners"))?;
+        Ok(Self { root, ours, theirs })
     }
-    users.push(user("root", api.token()));
-    let people = stoa.root().join("users.json");
-    fs::write(&people, json!({ "auth": users }).to_string())?;
-    let config = stoa.root().join("schemathesis.toml");
-    let text = format!(
-        "[auth.wfc]\npath = {:?}\npeers = {names:?}\n",
-        people.to_string_lossy()
-    );
-    fs::write(&config, text)?;
-    Ok(config)
+
+    /// They, as schemathesis is told of them.
+    fn configure(&self, stoa: &Stoa) -> Result<PathBuf> {
+        let [ours, theirs] = ORGS;
+        let users = [
+            user(ours, self.ours.token()),
+            user(theirs, self.theirs.token()),
+            user("root", self.root.token()),
+        ];
+        let people = stoa.root().join("users.json");
+        fs::write(&people, json!({ "auth": users }).to_string())?;
+        let config = stoa.root().join("schemathesis.toml");
+        let text = format!(
+            "[auth.wfc]\npath = {:?}\npeers = {ORGS:?}\n",
+            people.to_string_lossy()
+        );
+        fs::write(&config, text)?;
+        Ok(config)
+    }
+
+    /// By each operation on something of an org, its stranger must learn what is to be learnt of an org that is not there,
+    /// while its owner is answered.
+    fn walk(&self, document: &Value, outcome: &mut Outcome) -> Result<()> {
+        let mut seen_by_owner = 0;
+        for (template, methods) in document["paths"].as_object().into_iter().flatten() {
+            if !template.starts_with("/v1/orgs/{org}") {
+                continue;
+            }
+            for method in methods
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(method, _)| method)
+            {
+                let method = method.to_ascii_uppercase();
+                if !["GET", "POST", "PUT", "PATCH", "DELETE"].contains(&method.as_str()) {
+                    continue;
+                }
+                let body = (method != "GET").then(|| json!({}));
+                let ask = |api: &Api, org: &str| api.call(&method, &path_in(template, org), body.as_ref());
+                let foreign = ask(&self.theirs, ORGS[0])?;
+                let absent = ask(&self.theirs, NOBODYS)?;
+                outcome.asked_by_a_stranger += 2;
+                if foreign.status != 404 || told(&foreign, ORGS[0]) != told(&absent, NOBODYS) {
+                    outcome.findings.push(format!(
+                        "{method} {template}: a stranger was told {} {}, and of what is not there {} {}",
+                        foreign.status, foreign.body, absent.status, absent.body
+                    ));
+                }
+                if method == "GET" {
+                    seen_by_owner += u64::from(ask(&self.ours, ORGS[0])?.status == 200);
+                }
+            }
+        }
+        ensure!(
+            seen_by_owner >= SEEN_AT_LEAST,
+            "its owner saw only {seen_by_owner} things"
+        );
+        Ok(())
+    }
+}
+
+/// An org, its projects, environments, apps, and the lists of what is in them: fewer, and the walk asked for what is not there.
+const SEEN_AT_LEAST: u64 = 12;
+
+/// The path of an operation on what is in that org.
+fn path_in(template: &str, org: &str) -> String {
+    let segments = template.split('/').map(|segment| match segment {
+        "{org}" => org,
+        "{project}" | "{environment}" => INSIDE,
+        "{app}" => APP,
+        parameter if parameter.starts_with('{') => "x1",
+        word => word,
+    });
+    segments.collect::<Vec<_>>().join("/")
+}
+
+/// What an answer tells but for the request's own name, and the org's, which the caller knows.
+fn told(reply: &Reply, org: &str) -> String {
+    let mut body = reply.body.clone();
+    if let Some(members) = body.as_object_mut() {
+        members.remove("request_id");
+    }
+    format!("{} {body}", reply.status).replace(org, "ORG")
 }
 
 /// A user as schemathesis reads it. As a credential and not as a header of every request: it must be able to leave it out.
@@ -249,6 +359,22 @@ fn short(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stranger_is_told_the_same_but_for_the_name_of_the_org() {
+        let reply = |status, detail: &str| Reply {
+            status,
+            body: json!({"detail": detail, "request_id": format!("req_{detail}")}),
+        };
+        let foreign = told(&reply(404, "no org ours"), "ours");
+        assert_eq!(foreign, told(&reply(404, "no org nobodys"), "nobodys"));
+        assert_ne!(foreign, told(&reply(403, "no org nobodys"), "nobodys"));
+        assert_ne!(foreign, told(&reply(404, "no app of nobodys"), "nobodys"));
+        assert_eq!(
+            path_in("/v1/orgs/{org}/projects/{project}/apps/{app}/env", "ours"),
+            "/v1/orgs/ours/projects/main/apps/shop/env"
+        );
+    }
 
     #[test]
     fn answers_and_objections_are_counted() {
