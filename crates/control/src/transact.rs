@@ -61,6 +61,31 @@ pub(crate) fn under<R: Row>(tx: &ReadTx, parent: &str) -> Result<Vec<Told<R>>, C
     Ok(rows)
 }
 
+/// So many of them after that name (empty: from the first), and the name to go on from when there are more. It costs what
+/// the page costs, unless something of it is corrupt.
+pub(crate) fn page_under<R: Row>(
+    tx: &ReadTx,
+    parent: &str,
+    after: &str,
+    limit: usize,
+) -> Result<(Vec<Told<R>>, Option<String>), ControlError> {
+    match tx.page::<R>(parent, after, limit) {
+        Ok(page) => {
+            let rows = page.rows.into_iter().map(|row| (row, None)).collect();
+            return Ok((rows, page.next));
+        }
+        Err(StoreError::Corrupt { .. } | StoreError::Unreadable { .. }) => {}
+        Err(cause) => return Err(cause.into()),
+    }
+    let mut rows = under::<R>(tx, parent)?;
+    rows.retain(|(found, _)| *found.row.name() > *after);
+    let is_last = rows.len() <= limit;
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| !is_last);
+    let next = last.map(|(found, _)| found.row.name().to_string());
+    Ok((rows, next))
+}
+
 /// Brings rows up to a change of the log.
 pub(crate) fn put<R: Row, I: Ord>(
     rows: &mut BTreeMap<I, R>,

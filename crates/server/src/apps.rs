@@ -20,11 +20,17 @@ use crate::stream::{Events, Seen};
 use control::{LogRecord, LogStream, Secret};
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
-    let all = apps::list(call.control(), call.actor()?, &call.place()?)?;
-    let (page, next_page) = pages::cut(call, all, |view| view.app.row.id.to_string())?;
+    let walk = pages::Walk::of(call)?;
+    let (page, next) = apps::list(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        &walk.from,
+        walk.limit,
+    )?;
     Reply::ok(&AppPage {
         items: page.iter().map(wire).collect(),
-        next_page,
+        next_page: walk.next(page.len(), next),
     })
 }
 

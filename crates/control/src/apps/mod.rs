@@ -11,7 +11,7 @@ use store::{ReadTx, Versioned};
 
 use crate::authorize::{self, EnvPath, Scope};
 use crate::operations::{self, Accepted};
-use crate::transact::{Current, under};
+use crate::transact::{Current, page_under};
 use crate::{Control, ControlError};
 
 /// The numbers of releases.
@@ -39,18 +39,26 @@ pub const ENV_VALUE_MAX: usize = 128 * 1024;
 /// Most instances of one service.
 pub const SCALE_MAX: u16 = 500;
 
-/// All apps of an environment, by name.
+/// So many apps of an environment by name, after the one that is named (none: from the first); and the name to go on from.
 ///
 /// # Errors
 /// As the gate's.
-pub fn list(control: &Control, actor: &Actor, path: &EnvPath) -> Result<Vec<AppView>, ControlError> {
+pub fn list(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    after: &str,
+    limit: usize,
+) -> Result<(Vec<AppView>, Option<String>), ControlError> {
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let open = operations::unsettled(control, tx, &scope.parent())?;
-        under::<App>(tx, &scope.parent())?
+        let (page, next) = page_under::<App>(tx, &scope.parent(), after, limit)?;
+        let views = page
             .into_iter()
             .map(|(app, damage)| listed(control, tx, app, damage, &open))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok((views, next))
     })
 }
 

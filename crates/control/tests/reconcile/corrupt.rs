@@ -29,7 +29,18 @@ fn is_routed(world: &World, app: &str) -> bool {
 
 /// What a list says about each app's damage, by name.
 fn listed(world: &World) -> std::collections::BTreeMap<String, Option<String>> {
-    let all = apps::list(world.control(), &ROOT, &EnvPath::default()).expect("the others are listed");
+    // Page by page of one each: what is corrupt must end no walk either.
+    let (mut all, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = apps::list(world.control(), &ROOT, &EnvPath::default(), &after, 1);
+        let (views, next) = page.expect("the others are listed");
+        assert!(views.len() == 1 || next.is_none());
+        all.extend(views);
+        match next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
     all.into_iter()
         .map(|view| (view.app.row.name.to_string(), view.damage))
         .collect()

@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
     }
     vec![
         ("apps::list", Action::Read, false, |c, a| {
-            apps::list(c, a, &p()).map(drop)
+            apps::list(c, a, &p(), "", 100).map(drop)
         }),
         ("apps::view", Action::Read, false, |c, a| {
             apps::view(c, a, &p(), "shop").map(drop)

@@ -68,7 +68,7 @@ fn what_is_empty_goes_with_its_tokens() {
     let text = secret.expose_str().expect("text").to_owned();
     apps::delete(world.control(), &ROOT, &live, "shop", None).expect("asked");
     world.until(Millis::seconds(120), "no app", |world| {
-        apps::list(world.control(), &ROOT, &live).is_ok_and(|apps| apps.is_empty())
+        apps::list(world.control(), &ROOT, &live, "", 1).is_ok_and(|(apps, _)| apps.is_empty())
     });
     world.until(Millis::seconds(120), "an environment that can go", |world| {
         places::delete_environment(world.control(), &ROOT, &live, None).is_ok()
