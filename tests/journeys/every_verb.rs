@@ -118,7 +118,11 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["events", "--context", "nowhere"], 3, "nowhere"),
     (&["events", "--since", "yesterday"], 2, "yesterday"),
     (&["events", "--since", "999999999"], 1, "no longer kept"),
-    (&["events", "--follow", "--since", "999999999"], 1, "no longer kept"),
+    (
+        &["events", "--follow", "--since", "999999999"],
+        1,
+        "no longer kept",
+    ),
     (&["metrics", "--app", "nowhere"], 3, "nowhere"),
     (&["metrics"], 2, "--app"),
     (&["env", "set", "--app", "nowhere", "A=1"], 3, "nowhere"),

@@ -51,7 +51,15 @@ fn print(session: &Session, frame: &Frame) -> Result<(), Failure> {
 }
 
 fn text(event: &Event) -> String {
-    let Event { revision, at, kind, id, name, change, .. } = event;
+    let Event {
+        revision,
+        at,
+        kind,
+        id,
+        name,
+        change,
+        ..
+    } = event;
     match name.as_str() {
         "" => format!("{revision} {at} {change} {kind} {id}\n"),
         name => format!("{revision} {at} {change} {kind} {name} ({id})\n"),
@@ -75,7 +83,10 @@ mod tests {
             generation: 1,
             change: "insert".to_owned(),
         };
-        assert_eq!(text(&event), "7 1970-01-01T00:00:00.000Z insert app shop (app_1)\n");
+        assert_eq!(
+            text(&event),
+            "7 1970-01-01T00:00:00.000Z insert app shop (app_1)\n"
+        );
         event.name.clear();
         assert_eq!(text(&event), "7 1970-01-01T00:00:00.000Z insert app app_1\n");
     }

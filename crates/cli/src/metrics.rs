@@ -15,7 +15,9 @@ pub(crate) fn metrics(session: &Session, of: &OfApp) -> Result<u8, Failure> {
     if session.json {
         output::json(&metrics)?;
     } else if metrics.requests.is_empty() && metrics.instances.is_empty() {
-        say(&format!("{app} had no requests and runs nothing; see it with: stoa ps -a {app}"));
+        say(&format!(
+            "{app} had no requests and runs nothing; see it with: stoa ps -a {app}"
+        ));
     } else {
         output::data(&text(&metrics))?;
     }
@@ -27,13 +29,18 @@ fn text(metrics: &AppMetrics) -> String {
     if !metrics.requests.is_empty() {
         let rows: Vec<_> = metrics.requests.iter().map(requests).collect();
         parts.push(output::table(
-            &["SERVICE", "RELEASE", "1XX", "2XX", "3XX", "4XX", "5XX", "BY EDGE", "CUT", "RETRIES"],
+            &[
+                "SERVICE", "RELEASE", "1XX", "2XX", "3XX", "4XX", "5XX", "BY EDGE", "CUT", "RETRIES",
+            ],
             &rows,
         ));
     }
     if !metrics.instances.is_empty() {
         let rows: Vec<_> = metrics.instances.iter().map(usage).collect();
-        parts.push(output::table(&["INSTANCE", "MEMORY", "CPU TIME", "PROCESSES"], &rows));
+        parts.push(output::table(
+            &["INSTANCE", "MEMORY", "CPU TIME", "PROCESSES"],
+            &rows,
+        ));
     }
     parts.join("\n")
 }
@@ -50,7 +57,10 @@ fn requests(of: &RequestCounts) -> Vec<String> {
         of.retries,
     ];
     let names = [of.service.clone(), of.release.clone()];
-    names.into_iter().chain(counts.map(|count| count.to_string())).collect()
+    names
+        .into_iter()
+        .chain(counts.map(|count| count.to_string()))
+        .collect()
 }
 
 fn usage(of: &InstanceUsage) -> Vec<String> {

@@ -4,15 +4,15 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim, CreateApp,
-    CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage, CreateInvitation,
-    CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database, DatabaseCredentials,
-    DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
-    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage,
-    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, Project, ProjectPage,
-    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback,
-    Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage,
-    Upload, User, UserPage, Whoami,
+    AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim,
+    CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage,
+    CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database,
+    DatabaseCredentials, DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage,
+    Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey,
+    Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets,
+    Project, ProjectPage, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
+    Rename, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
+    SignedIn, Token, TokenPage, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;

@@ -16,6 +16,7 @@ mod exec;
 mod idempotency;
 mod images;
 mod installation;
+mod json;
 mod listen;
 mod members;
 mod metrics;
@@ -23,6 +24,8 @@ mod operations;
 mod pages;
 mod people;
 mod places;
+#[doc(hidden)]
+pub mod planted;
 mod rate;
 mod refusal;
 mod releases;

@@ -10,8 +10,10 @@ use model::{Action, Actor, Millis, Timestamp, Token};
 
 use crate::answer::Reply;
 use crate::call::Call;
+use crate::credential::Credential;
 use crate::members::{grant, wire_user};
 use crate::pages;
+use crate::planted::{self, Defect};
 use crate::refusal::Refusal;
 
 pub(crate) fn claim(call: &Call) -> Result<Reply, Refusal> {
@@ -36,6 +38,11 @@ pub(crate) fn claim(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn whoami(call: &Call) -> Result<Reply, Refusal> {
     let actor = call.actor()?;
+    let shown = match &call.credential {
+        Some(Credential::Token(text) | Credential::Session(text)) => text.as_str(),
+        None => "",
+    };
+    assert!(!planted::is(Defect::PanicsInAHandler), "planted: {shown}");
     let standing = people::standing(call.control(), actor)?;
     let token_name = match actor {
         Actor::Token { name, .. } => Some(name.clone()),

@@ -6,6 +6,7 @@
 mod arrows;
 mod documents;
 mod errors;
+mod hostile;
 mod lockfile;
 mod purity;
 mod sizes;
@@ -70,6 +71,7 @@ const RULES: &[(&str, Rule)] = &[
     ("lean tree", lockfile::lean_tree),
     ("sizes", sizes::check),
     ("error pages", errors::check),
+    ("hostile inputs", hostile::check),
 ];
 
 /// Applies all rules to this tree.
