@@ -129,6 +129,14 @@ impl Connection {
     /// As [`Connection::get`].
     pub fn receive(&mut self, bodiless: bool) -> Result<Response> {
         let (status, headers) = self.head()?;
+        self.body(status, headers, bodiless)
+    }
+
+    /// Reads the rest of an answer whose head was read.
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub fn body(&mut self, status: u16, headers: Vec<(String, String)>, bodiless: bool) -> Result<Response> {
         let mut response = Response {
             status,
             headers,

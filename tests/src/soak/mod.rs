@@ -8,6 +8,7 @@ mod compare;
 pub mod control;
 pub mod deploys;
 pub mod edge;
+pub mod hostile;
 pub mod kill;
 mod operation;
 mod outcome;

@@ -7,6 +7,7 @@ pub mod api;
 mod control;
 mod deploys;
 mod edge;
+mod hostile;
 mod kill;
 mod power;
 mod sim;
@@ -52,6 +53,12 @@ const SOAKS: &[Soak] = &[
         about: "edges replaced and the platform upgraded under traffic",
         flags: &[("replacements", "N"), ("upgrades", "N"), ("load", "X")],
         run: edge::run,
+    },
+    Soak {
+        name: "hostile",
+        about: "hostile requests, each from a seed: none answered 5xx, each error with a code",
+        flags: &[("requests", "N"), ("seed", "S"), ("first", "N")],
+        run: hostile::run,
     },
     Soak {
         name: "kill",
