@@ -28,8 +28,8 @@ fn main() -> ExitCode {
     let mut as_json = false;
     // The warden's children are not commands for people, so they are not in the help.
     let result = match rest.first().and_then(|word| word.to_str()) {
-        Some("__edge") => edge_process::run(&rest[1..]),
-        Some("__control") => control_process::run(&rest[1..]),
+        Some("__edge") => without_core_files().and_then(|()| edge_process::run(&rest[1..])),
+        Some("__control") => without_core_files().and_then(|()| control_process::run(&rest[1..])),
         Some("__about") => about::say(),
         Some("__check-store") => about::check_store(&rest[1..]),
         _ => {
@@ -59,6 +59,19 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Both hold keys in their memory, which must not reach the disk when they die.
+fn without_core_files() -> Result<(), Failure> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none).map_err(|cause| {
+        let message = format!("core files could not be turned off: {cause}");
+        Failure::new(message, "check what limits the service manager sets: ulimit -c")
+    })
 }
 
 /// Why a process of ours could not go on, with the next step.

@@ -8,6 +8,7 @@ mod answer;
 mod api;
 mod application;
 pub mod back;
+pub mod canary;
 pub mod census;
 mod fleet;
 mod frozen;
