@@ -101,6 +101,30 @@ fn n01_no_program_begins_for_a_name() -> Result<()> {
     stoa.finish()
 }
 
+/// Hashing a password takes 19 MiB for a moment, also for who has none: strangers must not make control heavy for good.
+#[test]
+fn sign_ins_leave_no_memory_behind() -> Result<()> {
+    const ROOM: u64 = 8 << 20;
+    let stoa = Stoa::start("sign-ins")?;
+    let (api, control) = (stoa.api()?, stoa.part("control")?);
+    let guess = |number: u64| {
+        let body = json!({"email": format!("nobody-{number}@example.org"), "password": "correct horse"});
+        Ok::<_, anyhow::Error>(api.call("POST", "/v1/sessions", Some(&body))?.status)
+    };
+    ensure!(api.call("GET", "/v1/whoami", None)?.status == 200);
+    let before = control.private_dirty_bytes();
+    for number in 0..4 {
+        let status = guess(number)?;
+        ensure!(status == 401, "a stranger was answered {status}");
+    }
+    let after = control.private_dirty_bytes();
+    ensure!(
+        before > 0 && after < before + ROOM,
+        "{before} bytes before, {after} after"
+    );
+    stoa.finish()
+}
+
 /// The control: each thing that an answer must not be is found.
 #[test]
 fn a_fault_would_be_found() -> Result<()> {
