@@ -18,6 +18,7 @@ pub mod platform;
 pub mod process;
 mod reboot;
 pub mod soak;
+pub mod speed;
 mod stoa;
 pub mod traffic;
 mod wait;

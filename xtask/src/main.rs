@@ -24,7 +24,7 @@ cargo xtask judge                what strangers' tools say about openapi/v1.json
 cargo xtask fuzz NAME|all [--seconds N]
                                  libFuzzer looks for a text that breaks a reader (fuzz/src)
 cargo xtask bench NAME [--rounds N] [--write]
-                                 deploy | weight | db | edge | back | all: measure Stoa beside its peers, print ratios
+                                 deploy | weight | db | edge | api | back | all: measure Stoa beside its peers, print ratios
 ";
 
 const LAST: &str = "\

@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "docker.io",
         "peer of the benches: dockerd, containerd and its shim",
     ),
+    ("etcd-server", "peer of the api bench"),
     ("fish", "judge of its completion script"),
     ("git", "the repository itself"),
     ("groff-base", "judge of the man pages"),

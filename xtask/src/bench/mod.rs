@@ -4,6 +4,7 @@
 //! Invariants: ours and the peer's samples alternate within a round; a round in which the hypervisor took time away
 //! is measured again; absolute figures are told only beside their ratio.
 
+mod api;
 mod back;
 mod branch;
 mod db;
@@ -60,6 +61,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         edge::run,
     ),
     (
+        "api",
+        "the API with 1,000 apps and 10,000 releases in its store, beside etcd with as many keys",
+        7,
+        api::run,
+    ),
+    (
         "back",
         "kill -9 with 200 instances running, until a write is acknowledged and until all are adopted, beside the promise",
         9,
@@ -83,13 +90,13 @@ pub fn run(words: &[&str]) -> Result<()> {
             other => bail!("{other} is not understood; see cargo xtask help"),
         }
     }
-    let name = chosen.context("which bench? deploy, weight, db, branch, edge, back or all")?;
+    let name = chosen.context("which bench? deploy, weight, db, branch, edge, api, back or all")?;
     let benches: Vec<_> = BENCHES
         .iter()
         .filter(|(known, ..)| *known == name || name == "all")
         .collect();
     if benches.is_empty() {
-        bail!("there is no bench {name}; there are deploy, weight, db, branch, edge, back and all");
+        bail!("there is no bench {name}; there are deploy, weight, db, branch, edge, api, back and all");
     }
     packages::install()?;
     match std::env::var_os("STOA_BIN") {
