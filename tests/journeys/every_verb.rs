@@ -15,7 +15,9 @@ use serde_json::Value;
 fn verbs() -> BTreeSet<String> {
     fn walk(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
         let below: Vec<&clap::Command> = command.get_subcommands().collect();
-        if below.is_empty() {
+        // `login` does something by itself, too.
+        let is_verb = below.is_empty() || !command.is_subcommand_required_set();
+        if is_verb && !path.is_empty() {
             found.insert(path.to_owned());
         }
         for one in below {
@@ -31,6 +33,7 @@ fn verbs() -> BTreeSet<String> {
 /// Which verb an invocation is of.
 fn verb_of(arguments: &[&str], verbs: &BTreeSet<String>) -> Result<String> {
     (1..=3.min(arguments.len()))
+        .rev()
         .map(|words| arguments[..words].join(" "))
         .find(|verb| verbs.contains(verb))
         .with_context(|| format!("{arguments:?} is no verb"))
@@ -72,7 +75,10 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     ),
     (&["server", "rotate-key", "--data-dir", "nowhere"], 1, "nowhere"),
     (&["login", "--claim", "stoa_claim_nonsense"], 4, "claim token"),
-    (&["login"], 2, "--claim"),
+    (&["login"], 6, "no users"),
+    (&["login", "--local", "--token"], 2, "--token"),
+    (&["login", "approve", "BCDF-GHJK", "--yes"], 5, "right"),
+    (&["login", "--local", "approve", "BCDF-GHJK"], 2, "approving"),
     (&["logout", "--context", "nowhere"], 3, "nowhere"),
     (&["whoami", "--context", "nowhere"], 3, "nowhere"),
     (&["whoami", "--api", "ftp://x"], 1, "ftp://x"),
@@ -435,6 +441,8 @@ const RIGHT: &[(&[&str], Form)] = &[
 
 /// Verbs whose success is shown elsewhere, with the reason. What they refuse as JSON is shown above.
 const ELSEWHERE: &[&[&str]] = &[
+    // Needs a user and another machine (journeys/people.rs).
+    &["login", "approve"],
     // As `logout`, which is above.
     &["context", "rm"],
     // They need users, who come in by invitations that they take themselves.

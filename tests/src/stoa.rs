@@ -197,9 +197,23 @@ impl Stoa {
     /// # Errors
     /// As [`Stoa::cli`].
     pub fn cli_of_person(&self, arguments: &[&str]) -> Result<Answer> {
+        self.person_types(arguments, b"")
+    }
+
+    /// The same with something on standard input.
+    ///
+    /// # Errors
+    /// As [`Stoa::cli`].
+    pub fn person_types(&self, arguments: &[&str], input: &[u8]) -> Result<Answer> {
+        answer(self.person(arguments), arguments, input)
+    }
+
+    /// The same, to be started by the caller.
+    #[must_use]
+    pub fn person(&self, arguments: &[&str]) -> Command {
         let mut command = self.command();
         command.current_dir(&self.root).args(arguments);
-        answer(command, arguments, b"")
+        command
     }
 
     /// `stoa deploy` of a directory.

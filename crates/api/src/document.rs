@@ -202,6 +202,7 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             "image" => "Name or digest of the image.".to_owned(),
             "release" => "Name (`v3`) or id of the release.".to_owned(),
             "user" => "Address or id of the user.".to_owned(),
+            "code" => "The code that the machine shows; case and dashes do not count.".to_owned(),
             "session" => "Id of the session, or `current`.".to_owned(),
             "token" | "operation" | "instance" | "invitation" => format!("Id of the {name}."),
             _ => format!("Name or id of the {name}."),

@@ -152,6 +152,20 @@ endpoints! {
     PASSWORD_PUT = "password_put" Put "/v1/password", "people", Credential;
         "Change the own password" "Only by a session, never by a token. Other sessions end; tokens stay.",
         takes::<crate::PutPassword>(), gives(&[Empty]);
+    DEVICE_CREATE = "device_create" Post "/v1/device", "people", Nothing;
+        "Ask for a code to sign a machine in" "For a machine without a browser (RFC 8628): it shows the code, somebody who is signed in elsewhere approves it, and it asks for its token meanwhile.",
+        takes::<crate::CreateDevice>(), gives(&[json::<crate::Device>(201)]);
+    DEVICE_TOKEN = "device_token" Post "/v1/device/token", "people", Nothing;
+        "Ask for the token of a code" "400 with the code `authorization_pending` until it is approved, `slow_down` when asked too often (the interval is 5 seconds longer then), `access_denied` or `expired_token`. Works once.",
+        takes::<crate::PollDevice>(), gives(&[json::<crate::IssuedToken>(201)]);
+    DEVICE_VIEW = "device_view" Get "/v1/device/{code}", "people", Credential;
+        "Show what waits for approval" "By the code that the machine shows; for users.",
+        gives(&[json::<crate::DeviceRequest>(200)]);
+    DEVICE_APPROVE = "device_approve" Post "/v1/device/{code}/approve", "people", Credential;
+        "Sign a machine in" "As the caller, who must be a user; its token does what the caller may do at any time, cut down to what it asked for.",
+        gives(&[Empty]);
+    DEVICE_DENY = "device_deny" Post "/v1/device/{code}/deny", "people", Credential;
+        "Keep a machine out" "", gives(&[Empty]);
     TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Credential;
         "List access tokens" "The own ones; all, for who administers the installation. A token of less than the right `administer`, or bound to a place, sees itself and those it made. Without their texts.",
         query(PAGES), gives(&[json::<crate::TokenPage>(200)]);

@@ -6,6 +6,7 @@
 
 pub mod apps;
 pub mod databases;
+pub mod device;
 pub mod document;
 pub mod endpoint;
 pub mod endpoints;
@@ -34,6 +35,7 @@ pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7070";
 
 pub use apps::*;
 pub use databases::*;
+pub use device::*;
 pub use endpoint::{Answer, Body, Endpoint, Method, Need};
 pub use images::*;
 pub use installation::*;

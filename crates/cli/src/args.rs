@@ -25,7 +25,7 @@ pub use crate::host_args::{
     Command, DoctorArgs, DownArgs, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
 };
 pub use crate::people_args::{
-    AuditCommand, LoginArgs, MembersCommand, SessionsCommand, TokensCommand, UsersCommand,
+    AuditCommand, LoginArgs, LoginCommand, MembersCommand, SessionsCommand, TokensCommand, UsersCommand,
 };
 pub use crate::release_args::{DeployArgs, MoveArgs, RollbackArgs};
 

@@ -12,6 +12,7 @@ mod context;
 mod contexts;
 mod databases;
 mod deploy;
+mod device;
 mod events;
 mod exec;
 mod export;
@@ -136,7 +137,11 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
     use session::Session;
     let open = || Session::open(globals);
     match command {
-        Remote::Login(args) => people::login(globals, args),
+        Remote::Login(args) => match &args.command {
+            Some(_) if args.says_how() => Err(device::stands_alone()),
+            Some(command) => device::approve(&open()?, command),
+            None => people::login(globals, args),
+        },
         Remote::Logout => people::logout(globals),
         Remote::Whoami => people::whoami(&open()?),
         Remote::Members { command } => members::members(&open()?, command),

@@ -63,6 +63,15 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Values of the API as words.
+pub(crate) fn words(all: &[impl Serialize]) -> String {
+    let words = all.iter().filter_map(|one| serde_json::to_value(one).ok());
+    let words: Vec<String> = words
+        .filter_map(|word| word.as_str().map(str::to_owned))
+        .collect();
+    words.join(", ")
+}
+
 /// "3m ago".
 pub(crate) fn ago(at: Timestamp) -> String {
     ago_from(at, Timestamp::now())

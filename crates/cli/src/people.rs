@@ -11,7 +11,7 @@ use crate::contexts::what_counts;
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
 use crate::session::{Session, check_token};
-use crate::terminal;
+use crate::{device, terminal};
 
 /// `stoa login`: gets a credential, tries it, and only then remembers it.
 pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> {
@@ -85,13 +85,15 @@ fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<Str
             .invitation_accept(&body)
             .map_err(explain_invitation)?
             .1
-    } else {
+    } else if args.token {
         return read_token();
+    } else {
+        return device::sign_in(&client(None)?, &device_name());
     };
     // The session was only to show who we are: what is kept is a token of its own name, which can be revoked alone.
     let signed_in = client(Some(session))?;
     let issued = signed_in.token_create(&CreateToken {
-        name: format!("login on {}", host_name()),
+        name: device_name(),
         role: api::Role::Owner,
         org: None,
         scopes: None,
@@ -101,12 +103,15 @@ fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<Str
     Ok(issued.token)
 }
 
-fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    name.chars()
+/// What a token for this machine is called.
+fn device_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host
+        .chars()
         .filter(|letter| !letter.is_control())
         .take(60)
-        .collect()
+        .collect();
+    format!("login on {host}")
 }
 
 /// Asked for where somebody types; else the first line of standard input.

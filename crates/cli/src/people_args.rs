@@ -9,8 +9,11 @@ use model::Millis;
 
 /// Arguments of `stoa login`.
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("how").required(true))]
+#[command(group = clap::ArgGroup::new("how"))]
 pub struct LoginArgs {
+    /// Without any of the options: show a code, to be approved where you are signed in.
+    #[command(subcommand)]
+    pub command: Option<LoginCommand>,
     /// Trade the one-time token that `stoa up` printed for an access token.
     #[arg(long, group = "how", value_name = "TOKEN")]
     pub claim: Option<String>,
@@ -41,6 +44,35 @@ pub struct LoginArgs {
         value_name = "DIR"
     )]
     pub data_dir: PathBuf,
+}
+
+impl LoginArgs {
+    /// Whether a way to sign in was given. clap's own rule for that would refuse `stoa login --json approve` too.
+    #[must_use]
+    pub fn says_how(&self) -> bool {
+        self.claim.is_some()
+            || self.email.is_some()
+            || self.invitation.is_some()
+            || self.name.is_some()
+            || self.local
+            || self.token
+    }
+}
+
+/// What `stoa login` does beside signing in.
+#[derive(Debug, Clone, Subcommand)]
+pub enum LoginCommand {
+    /// Sign another machine in, by the code that it shows.
+    Approve {
+        /// The code.
+        code: String,
+        /// Keep it out instead.
+        #[arg(long)]
+        deny: bool,
+        /// Do not ask whether it is the right one.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// What `stoa tokens` does.

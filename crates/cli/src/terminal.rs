@@ -28,6 +28,17 @@ pub(crate) fn confirm(what: &str, name: &str, given: Option<&str>) -> Result<(),
     }
 }
 
+/// Asks whether to go on.
+pub(crate) fn agree(question: &str, flag: &str) -> Result<(), Failure> {
+    if !is_interactive() {
+        return Err(Failure::new(Code::Usage, "this must be confirmed", flag));
+    }
+    match ask(&format!("{question} [y/N] "))?.to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _other => Err(Failure::new(Code::Usage, "nothing was done", flag)),
+    }
+}
+
 fn ask(question: &str) -> Result<String, Failure> {
     eprint!("{question}");
     // A question that can not be shown is answered wrongly at worst, which does nothing.

@@ -70,6 +70,24 @@ fn up_has_its_own_api_option() {
 }
 
 #[test]
+fn approving_takes_what_all_verbs_take_and_no_way_to_sign_in() {
+    for (line, says_how) in [
+        ("login --json approve BCDF-GHJK", false),
+        ("login approve BCDF-GHJK --yes --json", false),
+        ("login --local approve BCDF-GHJK", true),
+        ("login --claim x approve BCDF-GHJK", true),
+    ] {
+        let words = std::iter::once("stoa").chain(line.split(' '));
+        let parsed = Cli::try_parse_from(words).expect(line);
+        let crate::Command::Remote(crate::args::Remote::Login(args)) = parsed.command else {
+            panic!("{line}")
+        };
+        assert!(args.command.is_some(), "{line}");
+        assert_eq!(args.says_how(), says_how, "{line}");
+    }
+}
+
+#[test]
 fn usage_errors() {
     let mut text = String::new();
     for line in [
@@ -81,7 +99,6 @@ fn usage_errors() {
         "db destory main",
         "db create Main",
         "logs --tail 99999999",
-        "login",
         "login --local --token",
         "deploy --timeout soon",
         "tokens create ci --role god",
@@ -320,12 +337,18 @@ fn words_of(text: &str) -> Vec<&str> {
 /// Whether these words lead to a command and its options; what follows them is arguments or prose.
 fn leads_somewhere(cli: &clap::Command, words: &[&str]) -> bool {
     let mut command = cli;
+    let mut is_value = false;
     for word in words {
+        let was_option = std::mem::take(&mut is_value);
         if let Some(option) = word.strip_prefix("--") {
             let mut known = command.get_arguments().chain(cli.get_arguments());
-            if !option.is_empty() && !known.any(|argument| argument.get_long() == Some(option)) {
-                return false;
+            match known.find(|argument| argument.get_long() == Some(option)) {
+                Some(found) => is_value = found.get_action().takes_values(),
+                None if option.is_empty() => {}
+                None => return false,
             }
+        } else if was_option {
+            // Its value: of `login`, which also has a verb below it.
         } else if command.has_subcommands() {
             match command.find_subcommand(word) {
                 Some(below) => command = below,
@@ -353,7 +376,12 @@ fn every_command_that_is_named_exists() {
         wrong.join("\n")
     );
     // The control: what does not exist is seen.
-    for text in ["stoa image gc", "stoa frobnicate", "stoa doctor --mend"] {
+    for text in [
+        "stoa image gc",
+        "stoa frobnicate",
+        "stoa doctor --mend",
+        "stoa login frobnicate",
+    ] {
         assert!(!leads_somewhere(&cli, &words_of(text)), "{text}");
     }
 }

@@ -5,14 +5,15 @@ use std::fs::File;
 use api::endpoints as e;
 use api::{
     AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim,
-    CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateEnvironment, CreateImage,
+    CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
     CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database,
-    DatabaseCredentials, DatabasePage, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage,
-    Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey,
-    Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets,
-    Project, ProjectPage, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
-    Rename, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
-    SignedIn, Token, TokenPage, Upload, User, UserPage, Whoami,
+    DatabaseCredentials, DatabasePage, Device, DeviceRequest, Environment, EnvironmentPage, Exec, Image,
+    ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation,
+    IssuedToken, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org,
+    OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PutPassword, PutRole, PutScale,
+    PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange,
+    SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
+    Whoami,
 };
 
 use crate::error::Error;
@@ -145,6 +146,21 @@ impl Client {
     }
     pub fn whoami(&self) -> Result<Whoami, Error> {
         self.call(&e::WHOAMI, &[], &[], NONE)
+    }
+    pub fn device_create(&self, body: &CreateDevice) -> Result<Device, Error> {
+        self.call(&e::DEVICE_CREATE, &[], &[], Some(body))
+    }
+    pub fn device_token(&self, body: &PollDevice) -> Result<IssuedToken, Error> {
+        self.call(&e::DEVICE_TOKEN, &[], &[], Some(body))
+    }
+    pub fn device(&self, code: &str) -> Result<DeviceRequest, Error> {
+        self.call(&e::DEVICE_VIEW, &[code], &[], NONE)
+    }
+    pub fn device_approve(&self, code: &str) -> Result<(), Error> {
+        self.call_empty(&e::DEVICE_APPROVE, &[code])
+    }
+    pub fn device_deny(&self, code: &str) -> Result<(), Error> {
+        self.call_empty(&e::DEVICE_DENY, &[code])
     }
     pub fn tokens(&self) -> Result<Vec<Token>, Error> {
         self.all::<TokenPage>(&e::TOKEN_LIST, &[])

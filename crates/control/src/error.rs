@@ -66,6 +66,9 @@ pub enum ControlError {
         /// For how long no other is looked at.
         wait: model::Millis,
     },
+    /// A machine that waits to be signed in gets no token (yet).
+    #[error(transparent)]
+    Device(#[from] crate::people::device::NotYet),
     /// Too many ask for what is expensive.
     #[error("too many {what} at once")]
     Busy {
@@ -136,6 +139,7 @@ impl ControlError {
             Self::Stale { .. } | Self::Replaced { .. } => "stale",
             Self::Guessed { .. } => "too_many_attempts",
             Self::Busy { .. } => "busy",
+            Self::Device(why) => why.code(),
             Self::Build { .. } => "build_failed",
             Self::Store(StoreError::Full { .. }) | Self::Engine(EngineError::Full(_)) => "no_room",
             Self::Store(_) => "store",
@@ -174,6 +178,7 @@ impl ControlError {
                 "release" => "see what is there: stoa releases".to_owned(),
                 "database" => "see what is there: stoa db ls".to_owned(),
                 "image" => "see what is there: stoa image ls".to_owned(),
+                "code" => "read it again from the other machine, or begin there anew: stoa login".to_owned(),
                 "user" | "member" => "see who is there: stoa members ls".to_owned(),
                 "org" | "project" | "environment" => "see what is there: stoa orgs ls".to_owned(),
                 "instance" => "see what runs: stoa ps".to_owned(),
@@ -192,6 +197,7 @@ impl ControlError {
             }
             Self::Busy { .. } => "try again in a few seconds".to_owned(),
             Self::Stale { .. } | Self::Replaced { .. } => "read it again and repeat the change".to_owned(),
+            Self::Device(why) => why.next(),
             Self::Store(cause) => cause.next(),
             Self::Engine(cause) => cause.next(),
             Self::File { .. } => "check the data directory's disk: stoa doctor".to_owned(),

@@ -11,6 +11,7 @@ mod body;
 mod call;
 mod credential;
 mod databases;
+mod device;
 mod dry_run;
 mod exec;
 mod idempotency;

@@ -168,7 +168,7 @@ pub(crate) fn audit_verify(call: &Call) -> Result<Reply, Refusal> {
     })
 }
 
-fn issued(token: &Token, text: &Secret) -> Result<Reply, Refusal> {
+pub(crate) fn issued(token: &Token, text: &Secret) -> Result<Reply, Refusal> {
     let text = text
         .expose_str()
         .ok_or_else(|| Refusal::internal("a token that is no text"))?;
@@ -218,7 +218,7 @@ pub(crate) fn model_role(role: Role) -> model::Role {
     }
 }
 
-fn action(scope: Scope) -> Action {
+pub(crate) fn action(scope: Scope) -> Action {
     match scope {
         Scope::Read => Action::Read,
         Scope::Deploy => Action::Deploy,
@@ -230,7 +230,7 @@ fn action(scope: Scope) -> Action {
 }
 
 /// Knowing that something is there is no right that anybody asks for.
-fn scope(action: Action) -> Option<Scope> {
+pub(crate) fn scope(action: Action) -> Option<Scope> {
     match action {
         Action::See => None,
         Action::Read => Some(Scope::Read),

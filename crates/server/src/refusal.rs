@@ -291,6 +291,7 @@ impl From<ControlError> for Refusal {
             }
             ControlError::Guessed { .. } => 429,
             ControlError::Busy { .. } => 503,
+            ControlError::Device(_) => 400,
             ControlError::Build { .. } => 422,
             ControlError::Store(_) | ControlError::Engine(_) | ControlError::File { .. } => match code {
                 "no_room" => 507,
@@ -342,6 +343,10 @@ mod tests {
             "sign_in",
             "cross_site",
             "too_many_attempts",
+            "authorization_pending",
+            "slow_down",
+            "expired_token",
+            "access_denied",
             "bad_request",
             "invalid",
             "unsupported_media",

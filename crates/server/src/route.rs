@@ -9,7 +9,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, exec, images, installation, members, operations, people, places, releases, sessions,
+    apps, databases, device, exec, images, installation, members, operations, people, places, releases,
+    sessions,
 };
 use control::ExecStreams;
 
@@ -35,6 +36,11 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::SESSION_LIST, Handler::Act(sessions::list)),
     (&e::SESSION_DELETE, Handler::Act(sessions::delete)),
     (&e::PASSWORD_PUT, Handler::Act(sessions::password_put)),
+    (&e::DEVICE_CREATE, Handler::Act(device::create)),
+    (&e::DEVICE_TOKEN, Handler::Act(device::token)),
+    (&e::DEVICE_VIEW, Handler::Act(device::view)),
+    (&e::DEVICE_APPROVE, Handler::Act(device::approve)),
+    (&e::DEVICE_DENY, Handler::Act(device::deny)),
     (&e::USER_LIST, Handler::Act(members::user_list)),
     (&e::USER_VIEW, Handler::Act(members::user_view)),
     (&e::USER_DELETE, Handler::Act(members::user_delete)),

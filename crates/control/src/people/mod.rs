@@ -3,6 +3,7 @@
 //! Lives here: the claim, and the texts that let somebody in. Does not live here: what each may do (`authorize`).
 //! Invariant: of a text that lets somebody in only its hash is kept.
 
+pub mod device;
 mod invitations;
 mod members;
 mod password;
@@ -161,6 +162,8 @@ pub struct Door {
     pub hasher: Hasher,
     /// Counts wrong guesses.
     pub throttle: Throttle,
+    /// Machines that wait to be signed in.
+    pub devices: device::Devices,
 }
 
 /// What an actor may do where.

@@ -281,7 +281,14 @@ fn refuse_too_many(tx: &WriteTx, token: &Token, now: Timestamp) -> Result<(), Co
     })
 }
 
-fn check(wish: &Wish) -> Result<Millis, ControlError> {
+/// Refuses an actor who could not make such a token himself.
+pub(super) fn refuse_making(tx: &ReadTx, actor: &Actor, wish: &Wish) -> Result<(), ControlError> {
+    let rights = Rights::of(tx, actor)?;
+    let realm = rights.bounds().map_or(Realm::Installation, |bounds| bounds.realm);
+    refuse_stronger(&rights, wish, realm)
+}
+
+pub(super) fn check(wish: &Wish) -> Result<Millis, ControlError> {
     let life = wish.life.unwrap_or(LIFE);
     super::users::check_name(&wish.name)?;
     if life.as_ms() < 60_000 || life > Millis::seconds(366 * 24 * 3600) {

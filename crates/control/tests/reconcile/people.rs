@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use control::people::{self, Accepted, Source, Wish};
+use control::people::{self, Accepted, Source, Wish, device};
 use control::planted::{Defect, plant};
 use control::{Control, ControlError, EnvPath, apps, databases, places, secrets};
 use model::{Action, Actor, Email, Millis, Realm, Role};
@@ -589,4 +589,95 @@ fn a_password_is_changed_by_its_user_only() {
     let standing = people::standing(control, &reset).expect("rights");
     assert_eq!(standing.strongest, Role::Admin);
     assert!(standing.roles.contains(&(Realm::Installation, Role::Admin)));
+}
+
+/// RFC 8628: a machine without a browser is signed in by a code.
+#[test]
+fn a_machine_is_signed_in_by_its_code() {
+    let world = World::with_shop();
+    let control = world.control();
+    let wish = Wish::of("laptop", Role::Owner);
+    let nobody = device::begin(control, &wish, &from(1));
+    assert!(
+        matches!(nobody, Err(ControlError::State { .. })),
+        "without users nobody can approve"
+    );
+    let ada = member(control, "ada", "default", None, Role::Developer);
+    let begin = |source: u8| device::begin(control, &wish, &from(source)).expect("a code");
+    let poll = |begun: &device::Begun| device::poll(control, begun.device_code.expose_str().expect("text"));
+    let not_yet = |result: Result<(model::Token, Secret), ControlError>| match result {
+        Err(ControlError::Device(why)) => why.code(),
+        other => panic!("{other:?}"),
+    };
+    let begun = begin(1);
+    assert_eq!(begun.user_code.len(), 9);
+    assert_eq!(not_yet(poll(&begun)), "authorization_pending");
+    assert_eq!(not_yet(poll(&begun)), "slow_down");
+    assert_eq!(not_yet(device::poll(control, "stoa_dev_00")), "expired_token");
+    let asked =
+        device::asked(control, &ada, &begun.user_code.to_lowercase().replace('-', " ")).expect("found");
+    assert_eq!((asked.wish.name.as_str(), asked.source), ("laptop", from(1)));
+    assert!(
+        denied(device::approve(control, &ROOT, &begun.user_code)),
+        "the host is no user"
+    );
+    let begun = begin(1);
+    device::approve(control, &ada, &begun.user_code).expect("approved");
+    let again = device::approve(control, &ada, &begun.user_code);
+    assert!(matches!(again, Err(ControlError::State { .. })));
+    let (token, text) = poll(&begun).expect("a token");
+    assert_eq!(token.user, ada.user());
+    let laptop = people::authenticate(control, text.expose_str().expect("text")).expect("live");
+    assert!(apps::view(control, &laptop, &place(), "shop").is_ok());
+    assert!(
+        denied(places::create_project(control, &laptop, "default", &name("x"))),
+        "no more than Ada"
+    );
+    assert_eq!(not_yet(poll(&begun)), "expired_token", "works once");
+    let begun = begin(2);
+    device::deny(control, &ada, &begun.user_code).expect("refused");
+    assert_eq!(not_yet(poll(&begun)), "access_denied");
+    assert_eq!(not_yet(poll(&begun)), "expired_token");
+    // A token with less lets nothing stronger in.
+    let weak = Wish::of("weak", Role::Viewer);
+    let (_, weak) = people::create_token(control, &ada, &weak, None).expect("a token");
+    let weak = people::authenticate(control, weak.expose_str().expect("text")).expect("live");
+    let begun = begin(2);
+    assert!(denied(device::approve(control, &weak, &begun.user_code)));
+    // Who is removed between the approval and the asking lets nobody in.
+    device::approve(control, &ada, &begun.user_code).expect("approved");
+    people::delete_user(control, &ROOT, "ada@example.org").expect("removed");
+    assert_eq!(not_yet(poll(&begun)), "expired_token");
+}
+
+#[test]
+fn codes_are_few_and_cannot_be_guessed() {
+    let world = World::new();
+    let control = world.control();
+    let ada = member(control, "ada", "default", None, Role::Developer);
+    let wish = Wish::of("laptop", Role::Owner);
+    let made = (0..20)
+        .filter(|_| device::begin(control, &wish, &from(1)).is_ok())
+        .count();
+    assert_eq!(made, 10, "of one source");
+    let begun = device::begin(control, &wish, &from(2)).expect("another source");
+    let wrong: Vec<bool> = (0..12)
+        .map(|_| {
+            matches!(
+                device::asked(control, &ada, "BBBB-BBBB"),
+                Err(ControlError::Guessed { .. })
+            )
+        })
+        .collect();
+    assert_eq!(wrong.iter().filter(|slowed| **slowed).count(), 2, "ten guesses");
+    let slowed = device::asked(control, &ada, &begun.user_code);
+    assert!(
+        matches!(slowed, Err(ControlError::Guessed { .. })),
+        "then even the right one waits"
+    );
+    let bob = member(control, "bob", "default", None, Role::Developer);
+    assert!(
+        device::asked(control, &bob, &begun.user_code).is_ok(),
+        "of one user"
+    );
 }

@@ -34,6 +34,10 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("project_delete", Value::Null, "project"),
         ("environment_create", json!({"name": "staging"}), "environment"),
         ("environment_delete", Value::Null, "environment"),
+        ("device_create", json!({"name": "laptop"}), "device"),
+        ("device_token", json!({"device_code": "DEVICE"}), "token"),
+        ("device_approve", Value::Null, "device"),
+        ("device_deny", Value::Null, "device"),
         (
             "session_create",
             json!({"email": ADA, "password": PASSWORD}),
@@ -249,6 +253,17 @@ fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
     let deploy = root
         .deploy_token_create("default", "default", &deploy)
         .expect("a token");
+    let device = || {
+        let body = api::CreateDevice {
+            name: "laptop".to_owned(),
+            role: None,
+            scopes: None,
+        };
+        root.device_create(&body).expect("a code")
+    };
+    let (waiting, approved) = (device(), device());
+    let approve = world.with(&cookie).device_approve(&approved.user_code);
+    approve.expect("approved");
     let empty = || "empty".to_owned();
     root.org_create(&api::CreateOrg { name: empty() })
         .expect("an org");
@@ -262,6 +277,8 @@ fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
         ("invitation", invite("zoe@example.org", Some("default")).about.id),
         ("whole_invitation", invite("zoe@example.org", None).about.id),
         ("deploy_token", deploy.about.id),
+        ("code", waiting.user_code),
+        ("device", approved.device_code),
     ];
     (cookie, ids)
 }
@@ -281,7 +298,7 @@ fn stands_for<'p>(id: &str, parameter: &'p str) -> &'p str {
 /// Who sends it: what is only for a user comes from Ada's browser.
 fn credential(id: &str, known: &BTreeMap<&'static str, String>, token: &str) -> String {
     match id {
-        "session_delete" | "password_put" => {
+        "session_delete" | "password_put" | "device_approve" | "device_deny" => {
             format!(
                 "cookie: __Host-stoa={}\r\nsec-fetch-site: same-origin\r\n",
                 known["cookie"]
@@ -380,6 +397,7 @@ impl World {
             "audit": audit.first().map(|last| last.seq),
             "uploads": uploads,
             "claim": claim,
+            "devices": self.control.door.devices.census(),
             "images": self.control.engine.images().expect("images").len(),
         })
     }
@@ -419,7 +437,10 @@ fn mutations(known: &BTreeMap<&'static str, String>) -> Vec<Mutation> {
             let (body, media_type) = match (id, &body) {
                 ("upload_create", _) => ("archive".to_owned(), "application/x-tar"),
                 (_, Value::Null) => (String::new(), ""),
-                (_, body) => (body.to_string(), "application/json"),
+                (_, body) => (
+                    body.to_string().replace("DEVICE", &known["device"]),
+                    "application/json",
+                ),
             };
             let media_type = match media_type {
                 "" => String::new(),
@@ -482,7 +503,7 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
         let (status, _) = world.call(&method, &format!("{path}?dry_run=true"), "", &body);
         let is_open = matches!(
             id.as_str(),
-            "installation_claim" | "session_create" | "invitation_accept"
+            "installation_claim" | "session_create" | "invitation_accept" | "device_create" | "device_token"
         );
         assert!(status == 401 || is_open, "{id}: {status}");
     }
@@ -509,6 +530,7 @@ fn without_dry_run_the_same_requests_change_something() {
         let path = known.iter().fold(path, |path, (parameter, value)| {
             path.replace(value, &here[parameter])
         });
+        let body = body.replace(&known["device"], &here["device"]);
         let token = world.token(api::Role::Owner);
         let headers = format!("{}{headers}", credential(&id, &here, &token));
         let (_, foretold) = world.call(&method, &format!("{path}?dry_run=true"), &headers, &body);
