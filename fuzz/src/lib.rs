@@ -2,7 +2,9 @@
 //!
 //! Lives here: what is read, and what must hold of the answer. Does not live here: where the bytes come from
 //! (`tests/corpus.rs`: the committed ones and seeded changes of them; `libfuzzer`: those that libFuzzer finds).
-//! Invariant: a target is a pure function of its bytes, so that a finding is a file.
+//! Invariant: what a target says of its bytes depends on nothing else, so that a finding is a file.
+
+pub mod door;
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -24,13 +26,16 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     target("app-json", |data| imported(Form::AppJson, data)),
+    target("claim", door::claim),
     target("command", commands),
     target("compose", |data| imported(Form::Compose, data)),
     target("dotenv", |data| imported(Form::Dotenv, data)),
     target("fly", |data| imported(Form::Fly, data)),
     target("manifest", manifest),
     target("names", names),
+    target("page-token", door::page_token),
     target("procfile", |data| imported(Form::Procfile, data)),
+    target("token", door::token),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8])) -> Target {

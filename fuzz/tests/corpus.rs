@@ -160,6 +160,7 @@ fn no_text_breaks_its_reader() {
             );
         }
     }
+    fuzz::door::close();
 }
 
 /// The control: a reader that breaks is seen.

@@ -163,6 +163,19 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["db", "rotate", "nowhere"], 3, "nowhere"),
     (&["db", "branch", "nowhere", "--as", "copy"], 3, "nowhere"),
     (&["db", "reset", "nowhere"], 3, "nowhere"),
+    (&["db", "backup", "nowhere"], 3, "nowhere"),
+    (&["db", "backups", "nowhere"], 3, "nowhere"),
+    (
+        &["db", "restore", "nowhere", "--as", "copy", "--latest"],
+        3,
+        "nowhere",
+    ),
+    (&["db", "restore", "nowhere", "--as", "copy"], 2, "--latest"),
+    (
+        &["db", "restore", "nowhere", "--as", "copy", "--lsn", "here"],
+        2,
+        "0/3000060",
+    ),
     (&["db", "destroy", "nowhere"], 3, "nowhere"),
     (&["image", "ls", "--context", "nowhere"], 3, "nowhere"),
     (&["image", "import", "nowhere.tar"], 1, "nowhere.tar"),
@@ -390,6 +403,9 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["db", "info", "main"], Form::One),
     (&["db", "url", "main"], Form::One),
     (&["db", "rotate", "main"], Form::One),
+    (&["db", "backup", "main"], Form::One),
+    (&["db", "backups", "main"], Form::One),
+    (&["db", "restore", "main", "--as", "back", "--latest"], Form::One),
     (&["db", "branch", "main", "--as", "copy"], Form::One),
     (&["db", "reset", "copy", "--confirm", "copy"], Form::One),
     (&["db", "destroy", "copy", "--confirm", "copy"], Form::One),
@@ -510,6 +526,163 @@ fn is_json(answer: &Answer, form: Form) -> Result<Value> {
     }
 }
 
+/// What a program finds in the JSON of each verb: a line `VERB PLACE KINDS` for each value, `[]` for each item of a list,
+/// and a question mark where it is not always there. What stands here is promised: additions pass, nothing else does.
+/// `STOA_WRITE_SNAPSHOTS=1` takes additions into it.
+const PROMISED: &str = "tests/journeys/json.txt";
+
+/// Places of values with the kinds they have.
+type Shape = BTreeMap<String, BTreeSet<&'static str>>;
+
+/// Answers of which nothing of the kind is promised: the keys of variables are data, a schema and the API's own answers
+/// have promises of their own.
+const OTHERWISE: &[&[&str]] = &[&["env", "ls"], &["init", "--schema"], &["api"]];
+
+fn shape_of(value: &Value, place: &str, shape: &mut Shape) {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "flag",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(items) => {
+            for item in items {
+                shape_of(item, &format!("{place}[]"), shape);
+            }
+            "list"
+        }
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                shape_of(value, &format!("{place}.{key}"), shape);
+            }
+            "table"
+        }
+    };
+    shape.entry(place.to_owned()).or_default().insert(kind);
+}
+
+/// The line of a value: its place, whether it is always there, its kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Promise {
+    is_always: bool,
+    kinds: BTreeSet<String>,
+}
+
+fn promises(text: &str) -> Result<BTreeMap<String, Promise>> {
+    let mut promises = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (place, kinds) = line
+            .rsplit_once(' ')
+            .with_context(|| format!("{line:?} is no promise"))?;
+        let (place, is_always) = match place.strip_suffix('?') {
+            Some(place) => (place, false),
+            None => (place, true),
+        };
+        let kinds = kinds.split('|').map(str::to_owned).collect();
+        promises.insert(place.to_owned(), Promise { is_always, kinds });
+    }
+    Ok(promises)
+}
+
+/// The verb of a place: `db create` of `db create .id`.
+fn verb_at(place: &str) -> &str {
+    let end = [" .", " ["].iter().filter_map(|begin| place.find(begin)).min();
+    place[..end.unwrap_or(place.len())].trim_end()
+}
+
+/// Where a value is: `VERB .a.b` is in `VERB .a`.
+fn around(place: &str) -> Option<&str> {
+    let cut = place.rfind(['.', '['])?;
+    Some(&place[..cut])
+}
+
+/// What was promised and does not hold.
+fn broken(promised: &BTreeMap<String, Promise>, found: &Shape) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (place, promise) in promised {
+        let Some(kinds) = found.get(place) else {
+            // In a table that is there something is missing; a list may be empty, and what is null has nothing in it.
+            let is_missing = match around(place) {
+                Some(around) => {
+                    let is_item = place.ends_with("[]");
+                    !is_item && found.get(around).is_some_and(|kinds| kinds.contains("table"))
+                }
+                None => true,
+            };
+            if is_missing && promise.is_always {
+                broken.push(format!("{place} is gone"));
+            }
+            continue;
+        };
+        for kind in kinds.iter().filter(|kind| !promise.kinds.contains(**kind)) {
+            broken.push(format!("{place} is a {kind} now"));
+        }
+    }
+    broken
+}
+
+/// The promises with what was found added; what is not in both is not always there.
+fn extended(promised: &BTreeMap<String, Promise>, found: &Shape) -> String {
+    let mut text = String::from(
+        "# What programs may rely on in the JSON of each verb (tests/journeys/every_verb.rs says how to read it).\n",
+    );
+    let verbs: BTreeSet<&str> = promised.keys().map(|place| verb_at(place)).collect();
+    let mut all = promised.clone();
+    for (place, kinds) in found {
+        let promise = all.entry(place.clone()).or_insert_with(|| Promise {
+            is_always: !verbs.contains(verb_at(place)),
+            kinds: BTreeSet::new(),
+        });
+        promise.kinds.extend(kinds.iter().map(|kind| (*kind).to_owned()));
+    }
+    for (place, promise) in &all {
+        let mark = if promise.is_always { "" } else { "?" };
+        let kinds: Vec<&str> = promise.kinds.iter().map(String::as_str).collect();
+        text.push_str(&format!("{place}{mark} {}\n", kinds.join("|")));
+    }
+    text
+}
+
+#[test]
+fn what_is_promised_of_the_json_is_held_against_it() -> Result<()> {
+    let found = |value: Value| {
+        let mut shape = Shape::new();
+        shape_of(&value, "ps ", &mut shape);
+        shape
+    };
+    let old =
+        found(serde_json::json!({"items": [{"id": "a", "port": 1}, {"id": "b", "port": null}], "next": ""}));
+    let promised = promises(&extended(&BTreeMap::new(), &old))?;
+    for (value, expected) in [
+        (
+            serde_json::json!({"items": [{"id": "a", "port": 1}], "next": ""}),
+            "",
+        ),
+        (serde_json::json!({"items": [], "next": "", "more": {"x": 1}}), ""),
+        (
+            serde_json::json!({"items": [{"id": "a"}], "next": ""}),
+            "ps .items[].port is gone",
+        ),
+        (serde_json::json!({"items": []}), "ps .next is gone"),
+        (
+            serde_json::json!({"items": [], "next": 1}),
+            "ps .next is a number now",
+        ),
+        (serde_json::json!([]), "ps  is a list now"),
+    ] {
+        assert_eq!(
+            broken(&promised, &found(value.clone())).join(", "),
+            expected,
+            "{value}"
+        );
+    }
+    let more = promises(&extended(
+        &promised,
+        &found(serde_json::json!({"items": [], "next": "", "x": 1})),
+    ))?;
+    ensure!(!more["ps .x"].is_always && more["ps .next"].is_always);
+    Ok(())
+}
+
 #[test]
 fn every_verb_speaks_json() -> Result<()> {
     let rows = RIGHT.iter().map(|(arguments, _)| *arguments);
@@ -525,6 +698,7 @@ fn every_verb_speaks_json() -> Result<()> {
     image(&folder)?;
     let data = stoa.data_dir().to_string_lossy().into_owned();
     let mut known: BTreeMap<&str, String> = [("DATA", data.clone())].into();
+    let (all_verbs, mut found) = (verbs(), Shape::new());
     for (arguments, form) in RIGHT {
         let words = arguments
             .iter()
@@ -533,6 +707,10 @@ fn every_verb_speaks_json() -> Result<()> {
         all.insert(1, "--json");
         let answer = stoa.cli_in(&folder, &all, b"value\n")?.ok()?;
         let value = is_json(&answer, *form)?;
+        let verb = verb_of(arguments, &all_verbs)?;
+        if !OTHERWISE.iter().any(|other| arguments.starts_with(other)) {
+            shape_of(&value, &format!("{verb} "), &mut found);
+        }
         if let Some(id) = value["id"].as_str().filter(|id| id.starts_with("op_")) {
             known.insert("OPERATION", id.to_owned());
         }
@@ -548,5 +726,27 @@ fn every_verb_speaks_json() -> Result<()> {
     ensure!(log.contains("\"login\":\"stoa login"), "no way in: {log}");
     let down = stoa.cli(&["down", "--json", "--data-dir", &data])?.ok()?;
     ensure!(down.json()?["state"] == "down", "{}", down.stdout);
+    shape_of(&down.json()?, "down ", &mut found);
+    let file = journeys::repository().join(PROMISED);
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let promised = promises(&text)?;
+    let broken = broken(&promised, &found);
+    ensure!(
+        broken.is_empty(),
+        "programs rely on what {PROMISED} says:\n{}",
+        broken.join("\n")
+    );
+    if std::env::var_os("STOA_WRITE_SNAPSHOTS").is_some() {
+        fs::write(&file, extended(&promised, &found))?;
+    }
+    let without: BTreeSet<&str> = found
+        .keys()
+        .map(|place| verb_at(place))
+        .filter(|verb| !promised.keys().any(|place| verb_at(place) == *verb))
+        .collect();
+    ensure!(
+        without.is_empty() || std::env::var_os("STOA_WRITE_SNAPSHOTS").is_some(),
+        "nothing is promised yet of {without:?}: STOA_WRITE_SNAPSHOTS=1"
+    );
     stoa.finish()
 }

@@ -73,7 +73,9 @@ fn one(target: &str, seconds: u64) -> Result<()> {
     let work = repository::target().join("fuzz").join(target);
     let found = work.join("found");
     let kept = work.join("corpus");
-    for folder in [&found, &kept] {
+    // Short, since the path of a socket has a bound.
+    let temporary = std::env::temp_dir().join(format!("stoa-fuzz-{}", std::process::id()));
+    for folder in [&found, &kept, &temporary] {
         fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
     let run = |step: Step| {
@@ -81,6 +83,8 @@ fn one(target: &str, seconds: u64) -> Result<()> {
             // The one toolchain is stable; what cargo-fuzz asks for is not.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("STOA_FUZZ", target)
+            // libFuzzer ends without a word to the program, which may have a server in a directory of its own.
+            .env("TMPDIR", &temporary)
             .env("CARGO_TARGET_DIR", repository::target().join("fuzz/build"))
     };
     // Safe code is looked at for panics, time and memory; the sanitizers would find what its compiler excludes.
@@ -108,7 +112,9 @@ fn one(target: &str, seconds: u64) -> Result<()> {
         format!("-artifact_prefix={}/", found.display()),
     ])
     .run()
-    .with_context(|| format!("{target} broke; the text is in {}", found.display()))?;
+    .with_context(|| format!("{target} broke; the text is in {}", found.display()));
+    fs::remove_dir_all(&temporary).with_context(|| format!("could not remove {}", temporary.display()))?;
+    let done = done?;
     let executed = stat(&done.output, "number_of_executed_units").context("libFuzzer gave no sum")?;
     let slowest = stat(&done.output, "slowest_unit_time_sec").unwrap_or_default();
     println!("{target}: {executed} texts in {seconds} s, none broke it; the slowest took {slowest} s");
