@@ -273,6 +273,8 @@ impl Fleet {
             }
         };
         if !is_alive {
+            // Doomed by its last step, it died with nobody at work: how far a worker got must not be a matter of chance.
+            self.nerves.wait_workers();
             let away = match self.dice.roll(10) {
                 0 => 60_000 + self.dice.roll(120_000),
                 1 | 2 => self.dice.roll(15_000),
