@@ -47,6 +47,9 @@ pub struct Database {
     /// Names of the databases that were branched from it. They are copies: they stay when it goes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<String>,
+    /// Whose backup it was restored from; absent when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<DatabaseRestored>,
     /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
     #[serde(default)]
     pub durable: bool,
@@ -80,6 +83,114 @@ pub struct DatabaseOrigin {
     /// Place in the other one's write-ahead log up to which it was taken, for example `0/3000060`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+}
+
+/// Where the data of a restored database came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseRestored {
+    /// Name of the other one at that time.
+    pub database: String,
+    /// What was asked for: a time, a place in the log, or `the latest`.
+    pub target: String,
+    /// When the last transaction in it was committed; absent while it is under way, or when there was none after the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// Place in the other one's write-ahead log up to which it was replayed; absent while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<String>,
+}
+
+/// The backup of a database, on this server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseBackups {
+    /// Whether its write-ahead log is received as it is written.
+    pub receiving: bool,
+    /// What it can be restored to, oldest first. More than one when something is missing in between.
+    pub windows: Vec<RestoreWindow>,
+    /// Copies a restore begins from, oldest first.
+    pub bases: Vec<DatabaseBase>,
+    /// What is missing of its log, oldest first.
+    pub gaps: Vec<BackupGap>,
+    /// What the archived log holds.
+    pub wal_bytes: u64,
+    /// How far back is kept, as long as there is room for it.
+    pub keep_s: u64,
+}
+
+/// A span of time, and of the write-ahead log, that can be restored to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreWindow {
+    /// From this moment.
+    #[schema(value_type = String, format = DateTime)]
+    pub from: Timestamp,
+    /// Until that one.
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
+    /// From this place in the log.
+    pub from_lsn: String,
+    /// Until that one.
+    pub until_lsn: String,
+}
+
+/// A copy of a database to begin a restore from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseBase {
+    /// Its number.
+    pub number: u64,
+    /// The earliest moment it can be brought to.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The earliest place in the log it can be brought to.
+    pub lsn: String,
+    /// Whether the log that goes on from it is there.
+    pub usable: bool,
+}
+
+/// Something missing of the write-ahead log: what was committed in there cannot be told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupGap {
+    /// The last segment before it.
+    pub after: String,
+    /// The first segment after it.
+    pub before: String,
+    /// Nothing that was committed by then is missing.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
+/// Make a database with what another one had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRestore {
+    /// Name of the new database, for example `main-before`.
+    #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
+    pub name: String,
+    /// As of when.
+    pub to: RestoreTarget,
+}
+
+/// What a restore aims at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RestoreTarget {
+    /// Everything there is.
+    #[schema(title = "LatestTarget")]
+    Latest {},
+    /// Everything that was committed by then.
+    #[schema(title = "TimeTarget")]
+    Time {
+        /// When.
+        #[schema(value_type = String, format = DateTime)]
+        at: Timestamp,
+    },
+    /// Everything that lies before a place in the write-ahead log.
+    #[schema(title = "PlaceTarget")]
+    Place {
+        /// Where, for example `0/3000060`.
+        #[schema(pattern = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", max_length = 17)]
+        lsn: String,
+    },
 }
 
 /// Make a branch of a database.

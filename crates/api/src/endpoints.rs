@@ -370,6 +370,15 @@ endpoints! {
     DATABASE_RESET = "database_reset" Post place!("/databases/{database}/reset"), "databases", Right(Manage);
         "Give a branch the data its parent has now" "What the branch has is lost; its address and logins stay.",
         gives(&[Accepted]);
+    DATABASE_BACKUPS_VIEW = "database_backups_view" Get place!("/databases/{database}/backups"), "databases", Right(Read);
+        "Show the backup of a database" "What it can be restored to, and what is missing. It lies on this server: it helps against mistakes, not against the loss of the disk.",
+        gives(&[json::<crate::DatabaseBackups>(200)]);
+    DATABASE_BACKUP = "database_backup" Post place!("/databases/{database}/backups"), "databases", Right(Manage);
+        "Take a base of a database" "A copy to begin a restore from. One is taken by itself each day.",
+        gives(&[Accepted]);
+    DATABASE_RESTORE = "database_restore" Post place!("/databases/{database}/restores"), "databases", Right(Manage);
+        "Restore a database into a new one" "As of a time, a place in its log, or the latest. The database it is of stays as it is. `invalid` names what can be restored to.",
+        takes::<crate::CreateRestore>(), gives(&[Accepted]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
         "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
     DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);

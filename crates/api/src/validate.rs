@@ -177,6 +177,8 @@ const NAME: &str = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$";
 const MAJOR: &str = "^[0-9]{1,3}$";
 /// The pattern of a Debian package or suite.
 const PACKAGE: &str = "^[A-Za-z0-9][A-Za-z0-9+.:-]*$";
+/// The pattern of a place in a write-ahead log.
+const LSN: &str = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$";
 
 /// Why a text does not fit. Our patterns are few, so they are checked by hand and need no engine for all of them.
 fn mismatch(pattern: &str, text: &str) -> Option<String> {
@@ -184,6 +186,7 @@ fn mismatch(pattern: &str, text: &str) -> Option<String> {
     let fits = match pattern {
         NAME => return text.parse::<model::Name>().err().map(|why| why.to_string()),
         MAJOR => (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
+        LSN => return text.parse::<model::Lsn>().err().map(|why| why.to_string()),
         PACKAGE => {
             starts_well
                 && text
@@ -398,7 +401,7 @@ mod tests {
                     "oneOf" => value.as_array().into_iter().flatten().for_each(walk),
                     "items" | "additionalProperties" => walk(value),
                     "pattern" => assert!(
-                        [NAME, MAJOR, PACKAGE].contains(&value.as_str().unwrap_or_default()),
+                        [NAME, MAJOR, PACKAGE, LSN].contains(&value.as_str().unwrap_or_default()),
                         "{value}"
                     ),
                     _ => {}

@@ -1,6 +1,6 @@
 //! `stoa db`.
 
-use api::{CreateBranch, CreateDatabase, Database};
+use api::{CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, RestoreTarget};
 
 use crate::args::DbCommand;
 use crate::exec;
@@ -102,6 +102,39 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_reset(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
+        DbCommand::Backup { name, patience } => {
+            let operation = follow::follow(session, &client.database_backup(place, name)?, patience)?;
+            follow::finish(session, &operation)
+        }
+        DbCommand::Backups { name } => {
+            let backups = client.database_backups(place, name)?;
+            if session.json {
+                output::json(&backups)?;
+            } else {
+                output::data(&backups_page(name, &backups))?;
+            }
+            Ok(0)
+        }
+        DbCommand::Restore {
+            name,
+            new,
+            at,
+            lsn,
+            latest: _,
+            patience,
+        } => {
+            let to = match (at, lsn) {
+                (Some(at), _) => RestoreTarget::Time { at: *at },
+                (None, Some(lsn)) => RestoreTarget::Place { lsn: lsn.to_string() },
+                (None, None) => RestoreTarget::Latest {},
+            };
+            let body = CreateRestore {
+                name: new.to_string(),
+                to,
+            };
+            let operation = client.database_restore(place, name, &body)?;
+            follow::finish(session, &follow::follow(session, &operation, patience)?)
+        }
         DbCommand::Destroy {
             name,
             confirm,
@@ -133,6 +166,76 @@ pub(crate) fn table(all: &[Database]) -> String {
         &["DATABASE", "STATE", "POSTGRES", "SIZE", "USED BY", "HOST"],
         &rows,
     )
+}
+
+pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
+    let mut text = String::new();
+    let log = match backups.receiving {
+        true => "received as it is written",
+        false => {
+            "NOT RECEIVED AT THE MOMENT: what is written now cannot be restored; it is tried again, see: stoa db info"
+        }
+    };
+    let mut row = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
+    row("log", log.to_owned());
+    row(
+        "kept",
+        format!(
+            "{} days back; {} of log, on this server",
+            backups.keep_s / 86_400,
+            output::size(backups.wal_bytes)
+        ),
+    );
+    for window in &backups.windows {
+        row(
+            "restorable",
+            format!("from {} until {}", window.from, window.until),
+        );
+        row("", format!("from {} until {}", window.from_lsn, window.until_lsn));
+    }
+    if backups.windows.is_empty() {
+        row(
+            "restorable",
+            "nothing yet; the first base is taken soon".to_owned(),
+        );
+    }
+    for gap in &backups.gaps {
+        row(
+            "GAP",
+            format!(
+                "after {} until before {}: nothing committed after {} until then",
+                gap.after, gap.before, gap.since
+            ),
+        );
+    }
+    if !backups.bases.is_empty() {
+        let rows: Vec<Vec<String>> = backups
+            .bases
+            .iter()
+            .map(|base| {
+                let use_of = if base.usable {
+                    "yes"
+                } else {
+                    "no: its log is not there"
+                };
+                vec![
+                    base.number.to_string(),
+                    base.at.to_string(),
+                    base.lsn.clone(),
+                    use_of.to_owned(),
+                ]
+            })
+            .collect();
+        text.push('\n');
+        text.push_str(&output::table(&["BASE", "FROM", "PLACE", "USABLE"], &rows));
+    }
+    if let Some(window) = backups.windows.last() {
+        text.push_str(&format!(
+            "\nto restore: stoa db restore {name} --as {name}-before --at {}\n",
+            window.until
+        ));
+    }
+    text
 }
 
 fn state(database: &Database) -> &str {
@@ -187,6 +290,17 @@ fn page(database: &Database) -> String {
             .at
             .map_or_else(|| "being taken".to_owned(), |at| at.to_string());
         rows.push(("branch", format!("of {} as of {at}", origin.database)));
+    }
+    if let Some(from) = &database.restored_from {
+        let reached = match (from.at, &from.lsn) {
+            (Some(at), Some(lsn)) => format!("; the last commit in it is of {at}, at {lsn}"),
+            (_, Some(lsn)) => format!("; up to {lsn}"),
+            (_, None) => ", under way".to_owned(),
+        };
+        rows.push((
+            "restored",
+            format!("from {} as of {}{reached}", from.database, from.target),
+        ));
     }
     if !database.branches.is_empty() {
         rows.push(("branches", database.branches.join(", ")));

@@ -6,14 +6,14 @@ use api::endpoints as e;
 use api::{
     AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim,
     CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
-    CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateSession, CreateToken, Database,
-    DatabaseCredentials, DatabasePage, Device, DeviceRequest, Environment, EnvironmentPage, Exec, Image,
-    ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation,
-    IssuedToken, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org,
-    OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PutPassword, PutRole, PutScale,
-    PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange,
-    SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
-    Whoami,
+    CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore, CreateSession, CreateToken,
+    Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device, DeviceRequest, Environment,
+    EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage,
+    IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog,
+    OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PutPassword,
+    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
+    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
+    UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -350,6 +350,20 @@ impl Client {
     }
     pub fn database_reset(&self, at: &Place, database: &str) -> Result<Operation, Error> {
         self.call(&e::DATABASE_RESET, &at.with([database]), &[], NONE)
+    }
+    pub fn database_backups(&self, at: &Place, database: &str) -> Result<DatabaseBackups, Error> {
+        self.call(&e::DATABASE_BACKUPS_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_backup(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_BACKUP, &at.with([database]), &[], NONE)
+    }
+    pub fn database_restore(
+        &self,
+        at: &Place,
+        database: &str,
+        body: &CreateRestore,
+    ) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_RESTORE, &at.with([database]), &[], Some(body))
     }
     pub fn database_credentials(&self, at: &Place, database: &str) -> Result<DatabaseCredentials, Error> {
         self.call(&e::DATABASE_CREDENTIALS, &at.with([database]), &[], NONE)

@@ -202,7 +202,7 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
                     None => continue,
                 }
             }
-            Purpose::Job { .. } => continue,
+            Purpose::Job { .. } | Purpose::Receiver { .. } => continue,
         };
         networks
             .entry(environment.to_string())

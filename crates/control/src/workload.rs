@@ -34,7 +34,9 @@ pub(crate) fn of_app(
             (service, Shape::of_service(found))
         }
         Purpose::Job { job, operation, .. } => (job, job_shape(tx, release, job, *operation)?),
-        Purpose::Database { .. } => return Err(crate::authorize::missing("app", "of a database")),
+        Purpose::Database { .. } | Purpose::Receiver { .. } => {
+            return Err(crate::authorize::missing("app", "of a database"));
+        }
     };
     let mut env: BTreeMap<EnvKey, String> = release.env.clone();
     put(&mut env, "STOA_APP", app.name.as_str());

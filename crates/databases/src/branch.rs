@@ -12,8 +12,8 @@
 
 use std::time::{Duration, Instant};
 
-use engine::{Engine, LogQuery, Phase};
-use model::{ImageDigest, Resources, Timestamp};
+use engine::{Engine, LineSink, LogQuery, Phase};
+use model::{ImageDigest, Lsn, Millis, Resources, Segment, Timestamp};
 
 use crate::DatabaseError;
 use crate::cluster;
@@ -48,7 +48,11 @@ pub struct Taken {
     /// What was committed by then is in it.
     pub at: Timestamp,
     /// End of the WAL it recovers.
-    pub lsn: String,
+    pub lsn: Lsn,
+    /// The segment in which that is.
+    pub last: Segment,
+    /// The earliest moment to which log that goes on from it can be replayed.
+    pub from: Timestamp,
 }
 
 /// Clones the volume `from` of a running cluster to `to`, which a first start must follow.
@@ -92,12 +96,19 @@ fn copy_in_backup_mode(source: Psql<'_>, from: &str, to: &str) -> Result<Taken, 
     engine.clone_volume(from, to)?;
     let at = Timestamp::now();
     let stopped = session.ask("SELECT lsn, pg_walfile_name(lsn), labelfile FROM pg_backup_stop(false);")?;
+    // A whole millisecond later: times are cut to milliseconds.
+    let begin = Timestamp::now().plus(Millis::new(1));
     let end = parse_end(&stopped)?;
     let (theirs, ours) = (open(engine, from)?, open(engine, to)?);
     complete(&theirs, &ours, &end).map_err(DatabaseError::file("the copy of the cluster"))?;
     // Its end drops the slot: until here the server kept the segments.
     drop(session);
-    Ok(Taken { at, lsn: end.lsn })
+    Ok(Taken {
+        at,
+        lsn: end.lsn.parse().map_err(|_| unclear())?,
+        last: end.last.parse().map_err(|_| unclear())?,
+        from: begin,
+    })
 }
 
 fn open(engine: &dyn Engine, volume: &str) -> Result<Inside, DatabaseError> {
@@ -113,11 +124,14 @@ struct End {
     label: String,
 }
 
-fn parse_end(printed: &str) -> Result<End, DatabaseError> {
-    let unclear = || DatabaseError::Program {
+fn unclear() -> DatabaseError {
+    DatabaseError::Program {
         program: "pg_backup_stop",
         output: "its answer is not understood".to_owned(),
-    };
+    }
+}
+
+fn parse_end(printed: &str) -> Result<End, DatabaseError> {
     let mut fields = printed.splitn(3, '|');
     let (Some(lsn), Some(last), Some(label)) = (fields.next(), fields.next(), fields.next()) else {
         return Err(unclear());
@@ -176,34 +190,68 @@ pub fn settle(
     volume: &str,
     resources: Resources,
 ) -> Result<(), DatabaseError> {
-    let command = cluster::alone(version, resources);
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    let mut workload = temporary(place, image, version, volume, &words);
-    workload.resources = resources;
-    workload.hostname = "copy".to_owned();
-    engine.ensure(&workload)?;
-    let psql = Psql {
-        engine,
-        instance: place.id,
+    let start = FirstStart {
+        place,
+        image,
+        version,
+        volume,
+        resources,
+        command: cluster::alone(version, resources),
+        hostname: "copy",
+        within: RECOVERS_WITHIN,
+        is_wanted: &|| true,
     };
-    let prepared = recovered(psql, &workload.log_key).and_then(|databases| {
+    first_start(engine, &start, &|_| {}, |_| Ok(()))
+}
+
+/// The first start of a copy.
+pub(crate) struct FirstStart<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) image: &'a ImageDigest,
+    pub(crate) version: &'a str,
+    pub(crate) volume: &'a str,
+    pub(crate) resources: Resources,
+    pub(crate) command: Vec<String>,
+    pub(crate) hostname: &'static str,
+    /// What takes longer is stuck.
+    pub(crate) within: Duration,
+    /// Whether to go on waiting for it.
+    pub(crate) is_wanted: &'a dyn Fn() -> bool,
+}
+
+/// Does it; `tell` asks what is to be known of it, when it has recovered and before anything is changed.
+pub(crate) fn first_start<T>(
+    engine: &dyn Engine,
+    start: &FirstStart<'_>,
+    lines: LineSink<'_>,
+    tell: impl FnOnce(Psql<'_>) -> Result<T, DatabaseError>,
+) -> Result<T, DatabaseError> {
+    let words: Vec<&str> = start.command.iter().map(String::as_str).collect();
+    let mut workload = temporary(start.place, start.image, start.version, start.volume, &words);
+    workload.resources = start.resources;
+    start.hostname.clone_into(&mut workload.hostname);
+    engine.ensure(&workload)?;
+    let id = start.place.id;
+    let psql = Psql { engine, instance: id };
+    let prepared = recovered(psql, &workload.log_key, start, lines).and_then(|databases| {
+        let told = tell(psql)?;
         psql.run("postgres", NO_LOGINS)?;
         // The former one may have been full; this one has a budget of its own.
         psql::write_again(psql)?;
         for name in databases.lines().filter(|name| !name.is_empty()) {
             psql.run(&psql::named(name), NOTHING_OUTSIDE)?;
         }
-        Ok(())
+        Ok(told)
     });
-    let stopped = engine.stop(place.id, PROGRAM_LIMIT);
+    let stopped = engine.stop(id, PROGRAM_LIMIT);
     let ended = stopped
         .map_err(DatabaseError::from)
-        .and_then(|()| wait_end(engine, place.id, "stopping the copy"));
-    let removed = engine.remove(place.id);
-    prepared?;
+        .and_then(|()| wait_end(engine, id, "stopping the copy"));
+    let removed = engine.remove(id);
+    let told = prepared?;
     removed?;
     match ended? {
-        model::Exit::Code { code: 0 } => identify(engine, volume),
+        model::Exit::Code { code: 0 } => identify(engine, start.volume).map(|()| told),
         exit => Err(DatabaseError::Program {
             program: "postgres",
             output: exit.describe(),
@@ -229,9 +277,15 @@ SELECT format('DROP USER MAPPING FOR %s SERVER %I', CASE umuser WHEN 0 THEN 'PUB
 SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts WHERE database = current_database() \\gexec
 ";
 
-/// The names of its databases, once it answers.
-fn recovered(psql: Psql<'_>, log_key: &str) -> Result<String, DatabaseError> {
-    let until = Instant::now() + RECOVERS_WITHIN;
+/// The names of its databases, once it answers. How far it is meanwhile goes to `lines`.
+fn recovered(
+    psql: Psql<'_>,
+    log_key: &str,
+    start: &FirstStart<'_>,
+    lines: LineSink<'_>,
+) -> Result<String, DatabaseError> {
+    let begun = Instant::now();
+    let mut told = String::new();
     loop {
         let asked = psql.run(
             "postgres",
@@ -246,35 +300,50 @@ fn recovered(psql: Psql<'_>, log_key: &str) -> Result<String, DatabaseError> {
             .into_iter()
             .find(|one| one.id == psql.instance);
         match seen.map(|one| one.phase) {
-            Some(Phase::Running { .. }) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(20));
+            Some(Phase::Running { .. }) if begun.elapsed() < start.within && (start.is_wanted)() => {
+                if let Some(line) = said(psql, log_key, |line| line.contains("redo in progress"))
+                    && line != told
+                {
+                    lines(&line);
+                    told = line;
+                }
+                // Often while it may be there at any moment; what takes long is not asked all the time.
+                std::thread::sleep((begun.elapsed() / 20).clamp(ASKED_AGAIN, ASKED_AT_LEAST));
             }
             Some(Phase::Running { .. }) => return Err(cause),
-            Some(Phase::Exited { .. }) | None => return Err(last_words(psql, log_key, cause)),
+            Some(Phase::Exited { .. }) | None => {
+                // What the server said before it ended says more than that it does not answer.
+                let fatal = |line: &str| {
+                    (line.contains("FATAL") || line.contains("PANIC")) && !line.contains(REFUSES_OURS)
+                };
+                return Err(
+                    said(psql, log_key, fatal).map_or(cause, |output| DatabaseError::Program {
+                        program: "postgres",
+                        output,
+                    }),
+                );
+            }
         }
     }
 }
 
-/// What the server said before it ended says more than that it does not answer.
-fn last_words(psql: Psql<'_>, log_key: &str, cause: DatabaseError) -> DatabaseError {
+/// How soon a server is asked again whether it has recovered, at first and at last.
+const ASKED_AGAIN: Duration = Duration::from_millis(20);
+const ASKED_AT_LEAST: Duration = Duration::from_millis(500);
+/// What it answers to our own asking while it recovers or ends.
+const REFUSES_OURS: &str = "the database system is ";
+
+/// The last line of its log that is of a kind.
+fn said(psql: Psql<'_>, log_key: &str, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
     let query = LogQuery {
         key: log_key.to_owned(),
         instance: Some(psql.instance),
-        limit: 20,
+        limit: 50,
         ..LogQuery::default()
     };
-    let said = psql.engine.logs(&query).unwrap_or_default();
-    let fatal = said
-        .iter()
-        .rev()
-        .find(|line| line.text.contains("FATAL") || line.text.contains("PANIC"));
-    match fatal {
-        Some(line) => DatabaseError::Program {
-            program: "postgres",
-            output: line.text.clone(),
-        },
-        None => cause,
-    }
+    let lines = psql.engine.logs(&query).unwrap_or_default();
+    let found = lines.into_iter().rev().find(|line| is_wanted(&line.text));
+    found.map(|line| line.text)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::{Probe, VolumeMount, Workload};
 use model::spec::Health;
-use model::{Bytes, Database, EnvKey, ImageDigest, Instance, Millis, Resources};
+use model::{Bytes, Database, EnvKey, ImageDigest, Instance, Millis, Resources, Target};
 
 /// Where a database's volume is inside its instance; the cluster is one level below, because PostgreSQL wants its
 /// directory for itself.
@@ -41,6 +41,11 @@ pub fn workload(
     all.push(("max_wal_size", wal_most(database.size)));
     if database.origin.is_some() {
         all.extend(of_a_branch());
+    } else {
+        all.push(("max_slot_wal_keep_size", wal_kept(database.size)));
+    }
+    if database.restored.is_some() {
+        all.extend(of_a_copy());
     }
     let command = server(version, all);
     Workload {
@@ -95,9 +100,18 @@ const NOT_DURABLE: [(&str, &str); 3] = [
     ("full_page_writes", "off"),
 ];
 
+fn of_a_copy() -> impl Iterator<Item = (&'static str, String)> {
+    NOT_OF_THE_COPY
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()))
+}
+
 fn of_a_branch() -> impl Iterator<Item = (&'static str, String)> {
-    let all = NOT_OF_THE_COPY.iter().chain(&NOT_DURABLE);
-    all.map(|(name, value)| (*name, (*value).to_owned()))
+    of_a_copy().chain(
+        NOT_DURABLE
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    )
 }
 
 /// The server of a copy at its first start: nobody reaches it but over its private socket.
@@ -105,6 +119,45 @@ pub(crate) fn alone(version: &str, resources: Resources) -> Vec<String> {
     let mut all = settings(resources);
     all.extend(of_a_branch());
     all.push(("listen_addresses", String::new()));
+    server(version, all)
+}
+
+/// The ways to say where a replay ends.
+const RECOVERY_TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_xid",
+    "recovery_target_time",
+    "recovery_target_lsn",
+];
+
+/// The server of a base while it replays the log up to a target: alone, and durable, for what it becomes is kept.
+pub(crate) fn replaying(version: &str, resources: Resources, target: Target) -> Vec<String> {
+    let mut all = settings(resources);
+    all.extend(of_a_copy().filter(|(name, _)| *name != "restore_command"));
+    all.push(("listen_addresses", String::new()));
+    // Nobody reads before the end, and the former server may have had room for more sessions.
+    all.push(("hot_standby", "off".to_owned()));
+    // The log lies where the server looks anyway; without a command it does not begin.
+    all.push(("restore_command", "/bin/false".to_owned()));
+    // A base goes on in its own history: what else bears the name of a later one is not of it.
+    all.push(("recovery_target_timeline", "current".to_owned()));
+    all.push(("recovery_target_action", "promote".to_owned()));
+    let (aim, at, inclusive) = match target {
+        Target::Latest => (None, String::new(), "on"),
+        // The server reads its command line before it knows any name of a zone, `Z` included.
+        Target::Time { at } => {
+            let at = at.to_string().replace('T', " ").replace('Z', "+00");
+            (Some("recovery_target_time"), at, "on")
+        }
+        // A place lies between two records, and what begins there is after it.
+        Target::Lsn { lsn } => (Some("recovery_target_lsn"), lsn.to_string(), "off"),
+    };
+    all.push(("recovery_target_inclusive", inclusive.to_owned()));
+    // Files of the former cluster may aim elsewhere. The one aim comes last: the server takes what follows for a second.
+    let others = RECOVERY_TARGETS.iter().filter(|name| Some(**name) != aim);
+    all.extend(others.map(|name| (*name, String::new())));
+    all.extend(aim.map(|name| (name, at)));
     server(version, all)
 }
 
@@ -123,6 +176,16 @@ fn wal_most(size: Bytes) -> String {
     const LEAST_MI: u64 = 32;
     /// More only makes recovery longer.
     const MOST_MI: u64 = 512;
+    format!("{}MB", ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI))
+}
+
+/// How much of the log is kept for an archive that does not receive: beyond that the backup gets a gap rather than the
+/// database a full disk.
+pub(crate) fn wal_kept(size: Bytes) -> String {
+    /// A receiver that starts anew gets that far behind at once.
+    const LEAST_MI: u64 = 64;
+    /// Hours of a busy server.
+    const MOST_MI: u64 = 16 * 1024;
     format!("{}MB", ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI))
 }
 
@@ -157,13 +220,42 @@ pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use model::{Bytes, Resources};
+    use model::{Bytes, Resources, Target, Timestamp};
 
     #[test]
     fn the_log_leaves_room_for_data() {
         for (mi, most) in [(128, "32MB"), (1024, "256MB"), (10_240, "512MB")] {
             assert_eq!(super::wal_most(Bytes::mi(mi)), most);
         }
+    }
+
+    #[test]
+    fn a_replay_has_one_aim_and_it_comes_last() {
+        let lsn = "0/3000060".parse().expect("a place");
+        let aims = |target| -> Vec<String> {
+            let all = super::replaying("15", Resources::default(), target);
+            let ours = all.into_iter().filter(|word| word.starts_with("recovery_target"));
+            ours.filter(|word| !word.contains("_timeline") && !word.contains("_action"))
+                .collect()
+        };
+        let at = Timestamp::from_ms(1_795_376_400_123);
+        for (target, last, inclusive) in [
+            (
+                Target::Time { at },
+                "recovery_target_time=2026-11-22 19:40:00.123+00",
+                "on",
+            ),
+            (Target::Lsn { lsn }, "recovery_target_lsn=0/3000060", "off"),
+        ] {
+            let aims = aims(target);
+            assert_eq!(
+                aims.first(),
+                Some(&format!("recovery_target_inclusive={inclusive}"))
+            );
+            assert_eq!(aims.last().map(String::as_str), Some(last));
+            assert_eq!(aims[1..].iter().filter(|word| !word.ends_with('=')).count(), 1);
+        }
+        assert!(aims(Target::Latest)[1..].iter().all(|word| word.ends_with('=')));
     }
 
     #[test]

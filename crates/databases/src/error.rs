@@ -38,6 +38,20 @@ pub enum DatabaseError {
         /// What is in the way.
         why: String,
     },
+    /// A segment that the replay needs is not in the archive.
+    #[error("the segment {segment} of the write-ahead log is not in the archive")]
+    Gap {
+        /// Which.
+        segment: model::Segment,
+    },
+    /// The log ended before what the restore aimed at.
+    #[error("the archived log ends before {target}: {said}")]
+    Short {
+        /// What was asked for.
+        target: String,
+        /// What the server said.
+        said: String,
+    },
     /// A file of the cluster is not what it must be.
     #[error("{file}: {why}")]
     File {

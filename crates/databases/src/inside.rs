@@ -23,6 +23,12 @@ impl Inside {
         Self(File::open(volume)?).below("pgdata")
     }
 
+    /// The volume at this path, where it holds something else than a cluster.
+    pub(crate) fn volume(volume: &Path) -> io::Result<Self> {
+        let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(File::from(rustix::fs::open(volume, how, Mode::empty())?)))
+    }
+
     /// A directory in it.
     pub(crate) fn below(&self, name: &str) -> io::Result<Self> {
         self.at(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
@@ -55,6 +61,14 @@ impl Inside {
         let mut file = self.make(name)?;
         file.write_all(content)?;
         file.sync_all()
+    }
+
+    /// A file with this content in the place of the one that is there, in one step.
+    pub(crate) fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let new = format!("{name}.stoa");
+        self.put(&new, content)?;
+        rustix::fs::renameat(&self.0, new.as_str(), &self.0, name)?;
+        self.sync()
     }
 
     /// Removes a file; one that is not there is fine.

@@ -1,16 +1,19 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
-//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches.
+//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches,
+//! the archive and restore.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
 
+pub mod archive;
 mod branch;
 mod cluster;
 mod control_file;
 mod error;
 mod inside;
 mod psql;
+mod restore;
 mod session;
 mod template;
 
@@ -18,6 +21,7 @@ pub use branch::{Taken, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
+pub use restore::{Replay, replay, supply};
 pub use template::{
     Place, can_make, collect_templates, create_volume, ensure_image, ensure_template, find_image,
     find_template, prepare_spare,

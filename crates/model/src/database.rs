@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{Archive, Restored};
 use crate::id::{DatabaseId, EnvironmentId};
 use crate::name::Name;
 use crate::spec::{ImageDigest, Resources};
@@ -37,6 +38,12 @@ pub struct Database {
     /// What it is a branch of; `None` when it began empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// Whose backup it was restored from; `None` when it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+    /// Its backup, once it is kept. A branch has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
     /// When it is to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,

@@ -62,6 +62,13 @@ pub enum Purpose {
         /// Which.
         database: DatabaseId,
     },
+    /// Receives the write-ahead log of a database into its archive.
+    Receiver {
+        /// Whose.
+        database: DatabaseId,
+        /// Into which stretch.
+        stretch: u64,
+    },
 }
 
 impl Purpose {
@@ -70,7 +77,7 @@ impl Purpose {
     pub fn app(&self) -> Option<AppId> {
         match self {
             Self::Service { app, .. } | Self::Job { app, .. } => Some(*app),
-            Self::Database { .. } => None,
+            Self::Database { .. } | Self::Receiver { .. } => None,
         }
     }
 
@@ -79,7 +86,7 @@ impl Purpose {
     pub fn release(&self) -> Option<ReleaseId> {
         match self {
             Self::Service { release, .. } | Self::Job { release, .. } => Some(*release),
-            Self::Database { .. } => None,
+            Self::Database { .. } | Self::Receiver { .. } => None,
         }
     }
 }

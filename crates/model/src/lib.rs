@@ -4,6 +4,7 @@
 //! Does not live here: convenience functions, wire types (`api`), table rows (`store`), decisions (`plan`).
 
 pub mod app;
+pub mod backup;
 pub mod database;
 pub mod email;
 pub mod id;
@@ -19,6 +20,7 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
+pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, Segment, Target};
 pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
 pub use email::Email;
 pub use id::*;

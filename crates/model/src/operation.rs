@@ -97,6 +97,16 @@ pub enum Work {
         /// The branch.
         database: DatabaseId,
     },
+    /// Take a base of a database: a copy to begin a restore from.
+    BackupDatabase {
+        /// The database.
+        database: DatabaseId,
+    },
+    /// Make a database from the backup of another: its row says of which and as of when.
+    RestoreDatabase {
+        /// The new one.
+        database: DatabaseId,
+    },
     /// End a database; its volume stays under another name for the grace period.
     DestroyDatabase {
         /// The database.

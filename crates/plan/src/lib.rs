@@ -6,5 +6,6 @@
 
 pub mod app;
 pub mod backoff;
+pub mod backup;
 pub mod prune;
 pub mod storage;

@@ -455,7 +455,7 @@ fn wire(view: &AppView) -> api::App {
 fn is_ready(instance: &Instance, wanted: &Name) -> bool {
     let serves = match &instance.purpose {
         Purpose::Service { service, .. } => service == wanted,
-        Purpose::Job { .. } | Purpose::Database { .. } => false,
+        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
     };
     serves && matches!(instance.condition, Condition::Ready { .. })
 }
@@ -470,6 +470,7 @@ fn wire_instance(instance: &Instance, numbers: &BTreeMap<ReleaseId, u64>) -> api
         } => ("service", service.to_string(), *index, Some(release)),
         Purpose::Job { job, release, .. } => ("job", job.to_string(), 0, Some(release)),
         Purpose::Database { database } => ("database", database.to_string(), 0, None),
+        Purpose::Receiver { database, .. } => ("receiver", database.to_string(), 0, None),
     };
     let (condition, since, why) = match &instance.condition {
         Condition::Starting { since } => ("starting", *since, None),

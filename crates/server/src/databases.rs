@@ -1,9 +1,12 @@
 //! Managed databases.
 
-use api::{CreateBranch, CreateDatabase, DatabaseCredentials, DatabasePage, VolumePage};
+use api::{
+    BackupGap, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackups, DatabaseBase,
+    DatabaseCredentials, DatabasePage, DatabaseRestored, RestoreTarget, RestoreWindow, VolumePage,
+};
 use control::databases::{self, DatabaseView, Wish};
-use control::volumes;
-use model::{Bytes, Condition, DatabaseState, Millis, StorageFull};
+use control::{ControlError, volumes};
+use model::{Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, StorageFull, Target};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -83,6 +86,74 @@ pub(crate) fn reset(call: &Call) -> Result<Reply, Refusal> {
     let database = call.parameter("database")?;
     let accepted = databases::reset(call.control(), call.actor()?, &call.place()?, database)?;
     Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn backups(call: &Call) -> Result<Reply, Refusal> {
+    let database = call.parameter("database")?;
+    let found = databases::backups(call.control(), call.actor()?, &call.place()?, database)?;
+    Reply::ok(&DatabaseBackups {
+        receiving: found.is_receiving,
+        windows: found
+            .windows
+            .iter()
+            .map(|window| RestoreWindow {
+                from: window.from,
+                until: window.until,
+                from_lsn: window.from_lsn.to_string(),
+                until_lsn: window.until_lsn.to_string(),
+            })
+            .collect(),
+        bases: found
+            .bases
+            .iter()
+            .map(|(base, is_usable)| DatabaseBase {
+                number: base.number,
+                at: base.at,
+                lsn: base.lsn.to_string(),
+                usable: *is_usable,
+            })
+            .collect(),
+        gaps: found
+            .gaps
+            .iter()
+            .map(|gap| BackupGap {
+                after: gap.after.to_string(),
+                before: gap.before.to_string(),
+                since: gap.since,
+            })
+            .collect(),
+        wal_bytes: found.wal.get(),
+        keep_s: found.keep.as_ms() / 1000,
+    })
+}
+
+pub(crate) fn backup(call: &Call) -> Result<Reply, Refusal> {
+    let database = call.parameter("database")?;
+    let accepted = databases::backup(call.control(), call.actor()?, &call.place()?, database)?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn restore(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateRestore = call.needed_body()?;
+    let target = match &body.to {
+        RestoreTarget::Latest {} => Target::Latest,
+        RestoreTarget::Time { at } => Target::Time { at: *at },
+        RestoreTarget::Place { lsn } => Target::Lsn { lsn: place(lsn)? },
+    };
+    let accepted = databases::restore(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+        &name(&body.name, "/name")?,
+        target,
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
+fn place(text: &str) -> Result<Lsn, Refusal> {
+    let wrong = |wrong: LsnError| ControlError::invalid("/to/lsn", wrong.to_string());
+    Ok(text.parse().map_err(wrong)?)
 }
 
 pub(crate) fn credentials(call: &Call) -> Result<Reply, Refusal> {
@@ -184,6 +255,12 @@ fn wire(view: &DatabaseView) -> api::Database {
             lsn: origin.lsn.clone(),
         }),
         branches: view.branches.iter().map(ToString::to_string).collect(),
+        restored_from: database.restored.as_ref().map(|restored| DatabaseRestored {
+            database: restored.name.to_string(),
+            target: restored.target.to_string(),
+            at: restored.reached.and_then(|reached| reached.at),
+            lsn: restored.reached.map(|reached| reached.lsn.to_string()),
+        }),
         durable: database.origin.is_none(),
         expires_at: database.expires_at,
         generation: view.database.generation,

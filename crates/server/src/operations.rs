@@ -127,6 +127,8 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::RotateDatabase { database } => ("rotate_database", database.to_string()),
         Work::BranchDatabase { database } => ("branch_database", database.to_string()),
         Work::ResetDatabase { database } => ("reset_database", database.to_string()),
+        Work::BackupDatabase { database } => ("backup_database", database.to_string()),
+        Work::RestoreDatabase { database } => ("restore_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
         Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),
         Work::Image { name, .. } => ("image", name.clone()),

@@ -165,21 +165,34 @@ pub fn database_tenant(id: DatabaseId) -> String {
     format!("db:{id}")
 }
 
+/// Under what the receivers of a database are listed.
+#[must_use]
+pub fn receivers_of(id: DatabaseId) -> String {
+    format!("{id}/receiver")
+}
+
+/// The name the password of its receiver is sealed under.
+pub const RECEIVER_PASSWORD: &str = "receiver";
+
 /// The name its passwords are sealed under.
 pub const PASSWORD: &str = "password";
 
 impl Holder for Database {
     fn inside(&mut self) -> Vec<Inside<'_>> {
         let tenant = database_tenant(self.id);
-        let credentials = self.credentials.iter_mut();
-        credentials
-            .map(|credential| Inside {
-                tenant: tenant.clone(),
-                name: PASSWORD,
-                version: credential.version,
-                sealed: &mut credential.sealed,
-            })
-            .collect()
+        let credentials = self.credentials.iter_mut().map(|credential| Inside {
+            tenant: tenant.clone(),
+            name: PASSWORD,
+            version: credential.version,
+            sealed: &mut credential.sealed,
+        });
+        let archive = self.archive.iter_mut().map(|archive| Inside {
+            tenant: tenant.clone(),
+            name: RECEIVER_PASSWORD,
+            version: archive.version,
+            sealed: &mut archive.sealed,
+        });
+        credentials.chain(archive).collect()
     }
 }
 
@@ -187,5 +200,7 @@ fn instance_parent(purpose: &Purpose) -> String {
     match purpose {
         Purpose::Service { app, .. } | Purpose::Job { app, .. } => app.to_string(),
         Purpose::Database { database } => database.to_string(),
+        // Beside it: who lists the instances of a database means its servers.
+        Purpose::Receiver { database, .. } => receivers_of(*database),
     }
 }

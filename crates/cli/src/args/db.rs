@@ -2,8 +2,8 @@
 //!
 //! Lives here: arguments and help texts.
 
-use clap::Subcommand;
-use model::{Bytes, Millis, Name};
+use clap::{ArgGroup, Subcommand};
+use model::{Bytes, Lsn, Millis, Name, Timestamp};
 
 use super::Patience;
 
@@ -79,6 +79,40 @@ pub enum DbCommand {
         /// Repeat the name instead of being asked.
         #[arg(long, value_name = "NAME")]
         confirm: Option<String>,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Take a base now: a copy that a restore begins from. One is taken by itself each day.
+    Backup {
+        /// Its name.
+        name: String,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Show what it can be restored to, its bases, and what is missing.
+    Backups {
+        /// Its name.
+        name: String,
+    },
+    /// Restore it into a new database, as of a time, a place in its log, or the latest. It stays as it is.
+    #[command(group = ArgGroup::new("target").required(true).args(["at", "lsn", "latest"]))]
+    Restore {
+        /// Whose backup.
+        name: String,
+        /// The name of the new database.
+        #[arg(long = "as", value_name = "NEW")]
+        new: Name,
+        /// Everything that was committed by then, for example 2026-03-14T15:09:26Z.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+        /// Everything that lies before this place in its log, for example 0/3000060.
+        #[arg(long, value_name = "LSN")]
+        lsn: Option<Lsn>,
+        /// Everything there is.
+        #[arg(long)]
+        latest: bool,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,

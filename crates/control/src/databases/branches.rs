@@ -56,6 +56,8 @@ pub fn branch(
                 at: None,
                 lsn: None,
             }),
+            restored: None,
+            archive: None,
             expires_at: lives.map(|lives| now.plus(lives)),
         };
         tx.insert(&database)?;

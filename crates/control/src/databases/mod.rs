@@ -1,5 +1,6 @@
 //! Managed databases: create, see, connect, rotate, destroy. Making them is `reconcile`'s work.
 
+pub(crate) mod backups;
 mod branches;
 
 use model::operation::Work;
@@ -15,6 +16,7 @@ use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError, rehearsal};
 
+pub use backups::{Backups, backup, backups, restore};
 pub use branches::{branch, reset};
 pub(crate) use branches::{branches_of, joined};
 
@@ -239,6 +241,8 @@ pub(crate) fn create_in(
         state: DatabaseState::Creating,
         full: None,
         origin: None,
+        restored: None,
+        archive: None,
         expires_at: None,
     };
     tx.insert(&database)?;

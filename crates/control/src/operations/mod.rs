@@ -25,6 +25,8 @@ pub struct Accepted {
 
 /// A command that somebody runs may take its time: an import, a backfill.
 const RUN_DEADLINE: Millis = Millis::seconds(24 * 3600);
+/// A day of a busy database's log takes hours to replay, and giving it up helps nobody.
+const RESTORE_DEADLINE: Millis = Millis::seconds(12 * 3600);
 
 /// Stores an operation in the caller's transaction.
 pub(crate) fn accept(
@@ -46,7 +48,10 @@ pub(crate) fn accept(
         | Work::RotateDatabase { .. }
         | Work::DestroyDatabase { .. } => control.settings.operation_deadline,
         // A pool that cannot share blocks copies every byte.
-        Work::BranchDatabase { .. } | Work::ResetDatabase { .. } => control.settings.deploy_deadline,
+        Work::BranchDatabase { .. } | Work::ResetDatabase { .. } | Work::BackupDatabase { .. } => {
+            control.settings.deploy_deadline
+        }
+        Work::RestoreDatabase { .. } => RESTORE_DEADLINE,
     };
     let operation = Operation {
         id: OperationId::fresh(),
@@ -80,6 +85,8 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::RotateDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
+        | Work::BackupDatabase { .. }
+        | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }
         | Work::Image { .. } => None,
@@ -364,6 +371,7 @@ pub(crate) fn fail(control: &Control, id: OperationId, failure: &Failure) -> Res
 pub(crate) const CANCELED: &str = "canceled";
 
 /// How an operation ends that did not get where it should: canceled when somebody asked for that, whatever noticed it first.
+/// A movement that goes back has told why when it began to; its end is not decided here.
 pub(crate) fn ended(operation: &Operation, at: Timestamp, failure: &Failure) -> OperationState {
     match operation.cancel {
         true => OperationState::Canceled { at },

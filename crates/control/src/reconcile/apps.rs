@@ -294,7 +294,10 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
                 || !matches!(instance.condition, Condition::Ready { .. });
             is_bad.then_some((service, instance))
         }
-        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+        Purpose::Service { .. }
+        | Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. } => None,
     });
     if let Some(said) = at_fault.and_then(|(_, instance)| check_said(control, instance)) {
         message = format!("{message} (its check said: {said})");
@@ -424,7 +427,7 @@ fn stop_grace(facts: &Facts, instance: &Instance) -> Option<model::Millis> {
         Purpose::Service { release, service, .. } => {
             Some(facts.releases.get(release)?.services.get(service)?.stop_grace)
         }
-        Purpose::Job { .. } | Purpose::Database { .. } => None,
+        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => None,
     }
 }
 

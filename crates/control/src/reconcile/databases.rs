@@ -1,6 +1,9 @@
 //! Managed databases: their operations, and one living instance for each that should have one.
 
+mod archive;
 mod branch;
+mod restore;
+mod wait;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +18,8 @@ use model::{
 use store::rows::{PASSWORD, database_tenant};
 use store::secret::Secret;
 use store::{Expect, WriteTx};
+
+pub(super) use archive::watch as watch_archives;
 
 use super::Facts;
 use super::workers::{Job, Workers};
@@ -48,6 +53,10 @@ fn one(
     lingering: &BTreeSet<InstanceId>,
     now: Timestamp,
 ) -> Result<(), ControlError> {
+    // Trouble with its archive is not the server's.
+    if let Err(cause) = archive::advance(control, facts, database, lingering, now) {
+        tracing::error!(database = %database.name, %cause, "could not advance its archive; it is tried again");
+    }
     let mut mine: Vec<&Instance> = facts
         .instances
         .values()
@@ -65,8 +74,12 @@ fn one(
         // What an operation on it left when it was given up in the middle.
         control.engine.remove_volume(&branch::making(database.id))?;
         control.engine.remove_volume(&branch::next(database.id))?;
+        let receivers = archive::receivers(facts, database.id);
+        if !archive::is_removed(control, facts, database.id)? {
+            return Ok(());
+        }
         return control.write(|tx| {
-            for ended in &mine {
+            for ended in mine.iter().chain(&receivers) {
                 tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
             }
             tx.delete::<Database>(&database.id.to_string(), Expect::Any)?;
@@ -151,7 +164,7 @@ pub(super) fn unmake(tx: &WriteTx, id: DatabaseId, why: &str) -> Result<(), Cont
 fn is_of(instance: &Instance, database: DatabaseId) -> bool {
     match &instance.purpose {
         Purpose::Database { database: of } => *of == database,
-        Purpose::Service { .. } | Purpose::Job { .. } => false,
+        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Receiver { .. } => false,
     }
 }
 
@@ -224,6 +237,16 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         Work::ResetDatabase { database } => {
             workers.start(control, operation.id, Some(database), move |job| {
                 branch::reset(job, database)
+            });
+        }
+        Work::BackupDatabase { database } => {
+            workers.start(control, operation.id, Some(database), move |job| {
+                archive::backup(job, database)
+            });
+        }
+        Work::RestoreDatabase { database } => {
+            workers.start(control, operation.id, Some(database), move |job| {
+                restore::make(job, database)
             });
         }
         Work::DestroyDatabase { database } => {
@@ -346,7 +369,7 @@ fn serve(job: &Job, database: &Database, number: Option<u64>) -> Result<(), Cont
             control.write(|tx| login_number(tx, id))?
         }
     };
-    let instance = wait_running(control, id)?;
+    let instance = wait::running(control, id)?;
     let psql = Psql { engine, instance };
     new_login(control, id, psql, number, |database| {
         if database.state == DatabaseState::Creating {
@@ -356,37 +379,18 @@ fn serve(job: &Job, database: &Database, number: Option<u64>) -> Result<(), Cont
     job.still_wanted()
 }
 
-/// The instance that runs, waited for.
-fn wait_running(control: &Control, id: DatabaseId) -> Result<InstanceId, ControlError> {
-    let until = Instant::now() + RUNS_WITHIN;
-    loop {
-        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
-        let ready = found
-            .iter()
-            .map(|v| &v.row)
-            .find(|i| matches!(i.condition, Condition::Ready { .. }));
-        if let Some(instance) = ready {
-            return Ok(instance.id);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let last = found.last().map(|v| format!("{:?}", v.row.condition));
-            return Err(ControlError::State {
-                message: format!(
-                    "its server did not start: {}",
-                    last.unwrap_or_else(|| "never tried".to_owned())
-                ),
-                next_step: "see its state: stoa db info NAME, and the machine's: stoa doctor; then try again"
-                    .to_owned(),
-            });
-        }
-        control.store.wait_change(rev, left.min(Duration::from_secs(1)));
-    }
-}
-
 /// The number of the next login role of a database.
 fn login_number(tx: &WriteTx, id: DatabaseId) -> Result<u64, ControlError> {
     Ok(tx.next_number(&format!("login:{id}"))?)
+}
+
+fn fresh_password() -> Result<String, ControlError> {
+    let mut bytes = [0_u8; 24];
+    getrandom::fill(&mut bytes).map_err(|e| ControlError::File {
+        what: "no randomness from the system".to_owned(),
+        cause: std::io::Error::other(e.to_string()),
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A login role with a fresh password: known to the server first, then handed out, with `change` in the same transaction.
@@ -397,12 +401,7 @@ fn new_login(
     version: u64,
     change: impl Fn(&mut Database),
 ) -> Result<(), ControlError> {
-    let mut bytes = [0_u8; 24];
-    getrandom::fill(&mut bytes).map_err(|e| ControlError::File {
-        what: "no randomness from the system".to_owned(),
-        cause: std::io::Error::other(e.to_string()),
-    })?;
-    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let password = fresh_password()?;
     databases::add_login(psql, version, &password).map_err(refused)?;
     let secret = Secret::new(password.into_bytes());
     control.write(|tx| {
@@ -427,7 +426,7 @@ fn rotate(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::step(control, job.operation, "making a second login")?;
     let psql = Psql {
         engine: &*control.engine,
-        instance: wait_running(control, id)?,
+        instance: wait::running(control, id)?,
     };
     // Repeated after a crash, it only makes a third one; all but the last end below.
     let newest = control.write(|tx| login_number(tx, id))?;
@@ -537,7 +536,7 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         }
         Ok(())
     })?;
-    wait_ended(control, id)?;
+    wait::ended(control, id)?;
     let mine = volume_of(id);
     let kept = match kept {
         None => {
@@ -563,27 +562,15 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::succeed(control, job.operation, &outcome)
 }
 
-/// Waits until no server of a database that is not wanted lives.
-fn wait_ended(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
-    let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
-    loop {
-        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
-        if !found.iter().any(|v| v.row.condition.is_live()) {
-            return Ok(());
-        }
-        if Instant::now() >= until {
-            return Err(ControlError::State {
-                message: "its server did not end in time".to_owned(),
-                next_step: "see the host: stoa doctor".to_owned(),
-            });
-        }
-        control.store.wait_change(rev, Duration::from_secs(1));
-    }
-}
-
-pub(super) fn refused(cause: databases::DatabaseError) -> ControlError {
+pub(crate) fn refused(cause: databases::DatabaseError) -> ControlError {
     match cause {
         databases::DatabaseError::Engine(cause) => ControlError::Engine(cause),
+        missing @ (databases::DatabaseError::Gap { .. } | databases::DatabaseError::Short { .. }) => {
+            ControlError::State {
+                message: missing.to_string(),
+                next_step: "see what can be restored: stoa db backups NAME".to_owned(),
+            }
+        }
         other @ (databases::DatabaseError::Program { .. }
         | databases::DatabaseError::Slow { .. }
         | databases::DatabaseError::Version { .. }

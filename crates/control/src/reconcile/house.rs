@@ -211,7 +211,11 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
             let own = release.images.into_values();
             own.chain([release.image])
         });
-        let databases = databases.into_iter().filter_map(|database| database.image);
+        // A base is replayed by the image it ran from, whatever runs now.
+        let databases = databases.into_iter().flat_map(|database| {
+            let bases = database.archive.into_iter().flat_map(|archive| archive.bases);
+            bases.map(|base| base.image).chain(database.image)
+        });
         let keep: BTreeSet<ImageDigest> = images.chain(databases).collect();
         Ok(Some(keep.into_iter().collect::<Vec<_>>()))
     })?;

@@ -164,7 +164,7 @@ fn instance_of<'a>(facts: &'a Facts, operation: &Operation, name: &Name) -> Opti
         Purpose::Job {
             operation: of, job, ..
         } => *of == operation.id && job == name && !is_forgotten(instance),
-        Purpose::Service { .. } | Purpose::Database { .. } => false,
+        Purpose::Service { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
     })
 }
 

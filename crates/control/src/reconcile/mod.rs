@@ -33,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use model::{InstanceId, Timestamp};
 
 pub(crate) use apps::Routed;
-pub(crate) use databases::volume_of;
+pub(crate) use databases::{refused, volume_of};
 pub(crate) use facts::Facts;
 use observe::Look;
 
@@ -47,6 +47,9 @@ const SEAL_EVERY: Duration = Duration::from_secs(60);
 const KEEP_HOUSE_EVERY: Duration = Duration::from_secs(300);
 /// The store is read whole that often, changed or not.
 const READ_WHOLE_EVERY: Duration = Duration::from_secs(60);
+
+/// A part of housekeeping: what began to work when, and what time it is.
+type Chore = fn(&Control, SystemTime, Timestamp) -> Result<(), ControlError>;
 
 /// The reconcilers of one installation.
 pub struct Reconciler {
@@ -94,7 +97,9 @@ impl Reconciler {
         let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
+            let kept = Arc::clone(&measured);
             scope.spawn(move || storage::watch(&measured, stop));
+            scope.spawn(move || databases::watch_archives(&kept, stop));
             scope.spawn(move || {
                 let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -228,7 +233,6 @@ impl Reconciler {
             return;
         }
         self.house_kept = Some(now);
-        type Chore = fn(&Control, SystemTime, Timestamp) -> Result<(), ControlError>;
         let chores: [(&str, Chore); 8] = [
             ("uploads", |control, _, now| crate::uploads::collect(control, now)),
             ("sessions", |control, _, now| crate::people::collect(control, now)),

@@ -98,7 +98,7 @@ fn is_probed(facts: &Facts, row: &Instance) -> bool {
             .and_then(|release| release.services.get(service))
             .is_some_and(|service| service.port.is_some()),
         Purpose::Database { .. } => true,
-        Purpose::Job { .. } => false,
+        Purpose::Job { .. } | Purpose::Receiver { .. } => false,
     }
 }
 

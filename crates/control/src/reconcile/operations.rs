@@ -38,6 +38,8 @@ fn turn_of(work: &Work) -> Option<Turn> {
         | Work::RotateDatabase { database }
         | Work::BranchDatabase { database }
         | Work::ResetDatabase { database }
+        | Work::BackupDatabase { database }
+        | Work::RestoreDatabase { database }
         | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
         Work::Scale { .. }
         | Work::Run { .. }
@@ -99,6 +101,8 @@ fn one(
         | Work::RotateDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
+        | Work::BackupDatabase { .. }
+        | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
             Ok(())
@@ -164,6 +168,8 @@ fn of_app(
         | Work::RotateDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
+        | Work::BackupDatabase { .. }
+        | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }
         | Work::Image { .. } => Ok(()),
@@ -430,7 +436,10 @@ pub(super) fn reject(
         if found.row.state.is_settled() {
             return Ok(());
         }
-        if let Work::CreateDatabase { database } | Work::BranchDatabase { database } = &operation.work {
+        if let Work::CreateDatabase { database }
+        | Work::BranchDatabase { database }
+        | Work::RestoreDatabase { database } = &operation.work
+        {
             databases::unmake(tx, *database, &failure.message)?;
         }
         found.row.state = operations::ended(&found.row, control.now_of(tx), &failure);
@@ -507,7 +516,7 @@ fn scaled(control: &Control, facts: &Facts, operation: &Operation, app: &App) ->
             .iter()
             .filter(|instance| match &instance.purpose {
                 Purpose::Service { service, .. } => service == name,
-                Purpose::Job { .. } | Purpose::Database { .. } => false,
+                Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
             });
         let (mut ready, mut live) = (0, 0);
         for instance in mine {

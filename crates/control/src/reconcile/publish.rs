@@ -147,7 +147,13 @@ fn draining(facts: &Facts) -> impl Iterator<Item = InstanceId> {
             .values()
             .filter(|instance| match (&instance.purpose, &instance.condition) {
                 (Purpose::Service { .. }, Condition::Draining { .. }) => true,
-                (Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. }, _) => false,
+                (
+                    Purpose::Service { .. }
+                    | Purpose::Job { .. }
+                    | Purpose::Database { .. }
+                    | Purpose::Receiver { .. },
+                    _,
+                ) => false,
             });
     draining.map(|instance| instance.id)
 }

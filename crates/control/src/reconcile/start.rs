@@ -13,6 +13,7 @@ use store::{Expect, ReadTx};
 use super::Facts;
 use super::databases::volume_of;
 use super::observe::each;
+use crate::databases::backups;
 use crate::{Control, ControlError};
 
 /// Starts at once: more would only wait for the same kernel locks.
@@ -102,7 +103,7 @@ fn waits_for_database(facts: &Facts, row: &Instance, now: Timestamp) -> bool {
             let release = facts.releases.get(release);
             (app, release.and_then(|of| of.jobs.get(job)).map(|of| &of.uses))
         }
-        Purpose::Database { .. } => return false,
+        Purpose::Database { .. } | Purpose::Receiver { .. } => return false,
     };
     let (Some(app), Some(uses)) = (facts.apps.get(app), uses) else {
         return false;
@@ -205,6 +206,19 @@ fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workl
                 image,
                 instance,
                 &volume_of(row.id),
+            ))
+        }
+        Purpose::Receiver { database, stretch } => {
+            let row = tx.need::<Database>(&database.to_string())?.row;
+            let archive = row.archive.as_ref().filter(|archive| archive.stretch == *stretch);
+            let (Some(archive), Some(image), Some(version)) = (archive, &row.image, &row.version) else {
+                return Err(crate::authorize::missing("archive", row.name.as_str()));
+            };
+            let password = backups::receiver_password(control, row.id, archive)?;
+            let password = password.expose_str().unwrap_or_default();
+            let volume = backups::stretch_volume(row.id, *stretch);
+            Ok(databases::archive::receiver(
+                &row, version, image, instance, &volume, password,
             ))
         }
     }

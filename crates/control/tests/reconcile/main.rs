@@ -1,6 +1,7 @@
 //! Control at middle height: a real store, the simulated engine, a simulated edge, and a time that the test moves.
 
 mod account;
+mod archives;
 mod back;
 mod corrupt;
 mod crashes;

@@ -217,7 +217,9 @@ fn recreate_never_runs_two_releases() {
 fn release_of(row: &model::Instance) -> Option<model::ReleaseId> {
     match row.purpose {
         model::Purpose::Service { release, .. } => Some(release),
-        model::Purpose::Job { .. } | model::Purpose::Database { .. } => None,
+        model::Purpose::Job { .. } | model::Purpose::Database { .. } | model::Purpose::Receiver { .. } => {
+            None
+        }
     }
 }
 

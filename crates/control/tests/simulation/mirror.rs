@@ -307,7 +307,7 @@ impl Mirror {
                         Purpose::Service {
                             app: of, epoch: then, ..
                         } => of == app && then != epoch && other.condition.is_live(),
-                        Purpose::Job { .. } | Purpose::Database { .. } => false,
+                        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
                     })
                     .map(|other| other.uid_range);
                 self.rule(
@@ -332,7 +332,7 @@ impl Mirror {
                 let number = self.number(*operation);
                 self.rule(events, is_first, || format!("o{number} ran {job} twice"));
             }
-            Purpose::Database { .. } => {}
+            Purpose::Database { .. } | Purpose::Receiver { .. } => {}
         }
     }
 
@@ -476,7 +476,7 @@ impl Mirror {
             } => {
                 format!("{}/{job} of o{}", label(release), self.number(*operation))
             }
-            Purpose::Database { .. } => "a database".to_owned(),
+            Purpose::Database { .. } | Purpose::Receiver { .. } => "a database".to_owned(),
         }
     }
 }
@@ -508,6 +508,8 @@ fn work(work: &Work) -> &'static str {
         Work::RotateDatabase { .. } => "rotate database",
         Work::BranchDatabase { .. } => "branch database",
         Work::ResetDatabase { .. } => "reset database",
+        Work::BackupDatabase { .. } => "backup database",
+        Work::RestoreDatabase { .. } => "restore database",
         Work::DestroyDatabase { .. } => "destroy database",
         Work::RotateKey { .. } => "rotate_key",
         Work::Image { .. } => "image",

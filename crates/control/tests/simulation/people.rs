@@ -358,6 +358,8 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::RotateDatabase { .. }
             | Work::BranchDatabase { .. }
             | Work::ResetDatabase { .. }
+            | Work::BackupDatabase { .. }
+            | Work::RestoreDatabase { .. }
             | Work::DestroyDatabase { .. }
             | Work::RotateKey { .. }
             | Work::Image { .. } => None,

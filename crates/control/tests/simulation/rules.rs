@@ -78,7 +78,10 @@ fn of_service<'a>(
                 epoch,
                 ..
             } if *of == app.id && service == name => Some((*epoch, row)),
-            Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+            Purpose::Service { .. }
+            | Purpose::Job { .. }
+            | Purpose::Database { .. }
+            | Purpose::Receiver { .. } => None,
         })
 }
 
@@ -259,14 +262,14 @@ fn owners(mirror: &Mirror, app: &App, name: &Name) -> Vec<(Serving, usize)> {
 fn index(row: &Instance) -> usize {
     match &row.purpose {
         Purpose::Service { index, .. } => usize::from(*index),
-        Purpose::Job { .. } | Purpose::Database { .. } => 0,
+        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => 0,
     }
 }
 
 fn is_of(row: &Instance, owner: Serving) -> bool {
     match &row.purpose {
         Purpose::Service { release, epoch, .. } => *release == owner.release && *epoch == owner.epoch,
-        Purpose::Job { .. } | Purpose::Database { .. } => false,
+        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
     }
 }
 
@@ -407,7 +410,10 @@ fn floor(
         // Programs of which no two may run at once have a gap between them.
         let releases = mirror.instances.values().filter_map(|row| match &row.purpose {
             Purpose::Service { app: of, release, .. } if *of == app.id => mirror.releases.get(release),
-            Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+            Purpose::Service { .. }
+            | Purpose::Job { .. }
+            | Purpose::Database { .. }
+            | Purpose::Receiver { .. } => None,
         });
         let mut all = releases.chain([serving]).chain(to);
         if all.any(|release| release.strategy == Strategy::Recreate) {

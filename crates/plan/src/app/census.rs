@@ -50,7 +50,10 @@ impl<'a> Census<'a> {
                     });
                 }
                 Purpose::Job { app, job, .. } if *app == facts.app.id => census.jobs.push((job, instance)),
-                Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => {}
+                Purpose::Service { .. }
+                | Purpose::Job { .. }
+                | Purpose::Database { .. }
+                | Purpose::Receiver { .. } => {}
             }
         }
         census.lives.sort_by_key(Life::birth);

@@ -90,6 +90,12 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("database_rotate", Value::Null, "operation"),
         ("database_branch", json!({"name": "copy"}), "database"),
         ("database_reset", Value::Null, "operation"),
+        ("database_backup", Value::Null, "operation"),
+        (
+            "database_restore",
+            json!({"name": "before", "to": {"kind": "latest"}}),
+            "database",
+        ),
         ("database_exec", command, "session"),
         (
             "image_create",
@@ -372,6 +378,14 @@ fn database_of(
             name: name("main"),
             at: Some(at),
             lsn: None,
+        }),
+        restored: None,
+        archive: of.map(|_| model::Archive {
+            stretch: 1,
+            sealed: Vec::new(),
+            version: 1,
+            since: at,
+            bases: Vec::new(),
         }),
         expires_at: None,
     }

@@ -12,7 +12,7 @@ use databases::{Psql, Taken};
 use model::operation::Work;
 use model::{Action, Actor, Database, DatabaseId, DatabaseState, ImageDigest, Millis, Origin, Timestamp};
 
-use super::{change, load, refused, serve, unmake, volume_of, wait_ended, wait_running};
+use super::{change, load, refused, serve, unmake, volume_of, wait};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, authorize, operations};
 
@@ -74,7 +74,7 @@ fn take_over(database: &mut Database, copy: &Settled) {
     database.version = Some(copy.version.clone());
     if let Some(origin) = &mut database.origin {
         origin.at = Some(copy.taken.at);
-        origin.lsn = Some(copy.taken.lsn.clone());
+        origin.lsn = Some(copy.taken.lsn.to_string());
     }
 }
 
@@ -90,7 +90,7 @@ fn copy(job: &Job, database: &Database, origin: &Origin) -> Result<Settled, Cont
     operations::step(control, job.operation, &format!("copying {}", origin.name))?;
     let source = Psql {
         engine,
-        instance: wait_running(control, parent.id)?,
+        instance: wait::running(control, parent.id)?,
     };
     let taken = databases::take(source, &volume_of(parent.id), &volume).map_err(refused)?;
     let settled = job.still_wanted().and_then(|()| {
@@ -153,7 +153,7 @@ pub(super) fn reset(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         })?;
     }
     operations::step(control, job.operation, "putting the copy in its place")?;
-    wait_ended(control, id)?;
+    wait::ended(control, id)?;
     if engine.volumes()?.iter().any(|known| known.name == next(id)) {
         engine.remove_volume(&volume_of(id))?;
         engine.rename_volume(&next(id), &volume_of(id))?;
@@ -165,7 +165,7 @@ pub(super) fn reset(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::step(control, job.operation, "starting the server")?;
     let psql = Psql {
         engine,
-        instance: wait_running(control, id)?,
+        instance: wait::running(control, id)?,
     };
     for credential in &database.credentials {
         let password = crate::databases::password_of(control, id, credential)?;

@@ -1,0 +1,54 @@
+//! Waiting for the servers of databases.
+
+use std::time::{Duration, Instant};
+
+use model::{Condition, DatabaseId, Instance, InstanceId};
+
+use super::{RUNS_WITHIN, STOP_GRACE};
+use crate::{Control, ControlError};
+
+/// The instance that runs, waited for.
+pub(super) fn running(control: &Control, id: DatabaseId) -> Result<InstanceId, ControlError> {
+    let until = Instant::now() + RUNS_WITHIN;
+    loop {
+        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
+        let ready = found
+            .iter()
+            .map(|v| &v.row)
+            .find(|i| matches!(i.condition, Condition::Ready { .. }));
+        if let Some(instance) = ready {
+            return Ok(instance.id);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let last = found.last().map(|v| format!("{:?}", v.row.condition));
+            return Err(ControlError::State {
+                message: format!(
+                    "its server did not start: {}",
+                    last.unwrap_or_else(|| "never tried".to_owned())
+                ),
+                next_step: "see its state: stoa db info NAME, and the machine's: stoa doctor; then try again"
+                    .to_owned(),
+            });
+        }
+        control.store.wait_change(rev, left.min(Duration::from_secs(1)));
+    }
+}
+
+/// Waits until no server of a database that is not wanted lives.
+pub(super) fn ended(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
+    let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
+    loop {
+        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
+        if !found.iter().any(|v| v.row.condition.is_live()) {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(ControlError::State {
+                message: "its server did not end in time".to_owned(),
+                next_step: "see the host: stoa doctor".to_owned(),
+            });
+        }
+        control.store.wait_change(rev, Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,454 @@
+//! The archive of a database: its write-ahead log, received as it is written.
+//!
+//! Lives here: what the server must know, the receiver as a workload, how far it is, the files of the archive.
+//! Does not live here: what is kept and for how long (`plan`), when what happens (`control`).
+//! Invariants: the server keeps what was not received, up to a bound, in a slot of its own; what the slot gave up is never
+//! hidden: a receiver goes on where its files end, or another stretch begins in another volume.
+
+use std::path::Path;
+
+use engine::{Engine, LogQuery, VolumeMount, Workload};
+use model::{Bytes, Database, ImageDigest, Instance, Lsn, Resources, Segment, Timestamp};
+
+use crate::DatabaseError;
+use crate::cluster::{USER, program, surroundings, wal_kept};
+use crate::inside::Inside;
+use crate::psql::Psql;
+
+/// The slot whose log is kept until it was received.
+const SLOT: &str = "stoa_archive";
+/// The role that receives. It may replicate and nothing else.
+const ROLE: &str = "stoa_archive";
+/// Where a stretch is inside of the receiver's instance.
+const TARGET: &str = "/var/lib/postgresql/archive";
+/// What `pg_receivewal` calls the segment it is at.
+const OPEN: &str = ".partial";
+/// Says until when everything is in a stretch.
+const COMPLETE: &str = "complete";
+/// The receiver holds a segment's buffers and little else.
+const MEMORY: Bytes = Bytes::mi(64);
+/// Lets the receiver in, with its password and only from the environment's network.
+const RULE: &str = "host replication stoa_archive 0.0.0.0/0 scram-sha-256\n";
+const RULES: &str = "pg_hba.conf";
+
+/// Makes the server ready for a receiver: its role with that password, the rule that lets it in, the bound of what is kept
+/// for it, and the slot. Doing it again is fine; the slot stays where it is.
+///
+/// # Errors
+/// When the server refuses or its rules cannot be written.
+pub fn prepare(psql: Psql<'_>, volume: &str, size: Bytes, password: &str) -> Result<(), DatabaseError> {
+    if password.is_empty() || !password.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(DatabaseError::Program {
+            program: "psql",
+            output: "the password is not hexadecimal".to_owned(),
+        });
+    }
+    let cluster =
+        Inside::cluster(&psql.engine.volume_path(volume)?).map_err(DatabaseError::file("pgdata"))?;
+    let_in(&cluster).map_err(DatabaseError::file(RULES))?;
+    let kept = wal_kept(size);
+    let sql = format!(
+        "SELECT 'CREATE ROLE {ROLE}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}')\\gexec\n\
+         ALTER ROLE {ROLE} LOGIN REPLICATION NOSUPERUSER NOCREATEROLE NOCREATEDB PASSWORD '{password}';\n\
+         ALTER SYSTEM SET max_slot_wal_keep_size = '{kept}';\n\
+         SELECT FROM pg_reload_conf();\n\
+         SELECT 'SELECT FROM pg_create_physical_replication_slot(''{SLOT}'', true)'\n\
+         WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}')\\gexec\n"
+    );
+    psql.run("postgres", &sql).map(drop)
+}
+
+/// A cluster made before has no such rule.
+fn let_in(cluster: &Inside) -> std::io::Result<()> {
+    let mut rules = String::new();
+    std::io::Read::read_to_string(&mut cluster.read(RULES)?, &mut rules)?;
+    if rules.contains(RULE) {
+        return Ok(());
+    }
+    if !rules.is_empty() && !rules.ends_with('\n') {
+        rules.push('\n');
+    }
+    rules.push_str(RULE);
+    // In one step: a server without its rules does not start.
+    cluster.replace(RULES, rules.as_bytes())
+}
+
+/// Gives up where the slot was and begins a new stretch at what the server has now.
+///
+/// # Errors
+/// When the server refuses.
+pub fn begin_anew(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    let sql = format!(
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots\n\
+         WHERE slot_name = '{SLOT}' AND active_pid IS NOT NULL;\n\
+         SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';\n\
+         SELECT FROM pg_create_physical_replication_slot('{SLOT}', true);\n"
+    );
+    psql.run("postgres", &sql).map(drop)
+}
+
+/// The receiver of a database's log into a stretch of its archive.
+#[must_use]
+pub fn receiver(
+    database: &Database,
+    version: &str,
+    image: &ImageDigest,
+    instance: &Instance,
+    volume: &str,
+    password: &str,
+) -> Workload {
+    let source = format!(
+        "host={}.db.internal port={} user={ROLE} application_name={ROLE} connect_timeout=10",
+        database.name,
+        crate::PORT
+    );
+    let command = [
+        program(version, "pg_receivewal"),
+        format!("--directory={TARGET}"),
+        format!("--slot={SLOT}"),
+        // To the disk at once, and said so at once: the server may drop what was received.
+        "--synchronous".to_owned(),
+        "--no-password".to_owned(),
+        format!("--dbname={source}"),
+    ];
+    let mut env = surroundings(version);
+    if let Ok(key) = "PGPASSWORD".parse() {
+        env.insert(key, password.to_owned());
+    }
+    Workload {
+        id: instance.id,
+        hostname: format!("{}-receiver-{}", database.name, instance.id.short(6)),
+        network: database.environment.to_string(),
+        image: image.clone(),
+        command: command.into(),
+        user: Some(USER.to_owned()),
+        workdir: Some("/".to_owned()),
+        env,
+        secrets: Vec::new(),
+        resources: Resources {
+            memory: MEMORY,
+            ..Resources::default()
+        },
+        uid_range: instance.uid_range,
+        volumes: vec![VolumeMount {
+            volume: volume.to_owned(),
+            target: TARGET.to_owned(),
+        }],
+        search_domain: "db.internal".to_owned(),
+        log_key: receiver_log(database),
+        log_label: "receiver".to_owned(),
+        probe: None,
+        // SIGINT has it finish what it has received and end.
+        stop_signal: 2,
+    }
+}
+
+fn receiver_log(database: &Database) -> String {
+    format!("{}/receiver", database.id)
+}
+
+/// What the server says of its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// What lies before is on the server's disk.
+    pub written: Lsn,
+    /// What lies before was received.
+    pub received: Option<Lsn>,
+    /// The slot is gone, or what it kept was dropped: something is missing from here on.
+    pub is_lost: bool,
+    /// A receiver is connected.
+    pub is_connected: bool,
+}
+
+/// Asks the server how far it is and how far its receiver.
+///
+/// # Errors
+/// When it does not answer.
+pub fn look(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
+    let sql = format!(
+        "SELECT pg_current_wal_flush_lsn(), coalesce(restart_lsn::text, ''), coalesce(wal_status, ''), coalesce(active, false)\n\
+         FROM (SELECT 1) one LEFT JOIN pg_replication_slots ON slot_name = '{SLOT}';\n"
+    );
+    let printed = psql.run("postgres", &sql)?;
+    parse_seen(printed.trim()).ok_or_else(|| DatabaseError::Program {
+        program: "psql",
+        output: format!("not understood: {}", printed.trim()),
+    })
+}
+
+/// The same after a commit that writes out what sessions committed without waiting: everything committed before the call
+/// lies before `written`.
+///
+/// # Errors
+/// When it does not answer.
+pub fn mark(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
+    // A commit of nothing is enough, and it needs no table.
+    psql.run(
+        "postgres",
+        "SET synchronous_commit = local;\nSELECT FROM pg_current_xact_id();\n",
+    )?;
+    look(psql)
+}
+
+fn parse_seen(printed: &str) -> Option<Seen> {
+    let mut fields = printed.split('|');
+    let (written, received) = (fields.next()?, fields.next()?);
+    let (status, active) = (fields.next()?, fields.next()?);
+    let received = match received {
+        "" => None,
+        text => Some(text.parse().ok()?),
+    };
+    Some(Seen {
+        written: written.parse().ok()?,
+        received,
+        is_lost: received.is_none() || status == "lost",
+        is_connected: active == "t",
+    })
+}
+
+/// Whether the receiver asks for what the server no longer has.
+///
+/// # Errors
+/// When its log cannot be read.
+pub fn asks_for_what_is_gone(
+    engine: &dyn Engine,
+    database: &Database,
+    receiver: model::InstanceId,
+) -> Result<bool, DatabaseError> {
+    let query = LogQuery {
+        key: receiver_log(database),
+        instance: Some(receiver),
+        limit: 5,
+        ..LogQuery::default()
+    };
+    let said = engine.logs(&query)?;
+    Ok(said
+        .iter()
+        .any(|line| line.text.contains("has already been removed")))
+}
+
+/// A file of a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Which segment.
+    pub segment: Segment,
+    /// It is still being received.
+    pub is_open: bool,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written to last.
+    pub written: Timestamp,
+}
+
+/// What there is of a stretch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Its segments.
+    pub files: Vec<Found>,
+    /// Everything that was committed by then, and lies before that place, is in it.
+    pub complete: Option<(Timestamp, Lsn)>,
+}
+
+/// The segments in a stretch's volume, and until when and where it was seen to be complete.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn files(engine: &dyn Engine, volume: &str) -> Result<Content, DatabaseError> {
+    let dir = open(engine, volume)?;
+    read(&dir).map_err(DatabaseError::file(volume))
+}
+
+fn open(engine: &dyn Engine, volume: &str) -> Result<Inside, DatabaseError> {
+    Inside::volume(&engine.volume_path(volume)?).map_err(DatabaseError::file(volume))
+}
+
+fn read(dir: &Inside) -> std::io::Result<Content> {
+    // First: what is said to be complete must lie in what is listed.
+    let complete = match dir.read(COMPLETE) {
+        Ok(mut file) => {
+            let mut text = String::new();
+            std::io::Read::read_to_string(&mut file, &mut text)?;
+            parse_complete(&text)
+        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
+        Err(cause) => return Err(cause),
+    };
+    let mut found = Vec::new();
+    for (name, _) in dir.list()? {
+        let (stem, is_open) = name
+            .strip_suffix(OPEN)
+            .map_or((name.as_str(), false), |stem| (stem, true));
+        let Ok(segment) = stem.parse::<Segment>() else {
+            continue;
+        };
+        let facts = match dir.read(&name) {
+            Ok(file) => file.metadata()?,
+            // It was closed or removed meanwhile.
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => match dir.read(stem) {
+                Ok(file) => file.metadata()?,
+                Err(_) => continue,
+            },
+            Err(cause) => return Err(cause),
+        };
+        let since = facts.modified()?.duration_since(std::time::UNIX_EPOCH);
+        let written = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        found.push(Found {
+            segment,
+            is_open,
+            bytes: facts.len(),
+            written: Timestamp::from_ms(written),
+        });
+    }
+    Ok(Content {
+        files: found,
+        complete,
+    })
+}
+
+fn parse_complete(text: &str) -> Option<(Timestamp, Lsn)> {
+    let (at, lsn) = text.trim().split_once(' ')?;
+    Some((at.parse().ok()?, lsn.parse().ok()?))
+}
+
+/// Notes in a stretch that everything is in it that was committed by then and lies before that place.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn note_complete(
+    engine: &dyn Engine,
+    volume: &str,
+    at: Timestamp,
+    lsn: Lsn,
+) -> Result<(), DatabaseError> {
+    let dir = open(engine, volume)?;
+    dir.replace(COMPLETE, format!("{at} {lsn}\n").as_bytes())
+        .map_err(DatabaseError::file(volume))
+}
+
+/// Removes segments of a stretch; one that is not there is fine.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn remove(engine: &dyn Engine, volume: &str, segments: &[Segment]) -> Result<(), DatabaseError> {
+    let dir = open(engine, volume)?;
+    let removed = segments
+        .iter()
+        .try_for_each(|segment| dir.remove(&segment.to_string()));
+    removed.map_err(DatabaseError::file(volume))
+}
+
+/// Puts the segments `first..=last` of a stretch where the server of a stopped cluster looks for them.
+pub(crate) fn supply(
+    engine: &dyn Engine,
+    stretch: &str,
+    cluster: &Path,
+    first: Segment,
+    last: Segment,
+) -> Result<(), DatabaseError> {
+    let from = open(engine, stretch)?;
+    let to = Inside::cluster(cluster).and_then(|cluster| cluster.below("pg_wal"));
+    let to = to.map_err(DatabaseError::file("pg_wal"))?;
+    for number in first.number..=last.number {
+        let segment = Segment { number, ..first };
+        hand_over(&from, &to, &segment.to_string()).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::NotFound => DatabaseError::Gap { segment },
+            _ => DatabaseError::file(&segment.to_string())(cause),
+        })?;
+    }
+    to.sync().map_err(DatabaseError::file("pg_wal"))
+}
+
+fn hand_over(from: &Inside, to: &Inside, name: &str) -> std::io::Result<()> {
+    let is_absent = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::NotFound;
+    let open = match from.read(name) {
+        // Not closed yet; or just now.
+        Err(cause) if is_absent(&cause) => match from.read(&format!("{name}{OPEN}")) {
+            Err(cause) if is_absent(&cause) => from.read(name)?,
+            found => found?,
+        },
+        found => found?,
+    };
+    to.remove(name)?;
+    crate::inside::copy(&open, &to.make(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_is_understood_or_refused() {
+        let seen = parse_seen("0/5000060|0/5000000|reserved|t").expect("understood");
+        assert_eq!(
+            (seen.written.to_string(), seen.is_lost, seen.is_connected),
+            ("0/5000060".to_owned(), false, true)
+        );
+        assert!(parse_seen("0/5000060||lost|f").expect("understood").is_lost);
+        assert!(parse_seen("0/5000060|||f").expect("no slot").is_lost);
+        for wrong in ["", "0/5000060", "x|0/1|reserved|t", "0/1|x|reserved|t"] {
+            assert_eq!(parse_seen(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_stretch_is_read_and_handed_over_with_its_open_end() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (stretch, volume) = (root.path().join("stretch"), root.path().join("volume"));
+        std::fs::create_dir_all(&stretch).expect("made");
+        std::fs::create_dir_all(volume.join("pgdata/pg_wal")).expect("made");
+        let name = |n: u64| {
+            Segment {
+                timeline: 1,
+                number: n,
+            }
+            .to_string()
+        };
+        for (file, text) in [
+            (name(3), "three"),
+            (format!("{}.partial", name(4)), "four"),
+            ("00000002.history".to_owned(), ""),
+            ("complete".to_owned(), "2026-11-22T19:40:00.123Z 0/4000060\n"),
+        ] {
+            std::fs::write(stretch.join(file), text).expect("written");
+        }
+        let dir = Inside::volume(&stretch).expect("opened");
+        let Content {
+            files: found,
+            complete,
+        } = read(&dir).expect("read");
+        let seen: Vec<_> = found
+            .iter()
+            .map(|one| (one.segment.number, one.is_open, one.bytes))
+            .collect();
+        assert_eq!(seen, [(3, false, 5), (4, true, 4)]);
+        let (at, lsn) = complete.expect("complete");
+        assert_eq!(
+            (at.to_string().as_str(), lsn.to_string().as_str()),
+            ("2026-11-22T19:40:00.123Z", "0/4000060")
+        );
+        let to = Inside::cluster(&volume)
+            .and_then(|cluster| cluster.below("pg_wal"))
+            .expect("opened");
+        // What the base had of it is of an earlier moment.
+        std::fs::write(volume.join("pgdata/pg_wal").join(name(3)), "old").expect("written");
+        for number in [3, 4] {
+            hand_over(&dir, &to, &name(number)).expect("handed over");
+        }
+        hand_over(&dir, &to, &name(5)).expect_err("not there");
+        let read = |n| std::fs::read_to_string(volume.join("pgdata/pg_wal").join(name(n))).expect("read");
+        assert_eq!((read(3), read(4)), ("three".to_owned(), "four".to_owned()));
+    }
+
+    #[test]
+    fn the_rule_is_added_once_and_the_others_stay() {
+        let root = tempfile::tempdir().expect("a directory");
+        let rules = root.path().join("pgdata/pg_hba.conf");
+        std::fs::create_dir_all(root.path().join("pgdata")).expect("made");
+        std::fs::write(&rules, "local all postgres peer").expect("written");
+        let cluster = Inside::cluster(root.path()).expect("opened");
+        let_in(&cluster).expect("let in");
+        let_in(&cluster).expect("again");
+        let text = std::fs::read_to_string(&rules).expect("read");
+        assert_eq!(text, format!("local all postgres peer\n{RULE}"));
+    }
+}
