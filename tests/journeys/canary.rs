@@ -124,11 +124,17 @@ impl Day {
         self.texts
             .insert("token of the owner".to_owned(), api.token().to_owned());
         let shown = api.get(&format!("{ENVIRONMENT}/databases/main/credentials"))?;
-        let password = shown["password"].as_str().context("a password")?.to_owned();
+        let password = shown["variables"]["PGPASSWORD"]
+            .as_str()
+            .context("a password")?
+            .to_owned();
         self.texts.insert("password of the database".to_owned(), password);
         self.cli(&["db", "rotate", "main"], "")?.ok()?;
         let shown = api.get(&format!("{ENVIRONMENT}/databases/main/credentials"))?;
-        let password = shown["password"].as_str().context("a password")?.to_owned();
+        let password = shown["variables"]["PGPASSWORD"]
+            .as_str()
+            .context("a password")?
+            .to_owned();
         self.texts
             .insert("new password of the database".to_owned(), password);
         Ok(())
@@ -342,10 +348,11 @@ impl Day {
         for (line, text) in &self.said {
             seen.extend(canaries.of(line, text.as_bytes()));
         }
-        // Only a program inside an instance was given any.
+        // Only what is inside an instance was given any: its programs, and the first process, which hands them on.
         let mark = self.stoa.marks().pop().context("a mark")?;
         let is_inside = |process: &Process| {
-            process.cgroups().contains(&format!("stoa-{mark}/")) && !process.line.starts_with("stoa-")
+            let is_ours = process.line.starts_with("stoa-") && !process.line.starts_with("stoa-init ");
+            process.cgroups().contains(&format!("stoa-{mark}/")) && !is_ours
         };
         seen.extend(canaries.in_processes(is_inside));
         Ok((seen, bytes))

@@ -56,7 +56,7 @@ async fn phases(
     let found = match route::find(request.method(), request.uri().path()) {
         Ok(found) => found,
         Err(refusal) => {
-            charge(shared, stranger(peer, *name).as_ref(), standing)?;
+            charge(shared, stranger(peer, name).as_ref(), standing)?;
             return Err(refusal);
         }
     };

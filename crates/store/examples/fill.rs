@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let key = MasterKey::load(&data.join("keys/master"))?;
     let now = Now::at(Timestamp::now().as_ms());
     let store = Store::open(&data.join("store/stoa.db"), &key, now)?;
-    let environments = store.read(|tx| tx.list_all::<Environment>())?;
+    let environments = store.read(store::ReadTx::list_all::<Environment>)?;
     let environment = environments
         .into_iter()
         .find(|found| found.row.name.as_str() == "production")

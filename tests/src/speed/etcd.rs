@@ -83,7 +83,7 @@ impl Etcd {
         let value = vec![b'x'; VALUE_BYTES];
         let names = (0..apps).map(app_key);
         let names = names.chain((0..releases).map(|number| format!("/releases/{number:06}")));
-        client.fill(names.collect(), &value)?;
+        client.fill(&names.collect::<Vec<_>>(), &value)?;
         println!("   etcd: {apps} apps, {releases} releases");
         Ok(etcd)
     }
@@ -174,7 +174,7 @@ impl Client {
             .block_on(call(send, "/etcdserverpb.KV/Range", message.to_vec()))
     }
 
-    fn fill(&mut self, keys: Vec<String>, value: &[u8]) -> Result<()> {
+    fn fill(&mut self, keys: &[String], value: &[u8]) -> Result<()> {
         let send = self.send.clone();
         self.runtime.block_on(async {
             for part in keys.chunks(FILLERS) {

@@ -9,7 +9,6 @@ use super::{Words, binary};
 const GROWTH_MAX: f64 = 5.0;
 
 pub fn run(words: &Words<'_>) -> Result<()> {
-    words.only(&["requests", "seed", "first"])?;
     let options = Options {
         requests: words.get("requests", 100_000)?,
         seed: words.get("seed", 1)?,

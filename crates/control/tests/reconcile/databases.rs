@@ -1,9 +1,11 @@
 //! Databases as far as no SQL is spoken.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use control::{EnvPath, databases};
+use control::{EnvPath, databases, operations};
 use engine::simulated::Behaviour;
+use model::Database;
 use store::{Now, StoreError};
 
 use crate::world::{ROOT, World, name};
@@ -27,17 +29,21 @@ fn the_engine_is_asked_for_a_version_while_others_may_write() {
     };
     databases::create(world.control(), &ROOT, &path, &name("main"), &wish).expect("accepted");
     let manifest = "schema = 1\napp = \"shop\"\n[services.web]\n[databases.more]\nengine = \"postgres\"\nversion = \"14\"\n";
-    world.deploy("shop", "good:2", Some(manifest));
-    for _ in 0..10 {
-        world.tick();
+    let deploy = world.deploy("shop", "good:2", Some(manifest));
+    // Its worker waits for the database, so that no look may wait for that.
+    let looked = world.take_reconciler().pass(world.now);
+    looked.expect("a look at the world");
+    let until = Instant::now() + Duration::from_secs(60);
+    while world.all::<Database>().len() < 2 {
+        assert!(Instant::now() < until, "both were asked for");
+        std::thread::yield_now();
     }
+    operations::cancel(world.control(), &ROOT, &deploy.id.to_string()).expect("asked");
     let asked = asked.lock().expect("no panic").clone();
     assert!(
         asked.len() >= 2 && asked.iter().all(|is_free| *is_free),
         "{asked:?}"
     );
-    let known = databases::list(world.control(), &ROOT, &path).expect("listed");
-    assert_eq!(known.len(), 2, "both were asked for");
     let absent = databases::Wish {
         version: Some("13".to_owned()),
         ..databases::Wish::default()

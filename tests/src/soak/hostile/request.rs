@@ -332,8 +332,9 @@ impl Targets {
             _ => path.replace("production", odd),
         };
         let mut request = Self::one("path", &draft);
-        // Letters outside ASCII are no HTTP.
-        request.may_be_cut = !draft.target.is_ascii() || draft.target.contains(['#', '<']);
+        // Letters outside ASCII are no HTTP, nor is a target that is neither a path nor an address.
+        let is_target = draft.target.starts_with(['/', '*']) || draft.target.starts_with("http://");
+        request.may_be_cut = !is_target || !draft.target.is_ascii() || draft.target.contains(['#', '<']);
         request.hurried()
     }
 
