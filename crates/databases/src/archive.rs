@@ -55,7 +55,7 @@ pub fn prepare(psql: Psql<'_>, volume: &str, size: Bytes, password: &str) -> Res
          SELECT 'SELECT FROM pg_create_physical_replication_slot(''{SLOT}'', true)'\n\
          WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}')\\gexec\n"
     );
-    psql.run("postgres", &sql).map(drop)
+    psql.run_soon("postgres", &sql).map(drop)
 }
 
 /// A cluster made before has no such rule.
@@ -84,7 +84,7 @@ pub fn begin_anew(psql: Psql<'_>) -> Result<(), DatabaseError> {
          SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';\n\
          SELECT FROM pg_create_physical_replication_slot('{SLOT}', true);\n"
     );
-    psql.run("postgres", &sql).map(drop)
+    psql.run_soon("postgres", &sql).map(drop)
 }
 
 /// The receiver of a database's log into a stretch of its archive.
@@ -169,7 +169,7 @@ pub fn look(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
         "SELECT pg_current_wal_flush_lsn(), coalesce(restart_lsn::text, ''), coalesce(wal_status, ''), coalesce(active, false)\n\
          FROM (SELECT 1) one LEFT JOIN pg_replication_slots ON slot_name = '{SLOT}';\n"
     );
-    let printed = psql.run("postgres", &sql)?;
+    let printed = psql.run_soon("postgres", &sql)?;
     parse_seen(printed.trim()).ok_or_else(|| DatabaseError::Program {
         program: "psql",
         output: format!("not understood: {}", printed.trim()),
@@ -183,7 +183,7 @@ pub fn look(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
 /// When it does not answer.
 pub fn mark(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
     // A commit of nothing is enough, and it needs no table.
-    psql.run(
+    psql.run_soon(
         "postgres",
         "SET synchronous_commit = local;\nSELECT FROM pg_current_xact_id();\n",
     )?;

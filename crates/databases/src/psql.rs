@@ -16,7 +16,7 @@ use crate::{DATABASE, DatabaseError, OWNER, login_role};
 /// How long a new server may take until it answers.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
-/// How long a server may take to be told that it may only read, or write again: a setting and a signal.
+/// How long a server may take for what is short: to be told that it may only read, or asked how far its log is.
 const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A database's instance to speak SQL with.
@@ -102,7 +102,7 @@ impl Psql<'_> {
     }
 
     /// The same, given up after a while: for who has others to see to.
-    fn run_soon(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
+    pub(crate) fn run_soon(&self, database: &str, sql: &str) -> Result<String, DatabaseError> {
         talk(
             self.engine.exec(self.instance, &quiet(database))?,
             sql,
