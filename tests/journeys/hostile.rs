@@ -1,12 +1,14 @@
-//! Hostile requests against the real server, a short run of `cargo xtask soak hostile`; and that its judge sees a fault.
+//! Hostile requests against the real server, a short run of `cargo xtask soak hostile`; that its judge sees a fault; and what
+//! a stranger learns.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use journeys::http::Response;
+use journeys::soak::api;
 use journeys::soak::hostile::{self, After, Judge, Options, Request};
-use journeys::{Application, ENVIRONMENT, Stoa};
+use journeys::{Application, ENVIRONMENT, Stoa, repository};
 use serde_json::json;
 
 /// `cargo xtask soak hostile` sends more.
@@ -39,6 +41,15 @@ fn hostile_requests_are_refused_with_a_code() -> Result<()> {
             outcome.codes
         );
     }
+    Ok(())
+}
+
+/// By each operation of the document: what is another org's is to a stranger as what is not there.
+#[test]
+fn a_stranger_learns_nothing_by_any_operation() -> Result<()> {
+    let outcome = api::strangers(&repository().join("openapi/v1.json"))?;
+    ensure!(outcome.asked_by_a_stranger >= 100, "{outcome}");
+    ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));
     Ok(())
 }
 

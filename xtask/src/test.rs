@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{Done, Step};
-use crate::{bench, check, judge, packages, repository, soak};
+use crate::{bench, check, judge, packages, repository};
 
 /// Bounds of a single test.
 const NEXTEST: &str = "xtask/nextest.toml";
@@ -103,7 +103,6 @@ pub fn run() -> Result<()> {
     summary.step("build", built);
     summary.tests("tests", workspace_tests());
     if runnable {
-        summary.work("schemathesis, 2,000 cases", || soak::api::short(&binary()));
         summary.tests("journeys", journeys());
         summary.work("benches, two rounds", || bench::short(&binary()));
     }

@@ -148,6 +148,18 @@ pub fn run(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// What a stranger learns by each operation on something of an org, and no more: the part that needs no schemathesis.
+///
+/// # Errors
+/// When Stoa does not run; findings are no error.
+pub fn strangers(document: &Path) -> Result<Outcome> {
+    let stoa = Stoa::start("strangers")?;
+    let mut outcome = Outcome::default();
+    People::of(&stoa)?.walk(&serde_json::from_slice(&fs::read(document)?)?, &mut outcome)?;
+    stoa.finish()?;
+    Ok(outcome)
+}
+
 /// Two orgs, the owner of each, who must not see the other's things, and the owner of all, for what only that one may do.
 struct People {
     root: Api,
