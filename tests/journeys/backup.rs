@@ -229,9 +229,10 @@ fn no_kill_leaves_a_hole() -> Result<()> {
     stoa.finish()
 }
 
-/// Each of those that could lose something dies twice, with segments closed in between.
+/// Each of those that could lose something dies twice, with segments closed in between; the receiver the second time while
+/// it makes the file of a segment.
 fn kills(stoa: &Stoa) -> Result<()> {
-    for _ in 0..2 {
+    for round in 0..2 {
         for text in ["pg_receivewal", "postgres -D", "control"] {
             let victims = until(text, PATIENCE, || {
                 let found = match text {
@@ -240,6 +241,12 @@ fn kills(stoa: &Stoa) -> Result<()> {
                 };
                 Ok((!found.is_empty()).then_some(found))
             })?;
+            if (round, text) == (1, "pg_receivewal") {
+                for victim in &victims {
+                    victim.signal(libc::SIGSTOP)?;
+                }
+                cut_the_open_segment_short(stoa)?;
+            }
             for victim in victims {
                 victim.signal(libc::SIGKILL)?;
             }
@@ -251,6 +258,23 @@ fn kills(stoa: &Stoa) -> Result<()> {
             })?;
         }
     }
+    Ok(())
+}
+
+/// As it is until the receiver has filled a new file up to its full size.
+fn cut_the_open_segment_short(stoa: &Stoa) -> Result<()> {
+    let mut cut = 0;
+    for entry in std::fs::read_dir(archive(stoa, "main")?)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "partial") {
+            std::fs::File::options()
+                .write(true)
+                .open(&path)?
+                .set_len(5 << 20)?;
+            cut += 1;
+        }
+    }
+    ensure!(cut == 1, "{cut} open segments");
     Ok(())
 }
 

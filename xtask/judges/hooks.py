@@ -11,6 +11,15 @@ PAGE = re.compile(r"^[1-9][0-9]{0,14}\.[ -~]{1,200}\Z")
 NAME = re.compile(r"^[a-z]([a-z0-9-]{0,37}[a-z0-9])?\Z")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 MOMENT = re.compile(r"^([0-9]{1,6}(ms|s|m|h|d)|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z)\Z")
+ADDRESS = re.compile(r"^[^@]{1,64}@")
+DEVELOPER = ["read", "deploy", "configure", "read_secrets", "manage"]
+# What each role may be limited to.
+ROLES = {
+    "viewer": ["read"],
+    "developer": DEVELOPER,
+    "admin": [*DEVELOPER, "administer"],
+    "owner": [*DEVELOPER, "administer"],
+}
 MANIFEST = 'schema = 1\napp = "shop"\n\n[services.web]\ncommand = "/bin/true"\n'
 
 
@@ -39,6 +48,13 @@ def before_call(context, case, kwargs):
         texts(case, query)
         if isinstance(case.body, dict):
             body(case.body)
+            if case.operation.path.endswith("/databases"):
+                database(case.body)
+            if case.operation.path == "/v1/invitations/accept" and len(case.body.get("password", "")) < 12:
+                # Who is no user yet gets a password of 12 characters or more.
+                case.body["password"] = "correct horse battery"
+            if case.operation.path == "/v1/claim":
+                claim(case.body)
     if query or case.query:
         case.query = query
 
@@ -81,6 +97,30 @@ def body(known):
         known["services"] = {named(key, NAME, "web"): min(value, 500) for key, value in known["services"].items()}
     if known.get("unset"):
         known["unset"] = [named(key, VARIABLE, "B") for key in known["unset"]]
+
+
+    if isinstance(known.get("email"), str) and not ADDRESS.match(known["email"]):
+        # What stands before the @ has at most 64 characters.
+        known["email"] = "ada@example.org"
+    if isinstance(known.get("scopes"), list):
+        allowed = ROLES[known.get("role") or "owner"]
+        known["scopes"] = [scope for scope in known["scopes"] if scope in allowed] or ["read"]
+
+
+def database(known):
+    """What this machine has: its PostgreSQL, its memory, its disk."""
+    if known.get("version"):
+        known["version"] = "15"
+    for key, most in (("memory_bytes", 1 << 30), ("size_bytes", 10 << 30)):
+        if known.get(key):
+            known[key] = min(known[key], most)
+
+
+def claim(known):
+    """The first user has an address, a name and a password, or is not made."""
+    if not all(known.get(key) for key in ("email", "name", "password")):
+        for key in ("email", "name", "password"):
+            known.pop(key, None)
 
 
 def named(text, form, example):

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{Done, Step};
-use crate::{bench, check, judge, packages, repository};
+use crate::{bench, check, judge, packages, repository, soak};
 
 /// Bounds of a single test.
 const NEXTEST: &str = "xtask/nextest.toml";
@@ -104,6 +104,7 @@ pub fn run() -> Result<()> {
     summary.tests("tests", workspace_tests());
     if runnable {
         summary.tests("journeys", journeys());
+        summary.work("schemathesis, 2,000 cases", || soak::api::short(&binary()));
         summary.work("benches, two rounds", || bench::short(&binary()));
     }
     summary.tests("example rust-api", example_tests());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use model::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::page::pages;
 
@@ -108,7 +109,7 @@ pub struct SecretChange {
 #[serde(deny_unknown_fields)]
 pub struct PutSecret {
     /// The value. It is sealed before it is stored.
-    #[schema(max_length = 65_536)]
+    #[schema(min_length = 1, max_length = 65_536)]
     pub value: String,
 }
 
@@ -116,13 +117,28 @@ pub struct PutSecret {
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PatchSecrets {
-    /// Variables and their values, each of 1 to 65,536 characters. They are sealed before they are stored.
+    /// Variables and their values. They are sealed before they are stored.
     #[serde(default)]
+    #[schema(schema_with = values)]
     pub set: BTreeMap<String, String>,
     /// Variables to remove.
     #[serde(default)]
     #[schema(max_items = 500)]
     pub unset: Vec<String>,
+}
+
+fn values() -> Object {
+    let value = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(65_536));
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some(
+            "Variables and their values. They are sealed before they are stored.",
+        ))
+        .additional_properties(Some(value))
+        .build()
 }
 
 /// Changed and removed secrets.
@@ -140,7 +156,21 @@ pub struct SecretsChange {
 #[serde(deny_unknown_fields)]
 pub struct PutScale {
     /// Service and count. What is not named stays.
+    #[schema(schema_with = counts)]
     pub services: BTreeMap<String, u16>,
+}
+
+fn counts() -> Object {
+    let count = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(0))
+        .maximum(Some(u16::MAX));
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("Service and count. What is not named stays."))
+        .additional_properties(Some(count))
+        .min_properties(Some(1))
+        .build()
 }
 
 /// Run one command in an instance of its own, with the app's configuration.

@@ -15,7 +15,7 @@ pub struct CreateDevice {
     /// At most as one of this role; as whoever approves it when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// Only these rights; all of the role when nobody says.
+    /// Only these rights, and `read` always; all of the role when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 6)]
     pub scopes: Option<Vec<Scope>>,

@@ -198,7 +198,7 @@ endpoints! {
         query(PAGES), gives(&[json::<crate::InvitationPage>(200)]);
     USER_INVITATION_CREATE = "user_invitation_create" Post "/v1/invitations", "people", Installation(Administer);
         "Invite an address to the whole installation" "The text is in this answer and never shown again; it works once within 7 days.",
-        takes::<crate::CreateInvitation>(), gives(&[json::<crate::IssuedInvitation>(201)]);
+        takes::<crate::CreateUserInvitation>(), gives(&[json::<crate::IssuedInvitation>(201)]);
     USER_INVITATION_DELETE = "user_invitation_delete" Delete "/v1/invitations/{invitation}", "people", Installation(Administer);
         "End an invitation to the installation" "", gives(&[Empty]);
     INVITATION_ACCEPT = "invitation_accept" Post "/v1/invitations/accept", "people", Nothing;

@@ -48,7 +48,7 @@ pub struct ImageDetail {
 #[serde(deny_unknown_fields)]
 pub struct CreateImage {
     /// The name it gets, for example `debian:12`.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(pattern = "^[!-,.-~][!-~]*$", min_length = 1, max_length = 200)]
     pub name: String,
     /// Where it comes from.
     pub source: ImageSource,

@@ -62,12 +62,31 @@ pub struct PutRole {
     pub role: Role,
 }
 
-/// Invite an address.
+/// Invite an address to the whole installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUserInvitation {
+    /// For whom: only this address can take it.
+    #[schema(
+        pattern = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+        min_length = 3,
+        max_length = 254
+    )]
+    pub email: String,
+    /// As what. Nobody gives more than the own.
+    pub role: Role,
+}
+
+/// Invite an address to an org or a project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateInvitation {
     /// For whom: only this address can take it.
-    #[schema(min_length = 3, max_length = 254)]
+    #[schema(
+        pattern = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+        min_length = 3,
+        max_length = 254
+    )]
     pub email: String,
     /// As what. Nobody gives more than the own.
     pub role: Role,

@@ -48,7 +48,11 @@ pub struct Claim {
     pub token: String,
     /// Address of the first user; with it go `name` and `password`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(min_length = 3, max_length = 254)]
+    #[schema(
+        pattern = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+        min_length = 3,
+        max_length = 254
+    )]
     pub email: Option<String>,
     /// Name of the first user, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,7 +128,7 @@ pub struct CreateToken {
     /// Name or id of the org it is bound to; without it, as far as the maker's own reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub org: Option<String>,
-    /// Only these rights of the role, `read` among them; all when nobody says.
+    /// Only these rights of the role, and `read` always; all when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 6)]
     pub scopes: Option<Vec<Scope>>,
@@ -143,7 +147,7 @@ pub struct CreateDeployToken {
     pub name: String,
     /// What it may do at most, in this project.
     pub role: Role,
-    /// Only these rights of the role, `read` among them; all when nobody says.
+    /// Only these rights of the role, and `read` always; all when nobody says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 6)]
     pub scopes: Option<Vec<Scope>>,

@@ -15,7 +15,11 @@ pub const SESSION_COOKIE: &str = "__Host-stoa";
 #[serde(deny_unknown_fields)]
 pub struct CreateSession {
     /// Address.
-    #[schema(min_length = 3, max_length = 254)]
+    #[schema(
+        pattern = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$",
+        min_length = 3,
+        max_length = 254
+    )]
     pub email: String,
     /// Password.
     #[schema(min_length = 1, max_length = 256)]

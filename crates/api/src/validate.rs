@@ -180,6 +180,12 @@ const PACKAGE: &str = "^[A-Za-z0-9][A-Za-z0-9+.:-]*$";
 /// The pattern of a place in a write-ahead log.
 const LSN: &str = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$";
 
+/// The pattern of the name of an image: visible ASCII, not beginning with `-`.
+const IMAGE: &str = "^[!-,.-~][!-~]*$";
+/// The pattern of an address: what `model::Email` takes. That what stands before the @ has at most 64 characters is only
+/// said there.
+const EMAIL: &str = r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$";
+
 /// Why a text does not fit. Our patterns are few, so they are checked by hand and need no engine for all of them.
 fn mismatch(pattern: &str, text: &str) -> Option<String> {
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -187,6 +193,8 @@ fn mismatch(pattern: &str, text: &str) -> Option<String> {
         NAME => return text.parse::<model::Name>().err().map(|why| why.to_string()),
         MAJOR => (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()),
         LSN => return text.parse::<model::Lsn>().err().map(|why| why.to_string()),
+        IMAGE => !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic()),
+        EMAIL => return text.parse::<model::Email>().err().map(|why| why.to_string()),
         PACKAGE => {
             starts_well
                 && text
@@ -213,6 +221,17 @@ fn check_object(
         if !fields.contains_key(name) {
             refuse(errors, &below(at, name), "is missing".to_owned());
         }
+    }
+    let count = fields.len() as u64;
+    if schema["minProperties"]
+        .as_u64()
+        .is_some_and(|least| count < least)
+    {
+        refuse(
+            errors,
+            at,
+            format!("needs at least {} entries", schema["minProperties"]),
+        );
     }
     let known = schema["properties"].as_object();
     for (name, value) in fields.iter_mut() {
@@ -320,6 +339,7 @@ mod tests {
             ),
             (&endpoints::RELEASE_CREATE, json!({"source": []}), &["/source"]),
             (&endpoints::APP_SCALE, json!({"services": {"web": 3.0}}), &none),
+            (&endpoints::APP_SCALE, json!({"services": {}}), &["/services"]),
             (
                 &endpoints::APP_SCALE,
                 json!({"services": {"web": 3.5}}),
@@ -337,6 +357,21 @@ mod tests {
                 &["/terminal/rows"],
             ),
             (&endpoints::INSTANCE_EXEC, json!({"terminal": null}), &none),
+            (
+                &endpoints::USER_INVITATION_CREATE,
+                json!({"email": "ada", "role": "viewer", "project": "shop"}),
+                &["/email", "/project"],
+            ),
+            (
+                &endpoints::IMAGE_CREATE,
+                json!({"name": "-x", "source": {"kind": "host"}}),
+                &["/name"],
+            ),
+            (
+                &endpoints::SECRET_UPDATE,
+                json!({"set": {"A": "", "B": "x"}}),
+                &["/set/A"],
+            ),
             (
                 &endpoints::TOKEN_CREATE,
                 json!({"name": "ci", "role": "god"}),
@@ -374,6 +409,7 @@ mod tests {
             "type",
             "minItems",
             "maxItems",
+            "minProperties",
             "items",
             "minimum",
             "maximum",
@@ -401,7 +437,8 @@ mod tests {
                     "oneOf" => value.as_array().into_iter().flatten().for_each(walk),
                     "items" | "additionalProperties" => walk(value),
                     "pattern" => assert!(
-                        [NAME, MAJOR, PACKAGE, LSN].contains(&value.as_str().unwrap_or_default()),
+                        [NAME, MAJOR, PACKAGE, LSN, IMAGE, EMAIL]
+                            .contains(&value.as_str().unwrap_or_default()),
                         "{value}"
                     ),
                     _ => {}

@@ -1,6 +1,6 @@
 //! `stoa members`, `stoa users` and `stoa sessions`.
 
-use api::{CreateInvitation, IssuedInvitation, Role};
+use api::{CreateInvitation, CreateUserInvitation, IssuedInvitation, Role};
 use serde_json::json;
 
 use crate::args::{MembersCommand, SessionsCommand, UsersCommand};
@@ -45,7 +45,7 @@ pub(crate) fn members(session: &Session, command: &MembersCommand) -> Result<u8,
                 role: *role,
                 project: project(*of_project).map(str::to_owned),
             };
-            issued(session, &client.invite(Some(org), &body)?)
+            issued(session, &client.invite(org, &body)?)
         }
         MembersCommand::Set {
             user,
@@ -117,12 +117,11 @@ pub(crate) fn users(session: &Session, command: &UsersCommand) -> Result<u8, Fai
             Ok(0)
         }
         UsersCommand::Invite { email, role } => {
-            let body = CreateInvitation {
+            let body = CreateUserInvitation {
                 email: email.clone(),
                 role: *role,
-                project: None,
             };
-            issued(session, &client.invite(None, &body)?)
+            issued(session, &client.user_invite(&body)?)
         }
         UsersCommand::Set {
             user,

@@ -7,13 +7,13 @@ use api::{
     AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim,
     CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
     CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore, CreateSession, CreateToken,
-    Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device, DeviceRequest, Environment,
-    EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage,
-    IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog,
-    OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PutPassword,
-    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
-    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
-    UserPage, Whoami,
+    CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device,
+    DeviceRequest, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
+    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage,
+    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project,
+    ProjectPage, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role,
+    Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token,
+    TokenPage, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -82,12 +82,11 @@ impl Client {
     pub fn user_reset(&self, user: &str) -> Result<IssuedInvitation, Error> {
         self.call(&e::USER_RESET, &[user], &[], NONE)
     }
-    /// To an org, or to the installation.
-    pub fn invite(&self, org: Option<&str>, body: &CreateInvitation) -> Result<IssuedInvitation, Error> {
-        match org {
-            Some(org) => self.call(&e::INVITATION_CREATE, &[org], &[], Some(body)),
-            None => self.call(&e::USER_INVITATION_CREATE, &[], &[], Some(body)),
-        }
+    pub fn invite(&self, org: &str, body: &CreateInvitation) -> Result<IssuedInvitation, Error> {
+        self.call(&e::INVITATION_CREATE, &[org], &[], Some(body))
+    }
+    pub fn user_invite(&self, body: &CreateUserInvitation) -> Result<IssuedInvitation, Error> {
+        self.call(&e::USER_INVITATION_CREATE, &[], &[], Some(body))
     }
     pub fn invitations(&self, org: Option<&str>) -> Result<Vec<Invitation>, Error> {
         match org {

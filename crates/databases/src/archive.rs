@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use engine::{Engine, LogQuery, VolumeMount, Workload};
-use model::{Bytes, Database, ImageDigest, Instance, Lsn, Resources, Segment, Timestamp};
+use model::{Bytes, Database, ImageDigest, Instance, Lsn, Resources, SEGMENT_BYTES, Segment, Timestamp};
 
 use crate::DatabaseError;
 use crate::cluster::{USER, program, surroundings, wal_kept};
@@ -325,6 +325,28 @@ pub fn note_complete(
         .map_err(DatabaseError::file(volume))
 }
 
+/// Makes a stretch fit to be received into: a segment whose file was being made when its receiver died is begun again.
+/// `pg_receivewal` fills a new file with zeros up to its full size before it receives into it, and refuses for good one that
+/// is neither empty nor of that size (PostgreSQL 15, `receivelog.c`, `open_walfile`). Nothing was received into it yet.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn mend(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
+    let dir = open(engine, volume)?;
+    mend_in(&dir).map_err(DatabaseError::file(volume))
+}
+
+fn mend_in(dir: &Inside) -> std::io::Result<()> {
+    for found in read(dir)?.files {
+        if found.is_open && found.bytes != 0 && found.bytes != SEGMENT_BYTES {
+            let file = dir.change(&format!("{}{OPEN}", found.segment))?;
+            file.set_len(0)?;
+            file.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes segments of a stretch; one that is not there is fine.
 ///
 /// # Errors
@@ -437,6 +459,35 @@ mod tests {
         hand_over(&dir, &to, &name(5)).expect_err("not there");
         let read = |n| std::fs::read_to_string(volume.join("pgdata/pg_wal").join(name(n))).expect("read");
         assert_eq!((read(3), read(4)), ("three".to_owned(), "four".to_owned()));
+    }
+
+    #[test]
+    fn a_segment_whose_file_was_being_made_is_begun_again() {
+        let root = tempfile::tempdir().expect("a directory");
+        let name = |n: u64| {
+            Segment {
+                timeline: 1,
+                number: n,
+            }
+            .to_string()
+        };
+        let whole = SEGMENT_BYTES;
+        let files = [
+            (name(3), 4096, 4096),
+            (format!("{}{OPEN}", name(4)), whole, whole),
+            (format!("{}{OPEN}", name(5)), whole / 2, 0),
+            (format!("{}{OPEN}", name(6)), 0, 0),
+        ];
+        for (file, bytes, _) in &files {
+            std::fs::File::create(root.path().join(file))
+                .and_then(|made| made.set_len(*bytes))
+                .expect("made");
+        }
+        mend_in(&Inside::volume(root.path()).expect("opened")).expect("mended");
+        for (file, _, expected) in &files {
+            let bytes = std::fs::metadata(root.path().join(file)).expect("there").len();
+            assert_eq!(bytes, *expected, "{file}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
-pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, Segment, Target};
+pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
 pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
 pub use email::Email;
 pub use id::*;

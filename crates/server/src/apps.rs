@@ -156,9 +156,6 @@ pub(crate) fn secret_update(call: &Call) -> Result<Reply, Refusal> {
             ));
         }
     }
-    if changes.is_empty() {
-        return Err(Refusal::field("/set", "names no secret, and neither does /unset"));
-    }
     let app = call.parameter("app")?;
     let accepted = secrets::change(call.control(), call.actor()?, &call.place()?, app, &changes)?;
     Reply::ok(&SecretsChange {
@@ -202,9 +199,6 @@ pub(crate) fn scale(call: &Call) -> Result<Reply, Refusal> {
     let mut counts: BTreeMap<Name, u16> = BTreeMap::new();
     for (service, count) in &body.services {
         counts.insert(name(service, &format!("/services/{service}"))?, *count);
-    }
-    if counts.is_empty() {
-        return Err(Refusal::field("/services", "names no service"));
     }
     let app = call.parameter("app")?;
     let accepted = apps::scale(

@@ -5,13 +5,12 @@ use control::people::device;
 
 use crate::answer::Reply;
 use crate::call::Call;
-use crate::people::{action, issued, model_role, scope, wire_role};
+use crate::people::{actions, issued, model_role, scope, wire_role};
 use crate::refusal::Refusal;
 
 pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateDevice = call.needed_body()?;
-    let scopes = body.scopes.map(|scopes| scopes.into_iter().map(action).collect());
-    let wish = device::wish(&body.name, body.role.map(model_role), scopes);
+    let wish = device::wish(&body.name, body.role.map(model_role), actions(body.scopes));
     let begun = device::begin(call.control(), &wish, &call.source)?;
     let device_code = begun
         .device_code

@@ -1,8 +1,8 @@
 //! Users, members and invitations.
 
 use api::{
-    AcceptInvitation, CreateInvitation, Grant, InvitationPage, IssuedInvitation, MemberPage, PutRole,
-    UserPage,
+    AcceptInvitation, CreateInvitation, CreateUserInvitation, Grant, InvitationPage, IssuedInvitation,
+    MemberPage, PutRole, Role, UserPage,
 };
 use control::Secret;
 use control::people::{self, Accepted, Account, Member};
@@ -64,21 +64,24 @@ pub(crate) fn invitation_list(call: &Call) -> Result<Reply, Refusal> {
 /// To an org or a project in it, or to the installation.
 pub(crate) fn invitation_create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateInvitation = call.needed_body()?;
-    let org = call.parameter("org").ok();
-    if org.is_none() && body.project.is_some() {
-        return Err(Refusal::field(
-            "/project",
-            "is of an org: invite to that with POST /v1/orgs/{org}/invitations",
-        ));
-    }
-    let (invitation, text) = people::invite(
-        call.control(),
-        call.actor()?,
-        org,
-        body.project.as_deref(),
-        &email(&body.email)?,
-        model_role(body.role),
-    )?;
+    let to = (Some(call.parameter("org")?), body.project.as_deref());
+    invite(call, to, &body.email, body.role)
+}
+
+/// To the whole installation.
+pub(crate) fn user_invitation_create(call: &Call) -> Result<Reply, Refusal> {
+    let body: CreateUserInvitation = call.needed_body()?;
+    invite(call, (None, None), &body.email, body.role)
+}
+
+fn invite(
+    call: &Call,
+    (org, project): (Option<&str>, Option<&str>),
+    address: &str,
+    role: Role,
+) -> Result<Reply, Refusal> {
+    let (address, role) = (email(address)?, model_role(role));
+    let (invitation, text) = people::invite(call.control(), call.actor()?, org, project, &address, role)?;
     issued(&invitation, &text)
 }
 

@@ -4,6 +4,8 @@ use api::{
     AuditPage, AuditRow, AuditVerification, Claim, CreateDeployToken, CreateToken, IssuedToken, Role, Scope,
     TokenPage, Whoami,
 };
+use std::collections::BTreeSet;
+
 use control::people::{self, Founder, Wish};
 use control::{AuditVerdict, Secret, Versioned};
 use model::{Action, Actor, Millis, Timestamp, Token};
@@ -84,7 +86,7 @@ fn wish(name: String, role: Role, scopes: Option<Vec<Scope>>, lifetime_s: Option
     Wish {
         name,
         role: model_role(role),
-        scopes: scopes.map(|scopes| scopes.into_iter().map(action).collect()),
+        scopes: actions(scopes),
         life: lifetime_s.map(Millis::seconds),
     }
 }
@@ -218,7 +220,12 @@ pub(crate) fn model_role(role: Role) -> model::Role {
     }
 }
 
-pub(crate) fn action(scope: Scope) -> Action {
+/// The rights that somebody asks for, and `read`, without which none of them is of use.
+pub(crate) fn actions(scopes: Option<Vec<Scope>>) -> Option<BTreeSet<Action>> {
+    scopes.map(|scopes| scopes.into_iter().map(action).chain([Action::Read]).collect())
+}
+
+fn action(scope: Scope) -> Action {
     match scope {
         Scope::Read => Action::Read,
         Scope::Deploy => Action::Deploy,

@@ -1,7 +1,8 @@
 //! From a method and a path to an endpoint and what does it.
 //!
 //! Invariant: a path is matched segment by segment, exactly: no case folding, no trailing or double slash, and an
-//! escaped slash stays inside its segment. What matches nothing is 404, with a known path 405.
+//! escaped slash stays inside its segment. A path that is written out comes before one with a parameter in its place, for
+//! every method. What matches nothing is 404, with a known path 405.
 
 use api::{Endpoint, endpoints as e};
 
@@ -50,7 +51,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::USER_INVITATION_LIST, Handler::Act(members::invitation_list)),
     (
         &e::USER_INVITATION_CREATE,
-        Handler::Act(members::invitation_create),
+        Handler::Act(members::user_invitation_create),
     ),
     (
         &e::USER_INVITATION_DELETE,
@@ -162,25 +163,35 @@ pub(crate) struct Found {
 /// The endpoint of a request.
 pub(crate) fn find(method: &http::Method, path: &str) -> Result<Found, Refusal> {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-    let mut allowed: Vec<&str> = Vec::new();
-    for (endpoint, handler) in HANDLERS {
-        let Some(parameters) = matched(endpoint, &segments) else {
-            continue;
-        };
-        if endpoint.method.as_str() == method.as_str() {
-            return Ok(Found {
+    let candidates: Vec<Found> = HANDLERS
+        .iter()
+        .filter_map(|(endpoint, handler)| {
+            Some(Found {
                 endpoint,
                 handler: *handler,
-                parameters,
-            });
+                parameters: matched(endpoint, &segments)?,
+            })
+        })
+        .collect();
+    let fewest = candidates.iter().map(|found| found.parameters.len()).min();
+    let (mut found, mut allowed) = (None, Vec::new());
+    for candidate in candidates {
+        if Some(candidate.parameters.len()) != fewest {
+            continue;
         }
-        allowed.push(endpoint.method.as_str());
+        allowed.push(candidate.endpoint.method.as_str());
+        if candidate.endpoint.method.as_str() == method.as_str() {
+            found = Some(candidate);
+        }
     }
-    if allowed.is_empty() {
-        return Err(Refusal::no_such_path());
+    match found {
+        Some(found) => Ok(found),
+        None if allowed.is_empty() => Err(Refusal::no_such_path()),
+        None => {
+            allowed.sort_unstable();
+            Err(Refusal::method_not_allowed(&allowed.join(", ")))
+        }
     }
-    allowed.sort_unstable();
-    Err(Refusal::method_not_allowed(&allowed.join(", ")))
 }
 
 fn matched(endpoint: &Endpoint, segments: &[&str]) -> Option<Vec<(&'static str, String)>> {
@@ -261,6 +272,13 @@ mod tests {
         ] {
             assert_eq!(find("GET", path), Err(404), "{path}");
         }
+        assert_eq!(find("POST", "/v1/invitations/accept"), Ok("invitation_accept"));
+        // Not the invitation of that id.
+        assert_eq!(find("DELETE", "/v1/invitations/accept"), Err(405));
+        assert_eq!(
+            find("DELETE", "/v1/invitations/inv_1"),
+            Ok("user_invitation_delete")
+        );
         assert_eq!(find("PUT", "/v1/server"), Err(405));
         assert_eq!(find("HEAD", "/v1/server"), Err(405));
     }

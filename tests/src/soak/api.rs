@@ -170,6 +170,14 @@ struct People {
 const ORGS: [&str; 2] = ["ours", "theirs"];
 /// The project and the environment in each.
 const INSIDE: &str = "main";
+/// RFC 8628, section 3.5: what asks for a token by a code that is unknown, pending or ended is answered 400, however well
+/// formed it is. The rest is what schemathesis itself takes for an answer to a valid request.
+const CODES_REFUSED: &str = "\
+[[operations]]
+include-operation-id = \"device_token\"
+[operations.checks.positive_data_acceptance]
+expected-statuses = [\"2xx\", \"3xx\", \"400\", \"401\", \"403\", \"404\", \"409\", \"429\", \"5xx\"]
+";
 /// An org that nobody has.
 const NOBODYS: &str = "nobodys";
 /// The app in each, so that there is something to see.
@@ -207,7 +215,7 @@ impl People {
         fs::write(&people, json!({ "auth": users }).to_string())?;
         let config = stoa.root().join("schemathesis.toml");
         let text = format!(
-            "[auth.wfc]\npath = {:?}\npeers = {ORGS:?}\n",
+            "[auth.wfc]\npath = {:?}\npeers = {ORGS:?}\n{CODES_REFUSED}",
             people.to_string_lossy()
         );
         fs::write(&config, text)?;

@@ -1,5 +1,7 @@
 //! `cargo xtask soak api`.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use journeys::soak::api::{self, Memory, Options, Outcome};
 
@@ -20,6 +22,10 @@ const CHECKED: [&str; 4] = [
 /// How much of its memory control may gain in a long run. A short one is too short to tell growth from a first use.
 const GROWTH: f64 = 0.05;
 
+/// The cases of `cargo xtask test`: one run makes as many.
+const FEW: u64 = 2000;
+const FEW_EACH: u64 = 2;
+
 pub fn run(words: &Words<'_>) -> Result<()> {
     binary()?;
     let (cases, each) = (words.get("cases", CASES)?, words.get("cases-each", CASES_EACH)?);
@@ -34,6 +40,15 @@ pub fn run(words: &Words<'_>) -> Result<()> {
         outcome.growth() * 100.0
     );
     Ok(())
+}
+
+/// The short version, with the binary that tests run.
+///
+/// # Errors
+/// When anything is found.
+pub fn short(binary: &Path) -> Result<()> {
+    journeys::Stoa::use_binary(binary);
+    tried(FEW, FEW_EACH, 1, Memory::PassedOver).map(drop)
 }
 
 fn tried(cases: u64, cases_each: u64, seed: u64, memory: Memory) -> Result<Outcome> {

@@ -3,7 +3,7 @@
 //! Lives here: which soaks there are and reading their words. Does not live here: the trials (`journeys::soak`).
 //! Invariant: what is found is printed with what replays it, and makes the command fail.
 
-mod api;
+pub mod api;
 mod control;
 mod deploys;
 mod edge;

@@ -166,6 +166,9 @@ pub fn change(
         &format!("{app}/{}", keys.join(",")),
         |tx| {
             let (scope, app) = changeable(tx, actor, path, app)?;
+            if changes.is_empty() {
+                return Ok(None);
+            }
             for (key, value) in changes {
                 let at = match value {
                     Some(_) => format!("/set/{key}"),

@@ -224,12 +224,19 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
 fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
     let root = world.root();
     let invite = |email: &str, org: Option<&str>| {
-        let body = api::CreateInvitation {
-            email: email.to_owned(),
-            role: api::Role::Developer,
-            project: None,
+        let (email, role) = (email.to_owned(), api::Role::Developer);
+        let issued = match org {
+            Some(org) => root.invite(
+                org,
+                &api::CreateInvitation {
+                    email,
+                    role,
+                    project: None,
+                },
+            ),
+            None => root.user_invite(&api::CreateUserInvitation { email, role }),
         };
-        root.invite(org, &body).expect("an invitation")
+        issued.expect("an invitation")
     };
     let taken = invite(ADA, Some("default"));
     let cookie = super::people::take(world, &taken.token, "Ada");

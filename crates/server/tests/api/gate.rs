@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use api::endpoints::ALL;
-use api::{CreateInvitation, CreateProject, Role};
+use api::{CreateInvitation, CreateProject, CreateUserInvitation, Role};
 use control::people::{Wish, create_token};
 use control::planted::{Defect, plant};
 use model::Actor;
@@ -237,12 +237,15 @@ fn bearer(token: &str) -> String {
 
 /// A user who took an invitation, with an access token.
 fn user(world: &World, name: &str, org: Option<&str>, project: Option<&str>, role: Role) -> String {
-    let body = CreateInvitation {
-        email: format!("{name}@example.org"),
-        role,
-        project: project.map(str::to_owned),
+    let email = format!("{name}@example.org");
+    let project = project.map(str::to_owned);
+    let invitation = match org {
+        Some(org) => world
+            .root()
+            .invite(org, &CreateInvitation { email, role, project }),
+        None => world.root().user_invite(&CreateUserInvitation { email, role }),
     };
-    let invitation = world.root().invite(org, &body).expect("an invitation");
+    let invitation = invitation.expect("an invitation");
     let signed_in = super::people::take(world, &invitation.token, name);
     super::people::token_of(world, &signed_in)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use api::{AcceptInvitation, CreateInvitation, CreateSession, CreateToken, PutRole, Role};
+use api::{AcceptInvitation, CreateInvitation, CreateSession, CreateToken, PutRole, Role, Scope};
 use client::{Client, Next};
 use control::planted::{Defect, plant};
 
@@ -52,10 +52,7 @@ fn member(world: &World, name: &str, role: Role) -> String {
         role,
         project: None,
     };
-    let invitation = world
-        .root()
-        .invite(Some("default"), &body)
-        .expect("an invitation");
+    let invitation = world.root().invite("default", &body).expect("an invitation");
     take(world, &invitation.token, name)
 }
 
@@ -219,7 +216,7 @@ fn ids_in_bodies_and_others_secrets_are_guarded() {
             role: Role::Viewer,
             project: Some(project.to_owned()),
         };
-        let refused = problem(admin.invite(Some("default"), &body));
+        let refused = problem(admin.invite("default", &body));
         assert_eq!(
             (refused.status, refused.code.as_str()),
             (404, "not_found"),
@@ -242,7 +239,7 @@ fn ids_in_bodies_and_others_secrets_are_guarded() {
         role: Role::Viewer,
         project: None,
     };
-    let issued = admin.invite(Some("default"), &body).expect("made");
+    let issued = admin.invite("default", &body).expect("made");
     assert_eq!(problem(viewer.invitations(Some("default"))).status, 403);
     assert!(!format!("{:?}", admin.invitations(Some("default")).expect("a list")).contains(&issued.token));
     assert!(viewer.tokens().expect("own").is_empty());
@@ -284,6 +281,27 @@ fn guesses_are_slowed_by_address() {
     assert!(world.root().session_create(&body).is_ok());
     let extra = "{\"email\":\"ada@example.org\",\"password\":\"x\",\"role\":\"owner\"}";
     assert_eq!(world.call("POST", "/v1/sessions", json, extra).0, 422);
+}
+
+/// Nothing can be done to what may not be looked at.
+#[test]
+fn a_limited_token_always_reads() {
+    let world = World::with_rate(0);
+    let client = world.with(&member(&world, "ada", Role::Developer));
+    for (asked, given) in [
+        (vec![Scope::Deploy], vec![Scope::Read, Scope::Deploy]),
+        (vec![Scope::Read], vec![Scope::Read]),
+    ] {
+        let body = CreateToken {
+            name: "ci".to_owned(),
+            role: Role::Developer,
+            org: None,
+            scopes: Some(asked),
+            lifetime_s: None,
+        };
+        let issued = client.token_create(&body).expect("made");
+        assert_eq!(issued.about.scopes, Some(given));
+    }
 }
 
 /// N45: a bound on how many there may be holds for parallel requests.

@@ -109,6 +109,8 @@ pub(super) fn advance(
                 return Ok(());
             }
             prune(control, &mine)?;
+            let volume = stretch_volume(database.id, stretch);
+            databases::archive::mend(&*control.engine, &volume).map_err(refused)?;
             control.write(|tx| receive(tx, database.id, stretch, attempt, now))
         }
     }
