@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use client::{Address, Client};
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, ControlError, Settings, people};
+use control::{Control, ControlError, Parts, Settings, people};
 use model::{Actor, InstanceId, Timestamp};
 use tempfile::TempDir;
 
@@ -60,16 +60,12 @@ impl House {
             wall_ms: Timestamp::now().as_ms(),
             mono_ms: 0,
         };
-        let control = Arc::new(Control {
-            store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
-            engine: Arc::new(engine::simulated::Simulated::new()),
-            edge: Arc::new(NoEdge),
-            settings: Settings::new(dir.path().to_owned()),
-            bell: Bell::default(),
-            clock: control::Clock::default(),
-            open: control::operations::Open::default(),
-            door: people::Door::default(),
-        });
+        let control = Arc::new(Control::new(Parts::new(
+            Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
+            Arc::new(engine::simulated::Simulated::new()),
+            Arc::new(NoEdge),
+            Settings::new(dir.path().to_owned()),
+        )));
         control::places::found(&control).expect("founded");
         let claim = people::offer_claim(&control)
             .expect("offered")

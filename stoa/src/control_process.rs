@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use control::reconcile::Reconciler;
-use control::{Bell, Control, Settings};
+use control::{Control, Parts, Settings};
 use host::Host;
 use store::{MasterKey, Now, SecretError, Store, StoreError};
 
@@ -52,16 +52,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let mut settings = Settings::new(places.data.clone());
     settings.domain = domain.to_string_lossy().into_owned();
     settings.http_port = http_port.to_string_lossy().parse().unwrap_or(80);
-    let control = Arc::new(Control {
-        store: Arc::new(store),
-        engine: Arc::new(host),
-        edge: Arc::new(Link::new(places.edge_socket(), places.certificates())),
+    let control = Arc::new(Control::new(Parts::new(
+        Arc::new(store),
+        Arc::new(host),
+        Arc::new(Link::new(places.edge_socket(), places.certificates())),
         settings,
-        bell: Bell::default(),
-        clock: control::Clock::default(),
-        open: control::operations::Open::default(),
-        door: control::people::Door::default(),
-    });
+    )));
     let refused = |cause: control::ControlError| Failure::new(chain(&cause), cause.next());
     control::places::found(&control).map_err(refused)?;
     control::images::adopt(&control).map_err(refused)?;

@@ -5,20 +5,21 @@
 //! Invariant: it is read before a transaction begins and never inside one, so a clock that does not come back leaves
 //! nothing half written.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use model::Timestamp;
 use store::Now;
 
 /// Tells the time: the machine's, or one that a simulation moves.
-pub struct Clock(Box<dyn Fn() -> Now + Send + Sync>);
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Now + Send + Sync>);
 
 impl Clock {
     /// A clock that reads so.
     #[must_use]
     pub fn new(read: impl Fn() -> Now + Send + Sync + 'static) -> Self {
-        Self(Box::new(read))
+        Self(Arc::new(read))
     }
 
     /// Both clocks, read once.

@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use model::{AppId, Instance, InstanceId, Millis, Name, Purpose};
 
-use crate::hosts;
 use crate::reconcile::{Facts, Routed};
+use crate::{Control, hosts};
 
 /// Everything the edge serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,6 +71,14 @@ pub struct Requests {
     pub cut: u64,
     /// Requests sent to an instance a second time.
     pub retries: u64,
+}
+
+/// What the edge counted of each service and release since it started.
+///
+/// # Errors
+/// A sentence, when the edge could not be asked.
+pub fn requests(control: &Control) -> Result<Vec<Requests>, String> {
+    control.edge.requests()
 }
 
 /// Whoever answers requests from outside. The binary connects it with the edge process; tests with a simulated one.

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use engine::{Engine, LogQuery, VolumeMount, Workload};
+use engine::{Engine, EngineError, LogQuery, VolumeMount, Workload};
 use model::{Bytes, Database, ImageDigest, Instance, Lsn, Resources, SEGMENT_BYTES, Segment, Timestamp};
 
 use crate::DatabaseError;
@@ -327,12 +327,16 @@ pub fn note_complete(
 
 /// Makes a stretch fit to be received into: a segment whose file was being made when its receiver died is begun again.
 /// `pg_receivewal` fills a new file with zeros up to its full size before it receives into it, and refuses for good one that
-/// is neither empty nor of that size (PostgreSQL 15, `receivelog.c`, `open_walfile`). Nothing was received into it yet.
+/// is neither empty nor of that size (PostgreSQL 15, `receivelog.c`, `open_walfile`). Nothing was received into it yet. An
+/// engine whose volumes have no files here has nothing to mend.
 ///
 /// # Errors
 /// When it cannot be read or written.
 pub fn mend(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
-    let dir = open(engine, volume)?;
+    let dir = match engine.volume_path(volume) {
+        Err(EngineError::Unsupported(_)) => return Ok(()),
+        found => Inside::volume(&found?).map_err(DatabaseError::file(volume))?,
+    };
     mend_in(&dir).map_err(DatabaseError::file(volume))
 }
 

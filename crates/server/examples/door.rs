@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use control::people::Wish;
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, Settings};
+use control::{Control, Parts, Settings};
 use model::{Actor, InstanceId, Role, Timestamp};
 
 struct NoEdge;
@@ -40,16 +40,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         wall_ms: Timestamp::now().as_ms(),
         mono_ms: 0,
     };
-    let control = Arc::new(Control {
-        store: Arc::new(store::Store::open(&store_path, &master, now)?),
-        engine: Arc::new(engine::simulated::Simulated::new()),
-        edge: Arc::new(NoEdge),
-        settings: Settings::new(dir.path().to_owned()),
-        bell: Bell::default(),
-        clock: control::Clock::default(),
-        open: control::operations::Open::default(),
-        door: control::people::Door::default(),
-    });
+    let control = Arc::new(Control::new(Parts::new(
+        Arc::new(store::Store::open(&store_path, &master, now)?),
+        Arc::new(engine::simulated::Simulated::new()),
+        Arc::new(NoEdge),
+        Settings::new(dir.path().to_owned()),
+    )));
     control::places::found(&control)?;
     let (_, token) =
         control::people::create_token(&control, &Actor::System, &Wish::of("judge", Role::Owner), None)?;

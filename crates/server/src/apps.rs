@@ -235,17 +235,11 @@ pub(crate) fn instance_view(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
     let (place, app) = (call.place()?, call.parameter("app")?);
-    let view = apps::view(call.control(), call.actor()?, &place, app)?;
-    let mine = format!("{}/", view.app.row.id);
-    let counted = call.control().edge.requests().map_err(|why| {
-        tracing::warn!(why, "the edge did not tell its counters");
-        Refusal::busy("restarts of the edge")
-    })?;
-    let requests = counted.into_iter().filter_map(|one| {
-        let service = one.service.strip_prefix(&mine)?.to_owned();
+    let found = apps::metrics(call.control(), call.actor()?, &place, app)?;
+    let requests = found.requests.into_iter().map(|one| {
         let [informational, succeeded, redirected, client_errors, server_errors] = one.statuses;
-        Some(RequestCounts {
-            service,
+        RequestCounts {
+            service: one.service,
             release: one.release,
             informational,
             succeeded,
@@ -255,17 +249,13 @@ pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
             answered_by_edge: one.answered_by_edge,
             cut: one.cut,
             retries: one.retries,
-        })
+        }
     });
-    // One that ends meanwhile is left out.
-    let instances = view.instances.iter().filter_map(|instance| {
-        let usage = call.control().engine.usage(instance.id).ok()?;
-        Some(InstanceUsage {
-            instance: instance.id.to_string(),
-            memory_bytes: usage.memory_bytes,
-            cpu_us: usage.cpu_us,
-            processes: usage.pids,
-        })
+    let instances = found.instances.iter().map(|(instance, usage)| InstanceUsage {
+        instance: instance.to_string(),
+        memory_bytes: usage.memory_bytes,
+        cpu_us: usage.cpu_us,
+        processes: usage.pids,
     });
     Reply::ok(&AppMetrics {
         requests: requests.collect(),

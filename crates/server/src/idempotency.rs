@@ -6,14 +6,13 @@
 
 use api::{Endpoint, Method};
 use http::HeaderMap;
-use model::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::answer::{Reply, operation_at};
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::request::Act;
-use control::{Begun, Now};
+use control::{Begun, idempotency};
 
 const KEY_MAX: usize = 200;
 
@@ -41,11 +40,7 @@ pub(crate) fn once(call: &Call, key: Option<&str>, body: &[u8], act: Act) -> Res
     };
     let actor = actor.describe();
     let fingerprint = fingerprint(call, body);
-    let store = &call.control().store;
-    let begun = store.write(now(), |tx| {
-        Ok::<_, control::ControlError>(tx.idempotency_begin(&actor, key, &fingerprint)?)
-    })?;
-    match begun {
+    match idempotency::begin(call.control(), &actor, key, &fingerprint)? {
         Begun::Fresh => {}
         Begun::Replay { status, answer } => return Ok(replay(status, answer.expose())),
         Begun::Mismatch => return Err(Refusal::key_reused()),
@@ -61,9 +56,7 @@ pub(crate) fn once(call: &Call, key: Option<&str>, body: &[u8], act: Act) -> Res
     };
     let reply = control::with_key(&actor, key, || act(call))?;
     if let Reply::Json { status, body, .. } = &reply {
-        store.write(now(), |tx| {
-            Ok::<_, control::ControlError>(tx.idempotency_finish(&actor, key, *status, body)?)
-        })?;
+        idempotency::finish(call.control(), &actor, key, *status, body)?;
         claim.is_kept = true;
     }
     Ok(reply)
@@ -81,10 +74,7 @@ impl Drop for Claim<'_> {
         if self.is_kept {
             return;
         }
-        let given_back = self.call.control().store.write(now(), |tx| {
-            Ok::<_, control::ControlError>(tx.idempotency_abandon(self.actor, self.key)?)
-        });
-        if let Err(cause) = given_back {
+        if let Err(cause) = idempotency::abandon(self.call.control(), self.actor, self.key) {
             tracing::warn!(%cause, "an idempotency key could not be given back; it is free after a restart");
         }
     }
@@ -118,15 +108,5 @@ fn replay(status: u16, body: &[u8]) -> Reply {
             .map(|generation| generation.to_string()),
         location,
         cookie: None,
-    }
-}
-
-fn now() -> Now {
-    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    let start = START.get_or_init(std::time::Instant::now);
-    let mono_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Now {
-        wall_ms: Timestamp::now().as_ms(),
-        mono_ms,
     }
 }

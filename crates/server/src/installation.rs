@@ -90,7 +90,7 @@ pub(crate) fn readiness(call: &Call) -> Result<Reply, Refusal> {
 #[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
 pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
     let mut text = call.shared.metrics.text();
-    match call.control().edge.requests() {
+    match control::routes::requests(call.control()) {
         Ok(requests) => text.push_str(&crate::metrics::requests(&requests)),
         // What control itself counted is worth telling even while the edge restarts.
         Err(why) => tracing::warn!(why, "the edge did not tell its counters"),

@@ -88,7 +88,7 @@ impl List<'_> {
 
     fn token(&self, position: usize, last: &str) -> String {
         let position = position.to_string();
-        let mark = self.0.control().store.mark(PURPOSE, &self.texts(&position, last));
+        let mark = self.0.control().mark(PURPOSE, &self.texts(&position, last));
         let mark: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{position}.{last}~{mark}")
     }
@@ -98,7 +98,6 @@ impl List<'_> {
         let is_ours = self
             .0
             .control()
-            .store
             .is_mark(PURPOSE, &self.texts(position, last), &mark);
         is_ours.then(|| Some((position.parse().ok()?, last.to_owned())))?
     }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use engine::Usage;
 use model::{
-    Action, Actor, App, AppId, EnvKey, Instance, Name, Operation, OperationState, Release, ReleaseId,
-    ReleaseState, Timestamp, operation::Source, operation::Work,
+    Action, Actor, App, AppId, EnvKey, Instance, InstanceId, Name, Operation, OperationState, Release,
+    ReleaseId, ReleaseState, Timestamp, operation::Source, operation::Work,
 };
 use store::{ReadTx, Versioned};
 
 use crate::authorize::{self, EnvPath, Scope};
 use crate::operations::{self, Accepted};
+use crate::routes::Requests;
 use crate::transact::{Current, page_under};
 use crate::{Control, ControlError};
 
@@ -94,6 +96,48 @@ pub fn view(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Res
         let app = scope.app(tx, name)?;
         let open = operations::unsettled_of(control, tx, &app.row)?;
         view_of(control, tx, app, &open)
+    })
+}
+
+/// What an app uses and what it was asked.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// What the edge counted for each of its services and releases; the service by its name.
+    pub requests: Vec<Requests>,
+    /// What each of its instances uses.
+    pub instances: Vec<(InstanceId, Usage)>,
+}
+
+/// What an app uses and what it was asked since the edge started.
+///
+/// # Errors
+/// As the gate's; `Busy` while the edge cannot be asked.
+pub fn metrics(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Metrics, ControlError> {
+    let view = view(control, actor, path, name)?;
+    let mine = format!("{}/", view.app.row.id);
+    let counted = control.edge.requests().map_err(|why| {
+        tracing::warn!(why, "the edge did not tell its counters");
+        ControlError::Busy {
+            what: "restarts of the edge",
+        }
+    })?;
+    let requests = counted.into_iter().filter_map(|one| {
+        let service = one.service.strip_prefix(&mine)?.to_owned();
+        Some(Requests { service, ..one })
+    });
+    // One that ends meanwhile is left out.
+    let instances = view
+        .instances
+        .iter()
+        .filter_map(|instance| Some((instance.id, control.engine.usage(instance.id).ok()?)));
+    Ok(Metrics {
+        requests: requests.collect(),
+        instances: instances.collect(),
     })
 }
 

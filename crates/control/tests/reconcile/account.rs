@@ -48,7 +48,7 @@ fn invited(
 fn change<R: Row>(world: &World, row: &R) {
     let now = store::Now::at(world.now.as_ms());
     let changed: Result<_, store::StoreError> = world
-        .control()
+        .parts()
         .store
         .write(now, |tx| tx.update(row, store::Expect::Any));
     changed.expect("changed");
@@ -341,14 +341,17 @@ fn the_owner_gets_in_from_where_he_was_before() {
     session.last_used_at = model::Timestamp::from_ms(0);
     change(&world, &session);
     for found in world.all::<Session>() {
-        let gone: Result<_, store::StoreError> =
-            control.store.write(store::Now::at(world.now.as_ms()), |tx| {
+        let gone: Result<_, store::StoreError> = world
+            .parts()
+            .store
+            .write(store::Now::at(world.now.as_ms()), |tx| {
                 tx.delete::<Session>(&found.id.to_string(), store::Expect::Any)
             });
         gone.expect("ended");
     }
     for last in 100..200 {
-        control
+        world
+            .parts()
             .door
             .throttle
             .count_wrong(&email("ada"), &from(last), 3_600_000);
@@ -373,7 +376,7 @@ fn the_owner_gets_in_from_where_he_was_before() {
         "long ago"
     );
     for last in 0..40 {
-        control.door.throttle.forget_all();
+        world.parts().door.throttle.forget_all();
         try_from(last).expect("in").expect("no rehearsal");
     }
     assert_eq!(world.all::<User>()[0].familiar.len(), 20, "bounded");
@@ -400,14 +403,14 @@ fn a_busy_hasher_forgives_nothing() {
     for _ in 0..4 {
         assert!(sign_in_first(guess()));
     }
-    control.door.hasher.set_full(true);
+    world.parts().door.hasher.set_full(true);
     for _ in 0..10 {
         assert!(
             matches!(guess(), Err(ControlError::Busy { .. })),
             "nor does it count"
         );
     }
-    control.door.hasher.set_full(false);
+    world.parts().door.hasher.set_full(false);
     assert!(sign_in_first(guess()));
     assert!(matches!(guess(), Err(ControlError::Guessed { .. })), "the sixth");
 }

@@ -37,7 +37,7 @@ fn with_archive(world: &mut World) -> Database {
 fn change(world: &World, change: impl Fn(&store::WriteTx, &mut Database) + Send + Sync) {
     let mut row = world.all::<Database>()[0].clone();
     let now = store::Now::at(world.now.as_ms());
-    let written = world.control().store.write(now, |tx| {
+    let written = world.parts().store.write(now, |tx| {
         change(tx, &mut row);
         tx.update_status(&row, store::Expect::Any).map(drop)
     });

@@ -166,7 +166,7 @@ fn a_lost_app_is_left_alone_until_a_repair_gives_it_up() {
 /// As `stoa doctor --repair` does it: Stoa is down meanwhile.
 fn repair(world: &mut World) {
     let now = store::Now::at(world.now.as_ms());
-    let store = &world.control().store;
+    let store = &world.parts().store;
     store.write(now, WriteTx::repair).expect("repaired");
     world.crash();
 }

@@ -15,7 +15,7 @@ fn the_engine_is_asked_for_a_version_while_others_may_write() {
     let mut world = World::with_shop();
     world.image("postgres:14", Behaviour::default());
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let (store, seen, at) = (world.control().store.clone(), asked.clone(), world.now.as_ms());
+    let (store, seen, at) = (world.parts().store.clone(), asked.clone(), world.now.as_ms());
     world.engine.on_asked(move |name| {
         if name == "postgres:14" {
             let written = store.write(Now::at(at), |_| Ok::<_, StoreError>(()));

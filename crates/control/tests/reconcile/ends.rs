@@ -225,7 +225,7 @@ fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
         lsn: Some("0/1".to_owned()),
     });
     let written = world
-        .control()
+        .parts()
         .store
         .write(store::Now::at(world.now.as_ms()), |tx| {
             tx.insert(&branch).map(drop)

@@ -301,7 +301,7 @@ pub fn token(world: &World, role: Role, org: Option<OrgId>) -> Actor {
         revoked_at: None,
         parent: None,
     };
-    let stored: Result<_, store::StoreError> = world.control().store.write(now, |tx| tx.insert(&row));
+    let stored: Result<_, store::StoreError> = world.parts().store.write(now, |tx| tx.insert(&row));
     stored.expect("a token");
     Actor::Token {
         token: id,
@@ -316,7 +316,7 @@ fn foreign_org(world: &World) -> OrgId {
         name: name("other"),
     };
     let now = Now::at(world.now.as_ms());
-    let stored: Result<_, store::StoreError> = world.control().store.write(now, |tx| tx.insert(&org));
+    let stored: Result<_, store::StoreError> = world.parts().store.write(now, |tx| tx.insert(&org));
     stored.expect("an org");
     org.id
 }

@@ -150,7 +150,7 @@ fn images_from_before_get_their_owners() {
     world.registry("base:1", Behaviour::default());
     // As it was: nothing is written down.
     let now = store::Now::at(world.now.as_ms());
-    let before: Result<_, store::StoreError> = world.control().store.write(now, |tx| {
+    let before: Result<_, store::StoreError> = world.parts().store.write(now, |tx| {
         for row in tx.list_all::<ImageName>()? {
             tx.delete::<ImageName>(&store::Row::id(&row.row), store::Expect::Any)?;
         }

@@ -33,7 +33,7 @@ fn a_rotation_is_one_operation_that_ends() {
         after.older.is_empty() && after.current != before.current,
         "{after:?}"
     );
-    assert_eq!(world.control().store.stale_count().expect("counted"), 0);
+    assert_eq!(world.parts().store.stale_count().expect("counted"), 0);
     // Asked for again once it ended, and the record says who asked.
     succeeded(
         &world.settle(
@@ -78,7 +78,7 @@ fn canceled_it_leaves_everything_readable_and_the_next_one_ends_it() {
 fn a_file_full_of_keys_of_rotations_that_never_ended_is_emptied_by_the_next() {
     let mut world = World::with_shop();
     set(&world, "TOKEN", "a value");
-    let (store, at) = (&world.control().store, store::Now::at(world.now.as_ms()));
+    let (store, at) = (&world.parts().store, store::Now::at(world.now.as_ms()));
     while store.add_key(at).is_ok() {}
     assert!(store.key_ids().len() > 50);
     let asked = keys::rotate(world.control(), &ROOT).expect("accepted").operation;

@@ -153,7 +153,8 @@ fn invitations_and_sessions_end() {
             .find(|row| row.email == email(&user))
             .expect("there");
         row.expires_at = model::Timestamp::from_ms(past(1).wall_ms);
-        let aged: Result<_, store::StoreError> = control
+        let aged: Result<_, store::StoreError> = world
+            .parts()
             .store
             .write(past(0), |tx| tx.update(&row, store::Expect::Any));
         aged.expect("aged");
@@ -169,7 +170,8 @@ fn invitations_and_sessions_end() {
             row.last_used_at = model::Timestamp::from_ms(past(hours_used).wall_ms);
             row.expires_at =
                 model::Timestamp::from_ms(past(hours_begun).wall_ms).plus(Millis::seconds(14 * 24 * 3600));
-            let aged: Result<_, store::StoreError> = control
+            let aged: Result<_, store::StoreError> = world
+                .parts()
                 .store
                 .write(past(0), |tx| tx.update(&row, store::Expect::Any));
             aged.expect("aged");
@@ -466,12 +468,16 @@ fn guessing_is_slowed_and_the_owner_gets_in() {
     );
     assert!(try_from(&from(67), PASSWORD).is_ok(), "another source");
     // From a hundred sources at once: strangers wait, the owner's own place does not.
-    control.door.throttle.forget_all();
+    world.parts().door.throttle.forget_all();
     guarded(Defect::LocksOwnersOut, || {
-        control.door.throttle.forget_all();
+        world.parts().door.throttle.forget_all();
         for last in 100..200 {
             // As if it were just now, however long the machine takes.
-            control.door.throttle.count_wrong(&ada, &from(last), 3_600_000);
+            world
+                .parts()
+                .door
+                .throttle
+                .count_wrong(&ada, &from(last), 3_600_000);
         }
         try_from(&from(1), PASSWORD).is_ok()
     });
@@ -485,7 +491,7 @@ fn who_is_there_cannot_be_told_by_the_clock() {
     let control = world.control();
     member(control, "ada", "default", None, Role::Viewer);
     let took = |account: &Email| {
-        control.door.throttle.forget_all();
+        world.parts().door.throttle.forget_all();
         let began = Instant::now();
         let refused = people::sign_in(control, account, &secret("wrong password"), &from(9), "");
         assert!(sign_in_first(refused));
@@ -531,7 +537,7 @@ fn passwords_are_hashed_a_few_at_once() {
             barrier.wait();
             let mut most = 0;
             while !all.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-                most = most.max(control.door.hasher.under_way());
+                most = most.max(world.parts().door.hasher.under_way());
                 std::thread::yield_now();
             }
             most

@@ -11,18 +11,18 @@ fn a_look_that_finds_nothing_changes_nothing() {
     let mut world = World::with_shop();
     world.tick();
     let (rev, publishes, calls) = (
-        world.control().store.rev(),
+        world.parts().store.rev(),
         world.edge.publishes(),
         world.engine.calls(),
     );
-    let rings = world.control().bell.wait(u64::MAX, Duration::ZERO);
+    let rings = world.parts().bell.wait(u64::MAX, Duration::ZERO);
     for _ in 0..20 {
         world.tick();
     }
-    assert_eq!(world.control().store.rev(), rev);
+    assert_eq!(world.parts().store.rev(), rev);
     assert_eq!(world.edge.publishes(), publishes);
     assert_eq!(world.engine.calls(), calls);
-    assert_eq!(world.control().bell.wait(u64::MAX, Duration::ZERO), rings);
+    assert_eq!(world.parts().bell.wait(u64::MAX, Duration::ZERO), rings);
 }
 
 /// Whatever is waited for, the same facts do not ring the bell again.
@@ -42,11 +42,11 @@ fn waiting_is_no_busy_loop() {
     for _ in 0..6 {
         world.pass();
     }
-    let rings = world.control().bell.wait(u64::MAX, Duration::ZERO);
+    let rings = world.parts().bell.wait(u64::MAX, Duration::ZERO);
     for _ in 0..10 {
         world.pass();
     }
-    assert_eq!(world.control().bell.wait(u64::MAX, Duration::ZERO), rings);
+    assert_eq!(world.parts().bell.wait(u64::MAX, Duration::ZERO), rings);
 }
 
 /// 200 apps at once: ordered, no deadlock; then a quiet look is measured for the record.

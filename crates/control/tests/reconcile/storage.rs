@@ -27,7 +27,7 @@ fn with_database(world: &mut World) -> String {
     row.version = Some("15".to_owned());
     row.size = Bytes::mi(1000);
     let written = world
-        .control()
+        .parts()
         .store
         .write(store::Now::at(world.now.as_ms()), |tx| {
             tx.update_status(&row, store::Expect::Any).map(drop)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use control::planted::Turn;
 use control::reconcile::Reconciler;
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, ControlError, EnvPath, Settings, apps, operations, places, releases};
+use control::{Control, ControlError, EnvPath, Parts, Settings, apps, operations, places, releases};
 use engine::simulated::{Behaviour, Simulated};
 use engine::{Engine, Phase};
 use model::operation::Source;
@@ -96,6 +96,7 @@ pub struct World {
     pub engine: Arc<Simulated>,
     pub edge: Arc<Edge>,
     control: Option<Arc<Control>>,
+    parts: Option<Parts>,
     reconciler: Option<Reconciler>,
     pub now: Timestamp,
     /// Once true, some instance must be routed after every look.
@@ -120,6 +121,7 @@ impl World {
             engine: Arc::new(Simulated::new()),
             edge: Arc::default(),
             control: None,
+            parts: None,
             reconciler: None,
             now: Timestamp::now(),
             must_serve: false,
@@ -135,17 +137,14 @@ impl World {
         let path = self.dir.path().join("stoa.db");
         let now = Now::at(Timestamp::now().as_ms());
         let store = Store::open(&path, &key, now).expect("the store opens");
-        let control = Arc::new(Control {
-            store: Arc::new(store),
-            engine: Arc::clone(&self.engine) as Arc<dyn Engine>,
-            edge: Arc::clone(&self.edge) as Arc<dyn EdgeLink>,
-
-            settings: Settings::new(self.dir.path().to_owned()),
-            bell: Bell::default(),
-            clock: control::Clock::default(),
-            open: control::operations::Open::default(),
-            door: control::people::Door::default(),
-        });
+        let parts = Parts::new(
+            Arc::new(store),
+            Arc::clone(&self.engine) as Arc<dyn Engine>,
+            Arc::clone(&self.edge) as Arc<dyn EdgeLink>,
+            Settings::new(self.dir.path().to_owned()),
+        );
+        let control = Arc::new(Control::new(parts.clone()));
+        self.parts = Some(parts);
         self.reconciler = Some(Reconciler::new(Arc::clone(&control)));
         self.control = Some(control);
     }
@@ -159,6 +158,11 @@ impl World {
         Arc::clone(self.control.as_ref().expect("open"))
     }
 
+    /// What it is made of, for what no use case shows.
+    pub fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("open")
+    }
+
     pub fn control(&self) -> &Control {
         self.control.as_ref().expect("open")
     }
@@ -168,6 +172,7 @@ impl World {
         self.wait_workers();
         self.reconciler = None;
         self.control = None;
+        self.parts = None;
         self.open();
     }
 
@@ -176,6 +181,7 @@ impl World {
         self.wait_workers();
         self.reconciler = None;
         self.control = None;
+        self.parts = None;
         // From outside, as damage comes: SQL lives in `store` only.
         let changed = std::process::Command::new("python3")
             .args([
@@ -195,7 +201,7 @@ impl World {
         let until = Instant::now() + PATIENCE;
         while Arc::strong_count(control) > 2 {
             assert!(Instant::now() < until, "a worker does not end");
-            control.bell.wait(u64::MAX, Duration::ZERO);
+            self.parts().bell.wait(u64::MAX, Duration::ZERO);
             std::thread::yield_now();
         }
     }
@@ -301,7 +307,7 @@ impl World {
     }
 
     pub fn all<R: store::Row>(&self) -> Vec<R> {
-        let rows = self.control().store.read(|tx| match tx.list_all::<R>() {
+        let rows = self.parts().store.read(|tx| match tx.list_all::<R>() {
             Err(store::StoreError::Corrupt { .. }) => tx.salvage::<R>().map(|salvage| salvage.rows),
             rows => rows,
         });
@@ -383,7 +389,7 @@ impl World {
             created_at: self.now,
         };
         let now = Now::at(self.now.as_ms());
-        let noted: Result<(), StoreError> = self.control().store.write(now, |tx| {
+        let noted: Result<(), StoreError> = self.parts().store.write(now, |tx| {
             match tx.get::<ImageName>(&row.id())? {
                 Some(_) => {
                     tx.update(&row, store::Expect::Any)?;

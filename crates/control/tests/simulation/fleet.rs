@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use control::reconcile::Reconciler;
 use control::routes::EdgeLink;
-use control::{Bell, Control, Settings, places};
+use control::{Control, Parts, Settings, places};
 use engine::Engine;
 use engine::simulated::Simulated;
 use model::{Exit, Millis, OperationId, Timestamp};
@@ -55,6 +55,7 @@ struct Fleet {
     nerves: Arc<Nerves>,
     without: Without,
     control: Option<Arc<Control>>,
+    parts: Option<Parts>,
     reconciler: Option<Reconciler>,
     dice: Dice,
     /// Whether this control has seen the host.
@@ -134,6 +135,7 @@ impl Fleet {
             nerves,
             without: without.clone(),
             control: None,
+            parts: None,
             reconciler: None,
             dice,
             has_looked: false,
@@ -144,6 +146,11 @@ impl Fleet {
         // What is there from the beginning is the operator's.
         control::images::adopt(fleet.control()).expect("adopted");
         fleet
+    }
+
+    /// What it is made of, for what no use case shows.
+    pub fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("open")
     }
 
     fn control(&self) -> &Arc<Control> {
@@ -162,18 +169,18 @@ impl Fleet {
             drain_bound: DRAIN_BOUND,
             ..Settings::new(self.dir.path().to_owned())
         };
-        let control = Arc::new(Control {
-            store: Arc::new(store),
-            engine: Arc::clone(&self.nerves.engine) as Arc<dyn Engine>,
-            edge: Arc::clone(&self.nerves) as Arc<dyn EdgeLink>,
-
-            settings,
-            bell: Bell::default(),
+        let parts = Parts {
             clock: self.nerves.clock(),
-            open: control::operations::Open::default(),
-            door: control::people::Door::default(),
-        });
-        self.nerves.belongs_to(&control);
+            ..Parts::new(
+                Arc::new(store),
+                Arc::clone(&self.nerves.engine) as Arc<dyn Engine>,
+                Arc::clone(&self.nerves) as Arc<dyn EdgeLink>,
+                settings,
+            )
+        };
+        let control = Arc::new(Control::new(parts.clone()));
+        self.nerves.belongs_to(&control, &parts.store);
+        self.parts = Some(parts);
         self.has_looked = false;
         self.reconciler = Some(Reconciler::new(Arc::clone(&control)));
         self.control = Some(control);
@@ -186,11 +193,10 @@ impl Fleet {
         self.nerves.engine.cut_off(true);
         self.nerves.wait_workers();
         // What it did it did now, not when it is back.
-        if let Some(control) = &self.control {
-            self.nerves.catch_up(control);
-        }
+        self.nerves.catch_up();
         self.reconciler = None;
         self.control = None;
+        self.parts = None;
     }
 
     /// Control dies between two looks, or has died in one, and comes back after a while.
@@ -228,7 +234,7 @@ impl Fleet {
     }
 
     fn judge(&mut self) -> Result<(), String> {
-        self.nerves.catch_up(&Arc::clone(self.control()));
+        self.nerves.catch_up();
         match self.nerves.inner().broken.take() {
             Some(why) => Err(why),
             None => Ok(()),
@@ -260,7 +266,7 @@ impl Fleet {
                 inner.doom();
             }
         }
-        let before = self.control().store.rev();
+        let before = self.parts().store.rev();
         let reconciler = self.reconciler.as_mut().expect("open");
         let result = catch_unwind(AssertUnwindSafe(|| reconciler.pass(Timestamp::from_ms(now))));
         self.nerves.inner().is_looking = false;
@@ -291,7 +297,7 @@ impl Fleet {
             return Err(format!("a look failed though nothing does: {cause}"));
         }
         if let Ok(Ok(())) = result {
-            let is_unchanged = self.control().store.rev() == before;
+            let is_unchanged = self.parts().store.rev() == before;
             let inner = &mut *self.nerves.inner();
             if is_unchanged {
                 inner.counts.reach.note("a look at what did not change");

@@ -4,14 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use control::Control;
 use model::app::Returning;
 use model::operation::Work;
 use model::{
     App, AppId, Condition, Exit, Instance, InstanceId, Name, Operation, OperationId, OperationState, Purpose,
     Release, ReleaseId, ReleaseState, Strategy,
 };
-use store::{Change, Op, Row};
+use store::{Change, Op, Row, Store};
 
 use crate::reach::Reach;
 
@@ -74,11 +73,10 @@ impl Mirror {
     }
 
     /// Reads what was committed since.
-    pub fn catch_up(&mut self, control: &Control) -> Vec<Event> {
+    pub fn catch_up(&mut self, store: &Store) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            let changes = control
-                .store
+            let changes = store
                 .read(|tx| tx.changes_since(self.rev, AT_ONCE))
                 .expect("the change log");
             for change in &changes {

@@ -15,7 +15,7 @@ use control::routes::{EdgeLink, Requests, RouteTable};
 use control::{Clock, Control};
 use engine::simulated::{Call, Fate, Simulated, Verb};
 use model::{InstanceId, Millis};
-use store::Now;
+use store::{Now, Store};
 
 use crate::dice::Dice;
 use crate::mirror::{Event, Mirror};
@@ -105,6 +105,7 @@ pub struct Nerves {
     pub engine: Arc<Simulated>,
     inner: Mutex<Inner>,
     control: Mutex<Weak<Control>>,
+    store: Mutex<Weak<Store>>,
     /// Workers of this control end at their next write.
     pub workers_die: AtomicBool,
 }
@@ -139,6 +140,7 @@ impl Nerves {
             engine,
             inner: Mutex::new(inner),
             control: Mutex::new(Weak::new()),
+            store: Mutex::new(Weak::new()),
             workers_die: AtomicBool::new(false),
         });
         let judge = Arc::downgrade(&nerves);
@@ -154,8 +156,9 @@ impl Nerves {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    pub fn belongs_to(&self, control: &Arc<Control>) {
+    pub fn belongs_to(&self, control: &Arc<Control>, store: &Arc<Store>) {
         *self.control.lock().expect("no panic") = Arc::downgrade(control);
+        *self.store.lock().expect("no panic") = Arc::downgrade(store);
     }
 
     fn control(&self) -> Option<Arc<Control>> {
@@ -214,7 +217,7 @@ impl Nerves {
     /// Somebody does something.
     pub fn deed(&self) {
         let Some(control) = self.control() else { return };
-        self.catch_up(&control);
+        self.catch_up();
         let deed = {
             let inner = &mut *self.inner();
             inner.counts.deeds += 1;
@@ -276,9 +279,12 @@ impl Nerves {
     }
 
     /// Reads what was committed, and judges it.
-    pub fn catch_up(&self, control: &Control) {
+    pub fn catch_up(&self) {
+        let Some(store) = self.store.lock().expect("no panic").upgrade() else {
+            return;
+        };
         let inner = &mut *self.inner();
-        for event in inner.mirror.catch_up(control) {
+        for event in inner.mirror.catch_up(&store) {
             let broken = match event {
                 Event::Note(line) => {
                     inner.trace.note(line);
@@ -387,7 +393,7 @@ impl Nerves {
     /// The rules about a call, before it.
     fn check(&self, call: &Call) {
         let Some(control) = self.control() else { return };
-        self.catch_up(&control);
+        self.catch_up();
         let bound = control.settings.drain_bound;
         drop(control);
         let inner = &mut *self.inner();
@@ -443,7 +449,7 @@ impl EdgeLink for Nerves {
         let Some(control) = self.control() else {
             return Err("nobody is there".to_owned());
         };
-        self.catch_up(&control);
+        self.catch_up();
         drop(control);
         let inner = &mut *self.inner();
         if inner.is_rough && inner.chance.one_in(12) && self.without.has("edge") {

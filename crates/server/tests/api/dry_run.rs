@@ -121,7 +121,7 @@ const IMAGE: &str = "sha256:0000000000000000000000000000000000000000000000000000
 pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
     let world = World::new();
     let at = Timestamp::now();
-    let environments = world.control.store.read(store::ReadTx::list_all::<Environment>);
+    let environments = world.parts.store.read(store::ReadTx::list_all::<Environment>);
     let environment = environments.expect("environments").remove(0).row.id;
     let (app, release, database, branch) = (
         AppId::fresh(),
@@ -400,7 +400,7 @@ fn database_of(
 
 impl World {
     fn put<R: Row>(&self, row: &R) {
-        let put = self.control.store.write(now(), |tx| tx.insert(row).map(drop));
+        let put = self.parts.store.write(now(), |tx| tx.insert(row).map(drop));
         put.expect("a row");
     }
 
@@ -408,18 +408,18 @@ impl World {
     fn census(&self) -> Value {
         let uploads = std::fs::read_dir(self.dir.path().join("uploads")).map_or(0, Iterator::count);
         let audit = self
-            .control
+            .parts
             .store
             .read(|tx| tx.audit_list(None, 1))
             .expect("the audit log");
         let claim = self.dir.path().join("run/claim-token").exists();
         json!({
-            "revision": self.control.store.rev(),
+            "revision": self.parts.store.rev(),
             "audit": audit.first().map(|last| last.seq),
             "uploads": uploads,
             "claim": claim,
-            "devices": self.control.door.devices.census(),
-            "images": self.control.engine.images().expect("images").len(),
+            "devices": self.parts.door.devices.census(),
+            "images": self.parts.engine.images().expect("images").len(),
         })
     }
 }

@@ -269,7 +269,7 @@ fn everybody(world: &World) -> Vec<Who> {
     late.expires_at = model::Timestamp::from_ms(model::Timestamp::now().as_ms() - 1);
     let now = store::Now::at(model::Timestamp::now().as_ms());
     let aged: Result<_, store::StoreError> = world
-        .control
+        .parts
         .store
         .write(now, |tx| tx.update(&late, store::Expect::Any));
     aged.expect("aged");

@@ -18,7 +18,7 @@ use api::{CreateApp, CreateRelease, CreateToken, OperationState, PatchEnv, PutSc
 use client::{Address, Client, Next, Place};
 use control::planted::Turn;
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, Settings};
+use control::{Control, Parts, Settings};
 use model::InstanceId;
 use serde_json::{Value, json};
 
@@ -42,6 +42,7 @@ impl EdgeLink for NoEdge {
 struct World {
     running: Option<server::Running>,
     control: Arc<Control>,
+    parts: Parts,
     engine: Arc<engine::simulated::Simulated>,
     address: SocketAddr,
     dir: tempfile::TempDir,
@@ -77,16 +78,13 @@ impl World {
             mono_ms: 0,
         };
         let engine = Arc::new(engine::simulated::Simulated::new());
-        let control = Arc::new(Control {
-            store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
-            engine: Arc::clone(&engine) as Arc<dyn engine::Engine>,
-            edge: Arc::new(NoEdge),
-            settings: Settings::new(dir.path().to_owned()),
-            bell: Bell::default(),
-            clock: control::Clock::default(),
-            open: control::operations::Open::default(),
-            door: control::people::Door::default(),
-        });
+        let parts = Parts::new(
+            Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
+            Arc::clone(&engine) as Arc<dyn engine::Engine>,
+            Arc::new(NoEdge),
+            Settings::new(dir.path().to_owned()),
+        );
+        let control = Arc::new(Control::new(parts.clone()));
         control::places::found(&control).expect("founded");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = tcp.local_addr().expect("an address");
@@ -100,6 +98,7 @@ impl World {
         Self {
             running: Some(running),
             control,
+            parts,
             engine,
             address,
             dir,
@@ -303,7 +302,7 @@ fn the_foreign_and_the_absent_look_alike() {
         mono_ms: 0,
     };
     world
-        .control
+        .parts
         .store
         .write(now, |tx| tx.insert(&org).map(drop))
         .expect("an org");
@@ -731,10 +730,10 @@ fn changes_are_watched_and_resumed() {
     };
     assert_eq!(told("0"), ["one", "two", "three"]);
     assert_eq!(told(&one.revision.to_string()), ["two", "three"]);
-    let keep = world.control.store.rev() - three.revision + 1;
+    let keep = world.parts.store.rev() - three.revision + 1;
     let compact = || -> u64 {
         let done = world
-            .control
+            .parts
             .store
             .write(now(), |tx| tx.compact(keep, now().wall_ms));
         done.expect("compacted")

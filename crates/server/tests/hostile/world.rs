@@ -10,7 +10,7 @@ use std::time::Duration;
 use api::{CreateToken, Role};
 use client::{Address, Client};
 use control::routes::{EdgeLink, RouteTable};
-use control::{Bell, Control, Settings};
+use control::{Control, Parts, Settings};
 use model::InstanceId;
 use serde_json::Value;
 
@@ -70,16 +70,12 @@ impl World {
         let master =
             store::MasterKey::load_or_create(&dir.path().join("master.key"), &store_path).expect("a key");
         let now = store::Now::at(model::Timestamp::now().as_ms());
-        let control = Arc::new(Control {
-            store: Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
-            engine: Arc::new(engine::simulated::Simulated::new()),
-            edge: Arc::new(NoEdge),
-            settings: Settings::new(dir.path().to_owned()),
-            bell: Bell::default(),
-            clock: control::Clock::default(),
-            open: control::operations::Open::default(),
-            door: control::people::Door::default(),
-        });
+        let control = Arc::new(Control::new(Parts::new(
+            Arc::new(store::Store::open(&store_path, &master, now).expect("a store")),
+            Arc::new(engine::simulated::Simulated::new()),
+            Arc::new(NoEdge),
+            Settings::new(dir.path().to_owned()),
+        )));
         control::places::found(&control).expect("founded");
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = tcp.local_addr().expect("an address");
