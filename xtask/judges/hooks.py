@@ -91,6 +91,9 @@ def body(known):
             source["reference"] = "registry.example.org/mailer:4.2"
     if known.get("command"):
         known["command"] = ["/bin/true", *(word.replace("\0", "") for word in known["command"][1:])]
+    if known.get("value") == "":
+        # What is wrong with the name is said first, so the document leaves it to the answer that a value is not empty.
+        known["value"] = "sk_live_51H"
     if known.get("set"):
         known["set"] = {named(key, VARIABLE, "A"): value.replace("\0", "") for key, value in known["set"].items()}
     if known.get("services"):

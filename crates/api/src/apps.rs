@@ -108,8 +108,8 @@ pub struct SecretChange {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutSecret {
-    /// The value. It is sealed before it is stored.
-    #[schema(min_length = 1, max_length = 65_536)]
+    /// The value, not empty. It is sealed before it is stored.
+    #[schema(max_length = 65_536)]
     pub value: String,
 }
 

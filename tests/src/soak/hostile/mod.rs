@@ -30,8 +30,8 @@ const CLIENTS: u64 = 4;
 const SLOW: Duration = Duration::from_secs(10);
 /// Findings told one by one.
 const TOLD: usize = 20;
-/// Memory is compared after so many requests of the same kinds: threads and pools are there then.
-const WARM_UP: u64 = 2000;
+/// Memory is compared after so many requests of the same kinds: threads, pools and the store's page caches are there then.
+const WARM_UP: u64 = 10_000;
 
 /// What to do.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ pub struct Outcome {
     pub ended: u64,
     /// What is wrong.
     pub findings: Vec<String>,
-    /// Resident memory of control after the warm-up, in bytes.
+    /// Memory of control's own after the warm-up, in bytes: without the pages of its program, which come as they are used.
     pub before: u64,
     /// The same at the end.
     pub after: u64,
@@ -92,12 +92,12 @@ impl fmt::Display for Outcome {
             self.statuses, self.ended
         )?;
         writeln!(f, "  codes: {:?}", self.codes)?;
-        let mib = |bytes: u64| bytes >> 20;
+        let kib = |bytes: u64| bytes >> 10;
         write!(
             f,
-            "  control's memory: {} MiB before, {} MiB after ({:+.1} %)",
-            mib(self.before),
-            mib(self.after),
+            "  control's own memory: {} KiB before, {} KiB after ({:+.1} %)",
+            kib(self.before),
+            kib(self.after),
             self.growth_percent()
         )
     }
@@ -176,7 +176,7 @@ fn counter(text: &str, name: &str) -> Result<u64> {
 fn settled_memory(control: &crate::process::Process) -> u64 {
     let least = (0..8).map(|_| {
         thread::sleep(Duration::from_millis(500));
-        control.resident_bytes()
+        control.private_dirty_bytes()
     });
     least.min().unwrap_or_default()
 }
