@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
+use journeys::process::Process;
 use journeys::{PATIENCE, Stoa, holds, until};
 use serde_json::Value;
 
@@ -229,8 +231,8 @@ fn no_kill_leaves_a_hole() -> Result<()> {
     stoa.finish()
 }
 
-/// Each of those that could lose something dies twice, with segments closed in between; the receiver the second time while
-/// it makes the file of a segment.
+/// Each of those that could lose something dies twice, with segments closed in between; the second time the receiver while
+/// it makes the file of a segment, and the server without a last word to its receiver.
 fn kills(stoa: &Stoa) -> Result<()> {
     for round in 0..2 {
         for text in ["pg_receivewal", "postgres -D", "control"] {
@@ -242,10 +244,22 @@ fn kills(stoa: &Stoa) -> Result<()> {
                 Ok((!found.is_empty()).then_some(found))
             })?;
             if (round, text) == (1, "pg_receivewal") {
-                for victim in &victims {
-                    victim.signal(libc::SIGSTOP)?;
-                }
-                cut_the_open_segment_short(stoa)?;
+                // Between two segments none is open, until the writer's next word arrives.
+                holds("a segment to be open", || {
+                    victims
+                        .iter()
+                        .try_for_each(|victim| victim.signal(libc::SIGSTOP))?;
+                    let is_cut = cut_the_open_segment_short(stoa)?;
+                    if !is_cut {
+                        victims
+                            .iter()
+                            .try_for_each(|victim| victim.signal(libc::SIGCONT))?;
+                    }
+                    Ok(is_cut)
+                })?;
+            }
+            if (round, text) == (1, "postgres -D") {
+                victims.iter().try_for_each(cut_the_line)?;
             }
             for victim in victims {
                 victim.signal(libc::SIGKILL)?;
@@ -261,8 +275,23 @@ fn kills(stoa: &Stoa) -> Result<()> {
     Ok(())
 }
 
-/// As it is until the receiver has filled a new file up to its full size.
-fn cut_the_open_segment_short(stoa: &Stoa) -> Result<()> {
+/// What the process sends reaches nobody any more, not even that it ends.
+fn cut_the_line(process: &Process) -> Result<()> {
+    let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", process.pid))?;
+    let device = devices
+        .lines()
+        .filter_map(|line| line.split_once(':').map(|(name, _)| name.trim()))
+        .find(|name| *name != "lo");
+    let done = Command::new("nsenter")
+        .arg(format!("--net=/proc/{}/ns/net", process.pid))
+        .args(["ip", "link", "set", "dev", device.context("no network")?, "down"])
+        .status()?;
+    ensure!(done.success(), "the line was not cut");
+    Ok(())
+}
+
+/// As it is until the receiver has filled a new file up to its full size. Whether there was one.
+fn cut_the_open_segment_short(stoa: &Stoa) -> Result<bool> {
     let mut cut = 0;
     for entry in std::fs::read_dir(archive(stoa, "main")?)? {
         let path = entry?.path();
@@ -274,8 +303,8 @@ fn cut_the_open_segment_short(stoa: &Stoa) -> Result<()> {
             cut += 1;
         }
     }
-    ensure!(cut == 1, "{cut} open segments");
-    Ok(())
+    ensure!(cut <= 1, "{cut} open segments");
+    Ok(cut == 1)
 }
 
 /// Where the archived log of a database lies.

@@ -25,6 +25,10 @@ const TARGET: &str = "/var/lib/postgresql/archive";
 const OPEN: &str = ".partial";
 /// Says until when everything is in a stretch.
 const COMPLETE: &str = "complete";
+/// A server that vanished without a word, its network with it, is given up after some 20 s, not after the 15 minutes for
+/// which the kernel would send again: `pg_receivewal` itself waits for ever.
+const NOTICES_SILENCE: &str =
+    "tcp_user_timeout=15000 keepalives_idle=10 keepalives_interval=5 keepalives_count=3";
 /// The receiver holds a segment's buffers and little else.
 const MEMORY: Bytes = Bytes::mi(64);
 /// Lets the receiver in, with its password and only from the environment's network.
@@ -98,7 +102,7 @@ pub fn receiver(
     password: &str,
 ) -> Workload {
     let source = format!(
-        "host={}.db.internal port={} user={ROLE} application_name={ROLE} connect_timeout=10",
+        "host={}.db.internal port={} user={ROLE} application_name={ROLE} connect_timeout=10 {NOTICES_SILENCE}",
         database.name,
         crate::PORT
     );
@@ -108,6 +112,8 @@ pub fn receiver(
         format!("--slot={SLOT}"),
         // To the disk at once, and said so at once: the server may drop what was received.
         "--synchronous".to_owned(),
+        // What it says that often is what shows that nobody is there any more.
+        "--status-interval=5".to_owned(),
         "--no-password".to_owned(),
         format!("--dbname={source}"),
     ];

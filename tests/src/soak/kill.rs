@@ -228,6 +228,7 @@ impl Bench {
                 format!("requests were served again only after {took} s"),
             ));
         }
+        self.notice(&kill)?;
         if let Err(error) = state::settle(&self.api) {
             found.push((Wrong::Unsettled, format!("{error:#}")));
         }
@@ -355,6 +356,21 @@ impl Bench {
             Ok(self.stoa.get(&host, "/")?.status == 200).map(|served| served.then_some(()))
         })?;
         Ok(Instant::now())
+    }
+
+    /// Waits until the death of a keeper is known: an operation on another app may be through before, and the next trial
+    /// would take what is dead for ready.
+    fn notice(&self, kill: &Kill) -> Result<()> {
+        let Some(killed) = kill.instance.as_ref().filter(|_| kill.victim == Victim::Keeper) else {
+            return Ok(());
+        };
+        until("the death of a keeper to be known", PATIENCE, || {
+            let live = compare::live(&self.api, &State::read(&self.api)?)?;
+            let is_ready = live
+                .get(killed)
+                .is_some_and(|(_, condition)| condition == "ready");
+            Ok((!is_ready).then_some(()))
+        })
     }
 
     /// Ends `stoa up` politely and starts it again, so that the warden forgets how often its children died and does not
