@@ -79,6 +79,29 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["login", "--local", "--token"], 2, "--token"),
     (&["login", "approve", "BCDF-GHJK", "--yes"], 5, "right"),
     (&["login", "--local", "approve", "BCDF-GHJK"], 2, "approving"),
+    (&["login", "--provider", "nowhere"], 3, "nowhere"),
+    (&["providers", "ls", "everything"], 2, "everything"),
+    (
+        &[
+            "providers",
+            "set",
+            "home",
+            "--issuer",
+            "http://id.example.org",
+            "--client-id",
+            "stoa",
+            "--origin",
+            "https://stoa.example.org",
+            "--public",
+        ],
+        1,
+        "https://",
+    ),
+    (&["providers", "info", "nowhere"], 3, "nowhere"),
+    (&["providers", "rm", "nowhere"], 3, "nowhere"),
+    (&["identities", "ls", "everything"], 2, "everything"),
+    (&["identities", "link", "nowhere"], 5, "password"),
+    (&["identities", "rm", "nowhere"], 3, "nowhere"),
     (&["logout", "--context", "nowhere"], 3, "nowhere"),
     (&["whoami", "--context", "nowhere"], 3, "nowhere"),
     (&["whoami", "--api", "ftp://x"], 1, "ftp://x"),
@@ -436,6 +459,8 @@ const RIGHT: &[(&[&str], Form)] = &[
         &["users", "invite", "bob@example.org", "--role", "viewer"],
         Form::One,
     ),
+    (&["providers", "ls"], Form::One),
+    (&["identities", "ls"], Form::One),
     (&["sessions", "ls"], Form::One),
     (&["tokens", "create", "ci"], Form::One),
     (&["tokens", "revoke", "TOKEN"], Form::One),
@@ -459,6 +484,12 @@ const RIGHT: &[(&[&str], Form)] = &[
 const ELSEWHERE: &[&[&str]] = &[
     // Needs a user and another machine (journeys/people.rs).
     &["login", "approve"],
+    // They need a provider, and a browser (journeys/people.rs).
+    &["providers", "info"],
+    &["providers", "set"],
+    &["providers", "rm"],
+    &["identities", "link"],
+    &["identities", "rm"],
     // As `logout`, which is above.
     &["context", "rm"],
     // They need users, who come in by invitations that they take themselves.

@@ -43,6 +43,43 @@ pub struct PollDevice {
     pub device_code: String,
 }
 
+/// What somebody says on the page about a machine that shows a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceVerdict {
+    /// It is let in.
+    Approve,
+    /// It is kept out.
+    Deny,
+}
+
+/// The form of the page that lets a machine in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceDecision {
+    /// The code that the machine shows.
+    #[schema(min_length = 1, max_length = 64)]
+    pub user_code: String,
+    /// Whether it is let in.
+    pub decision: DeviceVerdict,
+}
+
+/// The form of the page by which somebody signs in to let a machine in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceSignIn {
+    /// The own address.
+    #[schema(min_length = 1, max_length = 254)]
+    pub email: String,
+    /// The own password.
+    #[schema(min_length = 1, max_length = 256)]
+    pub password: String,
+    /// The code to go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 64)]
+    pub user_code: Option<String>,
+}
+
 /// A machine that waits to be signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRequest {

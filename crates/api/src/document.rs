@@ -81,6 +81,10 @@ fn make() -> Value {
             "responses": {"Problem": {
                 "description": "It was not done; the problem says why and what to do next.",
                 "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            }, "ProblemPage": {
+                "description": "It was not done; the page, or the problem, says why and what to do next.",
+                "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}},
+                    "text/html": {"schema": {"type": "string"}}},
             }},
             "securitySchemes": {"token": {
                 "type": "http", "scheme": "bearer",
@@ -95,13 +99,19 @@ fn make() -> Value {
 
 fn shapes(endpoint: &Endpoint) -> Vec<Shape> {
     let body = match endpoint.body {
-        Body::Json(shape) | Body::OptionalJson(shape) => Some(shape),
+        Body::Json(shape) | Body::OptionalJson(shape) | Body::Form(shape) => Some(shape),
         Body::None | Body::Archive => None,
     };
     let answers = endpoint.answers.iter().filter_map(|answer| match answer {
         Answer::Json(_, shape) | Answer::Tagged(_, shape) | Answer::Events(shape) => Some(*shape),
         Answer::Accepted => Some(crate::endpoint::shape_of::<crate::Operation>()),
-        Answer::Text | Answer::Page(_) | Answer::AnyJson | Answer::Empty | Answer::Upgrade => None,
+        Answer::Text
+        | Answer::Page(_)
+        | Answer::Forms
+        | Answer::AnyJson
+        | Answer::Empty
+        | Answer::Redirect
+        | Answer::Upgrade => None,
     });
     body.into_iter().chain(answers).collect()
 }
@@ -148,6 +158,10 @@ fn operation(endpoint: &Endpoint) -> Value {
         Body::None => {}
         Body::Json(shape) => operation["requestBody"] = json_body(shape, true),
         Body::OptionalJson(shape) => operation["requestBody"] = json_body(shape, false),
+        Body::Form(shape) => {
+            operation["requestBody"] = json!({"required": true, "description": "The form of the page.",
+                "content": {"application/x-www-form-urlencoded": {"schema": reference(shape)}}});
+        }
         Body::Archive => {
             // The format is for generators that know it from OpenAPI 3.0 and would take the archive for text.
             let bytes = json!({"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}});
@@ -183,7 +197,9 @@ fn description(endpoint: &Endpoint) -> String {
     }
 }
 
-fn right_name(action: model::Action) -> &'static str {
+/// What a right is called on the wire.
+#[must_use]
+pub fn right_name(action: model::Action) -> &'static str {
     match action {
         model::Action::See => "see",
         model::Action::Read => "read",
@@ -202,6 +218,8 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             "image" => "Name or digest of the image.".to_owned(),
             "release" => "Name (`v3`) or id of the release.".to_owned(),
             "user" => "Address or id of the user.".to_owned(),
+            "provider" => "Name or id of the identity provider.".to_owned(),
+            "identity" => "Id of the link.".to_owned(),
             "code" => "The code that the machine shows; case and dashes do not count.".to_owned(),
             "session" => "Id of the session, or `current`.".to_owned(),
             "token" | "operation" | "instance" | "invitation" => format!("Id of the {name}."),
@@ -245,10 +263,11 @@ fn header_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
 }
 
 /// Whether a second sending can be answered by the first answer: an upload's body is too large to compare, an upgraded
-/// connection can not be replayed.
+/// connection can not be replayed, and a form comes from a browser.
 #[must_use]
 pub fn is_repeatable(endpoint: &Endpoint) -> bool {
-    !matches!(endpoint.body, Body::Archive) && !endpoint.answers.iter().any(|a| matches!(a, Answer::Upgrade))
+    !matches!(endpoint.body, Body::Archive | Body::Form(_))
+        && !endpoint.answers.iter().any(|a| matches!(a, Answer::Upgrade))
 }
 
 fn query_parameter(query: &Query) -> Value {
@@ -282,11 +301,15 @@ fn responses(endpoint: &Endpoint) -> Value {
         let entry = responses.entry("200".to_owned()).or_insert_with(|| json!({}));
         merge(entry, dry_run_response());
     }
+    // Who sends a form is a person, and is told on a page what the form did not do.
+    let is_for_people =
+        matches!(endpoint.body, Body::Form(_)) || endpoint.answers.iter().any(|a| matches!(a, Answer::Forms));
+    let refused = match is_for_people {
+        true => "#/components/responses/ProblemPage",
+        false => "#/components/responses/Problem",
+    };
     for class in ["4XX", "5XX"] {
-        responses.insert(
-            class.to_owned(),
-            json!({"$ref": "#/components/responses/Problem"}),
-        );
+        responses.insert(class.to_owned(), json!({"$ref": refused}));
     }
     json!(responses)
 }
@@ -347,11 +370,20 @@ fn response(answer: &Answer) -> (u16, Value) {
             200,
             json!({"description": "Done.", "content": {*media_type: text}}),
         ),
+        Answer::Forms => (
+            200,
+            json!({"description": "The page.", "content": {"text/html": text}}),
+        ),
         Answer::AnyJson => (
             200,
             json!({"description": "Done.", "content": {"application/json": {"schema": {"type": "object"}}}}),
         ),
         Answer::Empty => (204, json!({"description": "Done."})),
+        Answer::Redirect => (
+            303,
+            json!({"description": "The browser goes on elsewhere.",
+                "headers": {"Location": {"description": "Where to.", "schema": {"type": "string"}}}}),
+        ),
         Answer::Upgrade => (101, json!({"description": "The connection now carries frames."})),
     }
 }
@@ -436,7 +468,7 @@ mod tests {
             }
         }
         for endpoint in endpoints::ALL {
-            if let Body::Json(shape) | Body::OptionalJson(shape) = endpoint.body {
+            if let Body::Json(shape) | Body::OptionalJson(shape) | Body::Form(shape) = endpoint.body {
                 let schema = &schemas[&(shape.name)()];
                 assert_eq!(schema["additionalProperties"], json!(false), "{}", endpoint.id);
             }

@@ -77,6 +77,8 @@ pub enum Body {
     None,
     /// JSON of that type.
     Json(Shape),
+    /// The fields of an HTML form, each a text, as that type.
+    Form(Shape),
     /// JSON of that type, or nothing at all.
     OptionalJson(Shape),
     /// A tar archive, plain or compressed with gzip or zstd.
@@ -98,10 +100,14 @@ pub enum Answer {
     Text,
     /// A page for people, or a part of one, of that media type.
     Page(&'static str),
+    /// A page for people with forms of ours; so is what it refuses.
+    Forms,
     /// JSON of any form.
     AnyJson,
     /// 204.
     Empty,
+    /// 303: a browser goes on elsewhere.
+    Redirect,
     /// 101: the connection becomes a stream of `exec` frames.
     Upgrade,
 }
@@ -210,6 +216,10 @@ impl Endpoint {
     }
     pub(crate) const fn may_take<T: ToSchema>(mut self) -> Self {
         self.body = Body::OptionalJson(shape_of::<T>());
+        self
+    }
+    pub(crate) const fn takes_form<T: ToSchema>(mut self) -> Self {
+        self.body = Body::Form(shape_of::<T>());
         self
     }
     pub(crate) const fn takes_archive(mut self) -> Self {

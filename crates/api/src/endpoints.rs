@@ -4,7 +4,7 @@
 
 use model::Action::{Administer, Configure, Deploy, Manage, Read, ReadSecrets, See};
 
-use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Page, Text, Upgrade};
+use crate::endpoint::Answer::{Accepted, AnyJson, Empty, Forms, Page, Redirect, Text, Upgrade};
 use crate::endpoint::Method::{Delete, Get, Patch, Post, Put};
 use crate::endpoint::Need::{Credential, Installation, Nothing, Right};
 use crate::endpoint::{Endpoint, Query, QueryKind, events, json, query, tagged, text};
@@ -120,6 +120,34 @@ const LOGS: &[Query] = &[
         "Keep the event stream open for new lines.",
     ),
 ];
+/// What a program says whose browser goes to an identity provider (RFC 8252, 7.3).
+const PROGRAM: &[Query] = &[
+    query(
+        "port",
+        QueryKind::Integer(1024, 65_535),
+        "For programs: where on 127.0.0.1 they wait for their browser.",
+    ),
+    query(
+        "challenge",
+        QueryKind::Form("^[A-Za-z0-9_-]{43}$"),
+        "For programs: the SHA-256 of their verifier, as in RFC 7636. It is the path that the browser comes to.",
+    ),
+    text(
+        "user_code",
+        "For the page that lets a machine in: the code to go on with there.",
+    ),
+];
+/// The code that a machine shows.
+const USER_CODE: &[Query] = &[text(
+    "user_code",
+    "The code that the machine shows; case and dashes do not count.",
+)];
+/// What providers send browsers back with. They may add what they like (RFC 6749, 4.1.2).
+const CALLBACK: &[Query] = &[
+    text("code", "What the provider trades for a token, once."),
+    text("state", "What the browser was sent with."),
+    text("iss", "Who sends the browser back (RFC 9207)."),
+];
 const OPERATION_LOG: &[Query] = &[
     query(
         "since",
@@ -166,6 +194,42 @@ endpoints! {
         gives(&[Empty]);
     DEVICE_DENY = "device_deny" Post "/v1/device/{code}/deny", "people", Credential;
         "Keep a machine out" "", gives(&[Empty]);
+    DEVICE_PAGE = "device_page_view" Get "/device", "people", Nothing;
+        "Open the page that lets a machine in" "For browsers: the verification URI of RFC 8628. Without scripts. Who is not signed in is asked to, by password or at an identity provider; who is sees what asks and from where. Looking decides nothing.",
+        query(USER_CODE), gives(&[Forms]);
+    DEVICE_PAGE_SIGN_IN = "device_page_sign_in" Post "/device/sign-in", "people", Nothing;
+        "Sign in on that page" "The form of that page: with a password, as `session_create`. Sends the browser on to the page, with the cookie `__Host-stoa`.",
+        takes_form::<crate::DeviceSignIn>(), gives(&[Redirect]);
+    DEVICE_PAGE_DECIDE = "device_page_decide" Post "/device", "people", Credential;
+        "Say yes or no on that page" "The form of that page: as `device_approve` and `device_deny`.",
+        takes_form::<crate::DeviceDecision>(), gives(&[Forms]);
+    PROVIDER_LIST = "identity_provider_list" Get "/v1/identity-providers", "people", Installation(Administer);
+        "List identity providers" "Without their secrets.",
+        query(PAGES), gives(&[json::<crate::IdentityProviderPage>(200)]);
+    PROVIDER_VIEW = "identity_provider_view" Get "/v1/identity-providers/{provider}", "people", Installation(Administer);
+        "View an identity provider" "Without its secret.", gives(&[tagged::<crate::IdentityProvider>(200)]);
+    PROVIDER_PUT = "identity_provider_put" Put "/v1/identity-providers/{provider}", "people", Installation(Administer);
+        "Make or change an identity provider" "Of OpenID Connect. It is asked who it is first. With another issuer its people are others: who was linked is not any more.",
+        takes::<crate::PutIdentityProvider>(), gives(&[tagged::<crate::IdentityProvider>(200)]), conditional();
+    PROVIDER_DELETE = "identity_provider_delete" Delete "/v1/identity-providers/{provider}", "people", Installation(Administer);
+        "Remove an identity provider" "Its links end, and so do the sessions of who had one; access tokens stay.", gives(&[Empty]), conditional();
+    OIDC_BEGIN = "oidc_begin" Get "/v1/oidc/{provider}", "people", Nothing;
+        "Sign in at an identity provider" "For browsers: sends them there, with a cookie by which they are known when they come back within ten minutes. For a program that waits for its browser it says where.",
+        query(PROGRAM), gives(&[Redirect]);
+    OIDC_FINISH = "oidc_finish" Get "/v1/oidc/{provider}/callback", "people", Nothing;
+        "Come back from an identity provider" "For browsers. Let in is who is linked, or has an open invitation of the address that the provider has verified and is no user yet. Sets the cookie of a session; or sends the browser on to the program that waits for it, with a `code` or an `error`.",
+        query(CALLBACK), gives(&[Redirect]);
+    OIDC_SESSION_CREATE = "oidc_session_create" Post "/v1/oidc/sessions", "people", Nothing;
+        "Fetch the session of a browser that came back" "For the program that waited for it: within two minutes, once. As with a password, the answer sets the cookie `__Host-stoa`.",
+        takes::<crate::FetchSession>(), gives(&[json::<crate::SignedIn>(201)]);
+    IDENTITY_LIST = "identity_list" Get "/v1/identities", "people", Credential;
+        "List the own accounts at identity providers" "Those that are linked.",
+        query(PAGES), gives(&[json::<crate::IdentityPage>(200)]);
+    IDENTITY_CREATE = "identity_create" Post "/v1/identities", "people", Credential;
+        "Link an account of an identity provider" "With the code that a browser brought back, and the own password: from then on that account signs in as the caller.",
+        takes::<crate::LinkIdentity>(), gives(&[json::<crate::Identity>(201)]);
+    IDENTITY_DELETE = "identity_delete" Delete "/v1/identities/{identity}", "people", Credential;
+        "End a link" "Of an own account; never the only way to sign in. Sessions and access tokens stay.", gives(&[Empty]);
     TOKEN_LIST = "token_list" Get "/v1/tokens", "people", Credential;
         "List access tokens" "The own ones; all, for who administers the installation. A token of less than the right `administer`, or bound to a place, sees itself and those it made. Without their texts.",
         query(PAGES), gives(&[json::<crate::TokenPage>(200)]);

@@ -134,6 +134,24 @@ const FIELDS: &[(&str, &str)] = &[
     ("Token.user", r#""usr_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("User.id", r#""usr_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("User.name", r#""Ada Lovelace""#),
+    ("IdentityProvider.id", r#""idp_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("IdentityProvider.name", r#""company""#),
+    ("IdentityProvider.issuer", r#""https://id.example.org""#),
+    ("PutIdentityProvider.issuer", r#""https://id.example.org""#),
+    ("client_id", r#""stoa""#),
+    ("client_secret", r#""s3cr3t-of-the-client""#),
+    ("has_secret", "true"),
+    (
+        "redirect",
+        r#""https://stoa.example.org/v1/oidc/company/callback""#,
+    ),
+    ("PutIdentityProvider.origin", r#""https://stoa.example.org""#),
+    ("Identity.id", r#""idn_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("Identity.provider", r#""company""#),
+    ("Identity.subject", r#""248289761001""#),
+    ("FetchSession.code", r#""0f1e2d3c4b5a69788796a5b4c3d2e1f0""#),
+    ("LinkIdentity.code", r#""0f1e2d3c4b5a69788796a5b4c3d2e1f0""#),
+    ("verifier", r#""dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk""#),
     ("CreateDevice.name", r#""login on laptop""#),
     ("DeviceRequest.name", r#""login on laptop""#),
     ("DeviceRequest.source", r#""192.0.2.7""#),
@@ -296,6 +314,7 @@ const FIELDS: &[(&str, &str)] = &[
 const PARAMETERS: &[(&str, &str)] = &[
     ("Idempotency-Key", r#""deploy-2f1c""#),
     ("app", r#""shop""#),
+    ("challenge", r#""E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM""#),
     ("code", r#""BCDF-GHJK""#),
     ("condition", r#""ready""#),
     ("kind", r#""app""#),
@@ -311,20 +330,26 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("grep", r#""timeout""#),
     ("image", r#""debian:12""#),
     ("instance", r#""ins_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("identity", r#""idn_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("invitation", r#""inv_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
+    ("iss", r#""https://id.example.org""#),
     ("key", r#""STRIPE_KEY""#),
     ("limit", "100"),
     ("operation", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("org", r#""default""#),
     ("page_token", r#""100.shop~0f1e2d3c4b5a69788796a5b4c3d2e1f0""#),
+    ("port", "43210"),
     ("project", r#""default""#),
+    ("provider", r#""company""#),
     ("release", r#""v3""#),
     ("service", r#""web""#),
     ("session", r#""current""#),
     ("since", "4711"),
+    ("state", r#""9f86d081884c7d659a2feaa0c55ad015""#),
     ("tail", "200"),
     ("token", r#""tok_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("user", r#""ada@example.org""#),
+    ("user_code", r#""BCDF-GHJK""#),
     ("wait", r#""30s""#),
 ];
 
@@ -460,7 +485,7 @@ mod tests {
     fn examples_fit() {
         let schemas = &document()["components"]["schemas"];
         for endpoint in endpoints::ALL {
-            if let Body::Json(shape) | Body::OptionalJson(shape) = endpoint.body {
+            if let Body::Json(shape) | Body::OptionalJson(shape) | Body::Form(shape) = endpoint.body {
                 let mut body = whole(schemas, &(shape.name)());
                 let errors = validate::body(endpoint, &mut body);
                 assert!(errors.is_empty(), "{}: {body}: {errors:?}", endpoint.id);

@@ -351,7 +351,9 @@ fn escaped(value: &Value) -> String {
     escape(value.as_str().unwrap_or_default())
 }
 
-fn escape(text: &str) -> String {
+/// A text as HTML shows it, also as the value of an attribute in quotes.
+#[must_use]
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

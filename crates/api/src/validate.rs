@@ -18,7 +18,7 @@ const LISTED: usize = 50;
 #[must_use]
 pub fn body(endpoint: &Endpoint, value: &mut Value) -> Vec<FieldError> {
     let shape = match endpoint.body {
-        Body::Json(shape) | Body::OptionalJson(shape) => shape,
+        Body::Json(shape) | Body::OptionalJson(shape) | Body::Form(shape) => shape,
         Body::None | Body::Archive => return Vec::new(),
     };
     let mut errors = Vec::new();

@@ -25,7 +25,8 @@ pub use crate::host_args::{
     Command, DoctorArgs, DownArgs, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
 };
 pub use crate::people_args::{
-    AuditCommand, LoginArgs, LoginCommand, MembersCommand, SessionsCommand, TokensCommand, UsersCommand,
+    AuditCommand, IdentitiesCommand, LoginArgs, LoginCommand, MembersCommand, ProvidersCommand,
+    SessionsCommand, TokensCommand, UsersCommand,
 };
 pub use crate::release_args::{DeployArgs, MoveArgs, RollbackArgs};
 
@@ -237,6 +238,18 @@ pub enum Remote {
         /// What to do.
         #[command(subcommand)]
         command: UsersCommand,
+    },
+    /// Where users may sign in instead of with a password here (OpenID Connect).
+    Providers {
+        /// What to do.
+        #[command(subcommand)]
+        command: ProvidersCommand,
+    },
+    /// Your accounts at identity providers that sign you in here.
+    Identities {
+        /// What to do.
+        #[command(subcommand)]
+        command: IdentitiesCommand,
     },
     /// Where you are signed in with a browser.
     Sessions {

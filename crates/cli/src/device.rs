@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use api::{CreateDevice, PollDevice};
-use client::Client;
+use client::{Address, Client};
 use serde_json::json;
 
 use crate::args::LoginCommand;
@@ -31,6 +31,14 @@ pub(crate) fn sign_in(client: &Client, name: &str) -> Result<String, Failure> {
         client.address(),
         device.user_code
     ));
+    if !matches!(client.address(), Address::Unix(_)) {
+        say(&format!(
+            "or in a browser: {}{}?user_code={}",
+            client.address(),
+            api::endpoints::DEVICE_PAGE.path,
+            device.user_code
+        ));
+    }
     let body = PollDevice {
         device_code: device.device_code.clone(),
     };

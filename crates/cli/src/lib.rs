@@ -26,6 +26,7 @@ mod logs;
 mod man;
 mod members;
 mod metrics;
+mod oidc;
 mod output;
 mod people;
 mod people_args;
@@ -146,6 +147,8 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
         Remote::Whoami => people::whoami(&open()?),
         Remote::Members { command } => members::members(&open()?, command),
         Remote::Users { command } => members::users(&open()?, command),
+        Remote::Providers { command } => oidc::providers(&open()?, command),
+        Remote::Identities { command } => oidc::identities(&open()?, command),
         Remote::Sessions { command } => members::sessions(&open()?, command),
         Remote::Tokens { command } => people::tokens(&open()?, command),
         Remote::Audit { command } => audit::audit(&open()?, command),

@@ -11,7 +11,7 @@ use crate::contexts::what_counts;
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
 use crate::session::{Session, check_token};
-use crate::{device, terminal};
+use crate::{device, oidc, terminal};
 
 /// `stoa login`: gets a credential, tries it, and only then remembers it.
 pub(crate) fn login(globals: &Globals, args: &LoginArgs) -> Result<u8, Failure> {
@@ -85,6 +85,8 @@ fn sign_in(address: &Address, globals: &Globals, args: &LoginArgs) -> Result<Str
             .invitation_accept(&body)
             .map_err(explain_invitation)?
             .1
+    } else if let Some(provider) = &args.provider {
+        oidc::sign_in(&client(None)?, provider)?
     } else if args.token {
         return read_token();
     } else {
@@ -115,7 +117,7 @@ fn device_name() -> String {
 }
 
 /// Asked for where somebody types; else the first line of standard input.
-fn password(question: &str) -> Result<String, Failure> {
+pub(crate) fn password(question: &str) -> Result<String, Failure> {
     if terminal::is_typed() {
         return terminal::ask_hidden(question);
     }

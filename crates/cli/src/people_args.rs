@@ -23,6 +23,9 @@ pub struct LoginArgs {
     /// Take an invitation, or choose a new password; the password is asked for or read as with --email.
     #[arg(long, group = "how", value_name = "TOKEN")]
     pub invitation: Option<String>,
+    /// Sign in at an identity provider, by a browser on this machine.
+    #[arg(long, group = "how", value_name = "NAME")]
+    pub provider: Option<String>,
     /// With --invitation and --claim: your name, for people.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -53,6 +56,7 @@ impl LoginArgs {
         self.claim.is_some()
             || self.email.is_some()
             || self.invitation.is_some()
+            || self.provider.is_some()
             || self.name.is_some()
             || self.local
             || self.token
@@ -200,6 +204,57 @@ pub enum UsersCommand {
         /// The user again, to go on without a question.
         #[arg(long, value_name = "USER")]
         confirm: Option<String>,
+    },
+}
+
+/// What `stoa providers` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ProvidersCommand {
+    /// List them; never their secrets.
+    Ls,
+    /// Show one; never its secret.
+    Info {
+        /// Its name.
+        name: String,
+    },
+    /// Make or change one. Its secret is asked for at a terminal, else read from standard input.
+    Set {
+        /// Its name, in addresses.
+        name: model::Name,
+        /// Its address, exactly as it calls itself.
+        #[arg(long, value_name = "URL")]
+        issuer: String,
+        /// What it calls this installation.
+        #[arg(long, value_name = "ID")]
+        client_id: String,
+        /// Where browsers reach this installation: https://stoa.example.org.
+        #[arg(long, value_name = "URL")]
+        origin: String,
+        /// It knows this installation by no secret.
+        #[arg(long)]
+        public: bool,
+    },
+    /// Remove one. Links with it end, and the sessions of who had one.
+    Rm {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What `stoa identities` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum IdentitiesCommand {
+    /// List yours.
+    Ls,
+    /// Link an account at a provider with you: by a browser on this machine, and with your password.
+    Link {
+        /// Name of the provider.
+        provider: String,
+    },
+    /// End a link. Never the only way to sign in.
+    Rm {
+        /// Its id.
+        identity: String,
     },
 }
 

@@ -8,12 +8,13 @@ use api::{
     CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
     CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore, CreateSession, CreateToken,
     CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device,
-    DeviceRequest, Environment, EnvironmentPage, Exec, Image, ImageDetail, ImagePage, Instance, InstancePage,
-    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LogPage, MasterKey, Member, MemberPage,
-    Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project,
-    ProjectPage, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role,
-    Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token,
-    TokenPage, Upload, User, UserPage, Whoami,
+    DeviceRequest, Environment, EnvironmentPage, Exec, FetchSession, Identity, IdentityPage,
+    IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance, InstancePage,
+    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage, MasterKey, Member,
+    MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice,
+    Project, ProjectPage, PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release,
+    ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange,
+    Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -63,6 +64,37 @@ impl Client {
     }
     pub fn password_put(&self, body: &PutPassword) -> Result<(), Error> {
         self.send_empty(&e::PASSWORD_PUT, &[], body)
+    }
+    pub fn oidc_begin(&self, provider: &str) -> Result<(), Error> {
+        self.call_empty(&e::OIDC_BEGIN, &[provider])
+    }
+    pub fn oidc_session_create(&self, body: &FetchSession) -> Result<(SignedIn, String), Error> {
+        self.begin_session(&e::OIDC_SESSION_CREATE, body)
+    }
+    pub fn identity_providers(&self) -> Result<Vec<IdentityProvider>, Error> {
+        self.all::<IdentityProviderPage>(&e::PROVIDER_LIST, &[])
+    }
+    pub fn identity_provider(&self, provider: &str) -> Result<IdentityProvider, Error> {
+        self.call(&e::PROVIDER_VIEW, &[provider], &[], NONE)
+    }
+    pub fn identity_provider_put(
+        &self,
+        provider: &str,
+        body: &PutIdentityProvider,
+    ) -> Result<IdentityProvider, Error> {
+        self.call(&e::PROVIDER_PUT, &[provider], &[], Some(body))
+    }
+    pub fn identity_provider_delete(&self, provider: &str) -> Result<(), Error> {
+        self.call_empty(&e::PROVIDER_DELETE, &[provider])
+    }
+    pub fn identities(&self) -> Result<Vec<Identity>, Error> {
+        self.all::<IdentityPage>(&e::IDENTITY_LIST, &[])
+    }
+    pub fn identity_create(&self, body: &LinkIdentity) -> Result<Identity, Error> {
+        self.call(&e::IDENTITY_CREATE, &[], &[], Some(body))
+    }
+    pub fn identity_delete(&self, identity: &str) -> Result<(), Error> {
+        self.call_empty(&e::IDENTITY_DELETE, &[identity])
     }
     pub fn users(&self) -> Result<Vec<User>, Error> {
         self.all::<UserPage>(&e::USER_LIST, &[])

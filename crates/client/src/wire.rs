@@ -314,7 +314,8 @@ impl Client {
 
     /// Turns an answer of failure into its problem.
     pub(crate) fn refuse_problem(&self, answer: RawAnswer) -> Result<RawAnswer, Error> {
-        if (200..300).contains(&answer.status) || answer.status == 101 {
+        // 303 sends browsers on: to others it says that it would.
+        if (200..300).contains(&answer.status) || matches!(answer.status, 101 | 303) {
             return Ok(answer);
         }
         match serde_json::from_slice::<Problem>(&answer.body) {

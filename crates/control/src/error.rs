@@ -69,6 +69,14 @@ pub enum ControlError {
     /// A machine that waits to be signed in gets no token (yet).
     #[error(transparent)]
     Device(#[from] crate::people::device::NotYet),
+    /// An identity provider cannot be used, or signed nobody in.
+    #[error(transparent)]
+    Provider(oidc::OidcError),
+    /// Whoever signed in at a provider is nobody here.
+    #[error(
+        "nobody here is linked with that account, and its address was not invited, or not verified by the provider"
+    )]
+    NotLinked,
     /// Too many ask for what is expensive.
     #[error("too many {what} at once")]
     Busy {
@@ -140,6 +148,8 @@ impl ControlError {
             Self::Guessed { .. } => "too_many_attempts",
             Self::Busy { .. } => "busy",
             Self::Device(why) => why.code(),
+            Self::Provider(_) => "identity_provider",
+            Self::NotLinked => "not_linked",
             Self::Build { .. } => "build_failed",
             Self::Store(StoreError::Full { .. }) | Self::Engine(EngineError::Full(_)) => "no_room",
             Self::Store(_) => "store",
@@ -179,6 +189,8 @@ impl ControlError {
                 "database" => "see what is there: stoa db ls".to_owned(),
                 "image" => "see what is there: stoa image ls".to_owned(),
                 "code" => "read it again from the other machine, or begin there anew: stoa login".to_owned(),
+                "identity provider" => "an administrator sees what is there: stoa providers ls".to_owned(),
+                "identity" => "see what is there: stoa identities ls".to_owned(),
                 "user" | "member" => "see who is there: stoa members ls".to_owned(),
                 "org" | "project" | "environment" => "see what is there: stoa orgs ls".to_owned(),
                 "instance" => "see what runs: stoa ps".to_owned(),
@@ -198,6 +210,13 @@ impl ControlError {
             Self::Busy { .. } => "try again in a few seconds".to_owned(),
             Self::Stale { .. } | Self::Replaced { .. } => "read it again and repeat the change".to_owned(),
             Self::Device(why) => why.next(),
+            Self::Provider(_) => {
+                "begin again; an administrator compares how it is set: stoa providers ls".to_owned()
+            }
+            Self::NotLinked => {
+                "ask for an invitation of that address; if you have a password here: stoa identities link PROVIDER"
+                    .to_owned()
+            }
             Self::Store(cause) => cause.next(),
             Self::Engine(cause) => cause.next(),
             Self::File { .. } => "check the data directory's disk: stoa doctor".to_owned(),

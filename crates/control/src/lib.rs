@@ -41,6 +41,7 @@ mod workload;
 
 // What the use cases take and give, so that the doors need to know no other room.
 pub use engine::{Exec, ExecStreams, LogRecord, Stream as LogStream};
+pub use oidc::OidcError;
 pub use store::{AuditVerdict, Begun, Secret, StoreError, Versioned};
 pub use transact::with_key;
 

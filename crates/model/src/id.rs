@@ -175,6 +175,8 @@ kinds! {
     UserKind UserId "usr" "a user";
     MembershipKind MembershipId "mem" "what a user is somewhere";
     InvitationKind InvitationId "inv" "an invitation";
+    ProviderKind ProviderId "idp" "an identity provider";
+    IdentityKind IdentityId "idn" "a user as a provider knows them";
     SessionKind SessionId "ses" "a session of a user";
     RequestKind RequestId "req" "one API request";
 }

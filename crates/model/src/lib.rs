@@ -8,6 +8,7 @@ pub mod backup;
 pub mod database;
 pub mod email;
 pub mod id;
+pub mod identity;
 pub mod instance;
 pub mod manifest;
 pub mod name;
@@ -24,6 +25,7 @@ pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES,
 pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
 pub use email::Email;
 pub use id::*;
+pub use identity::{Identity, IdentityProvider};
 pub use instance::{Condition, Exit, Instance, Purpose};
 pub use name::{EnvKey, Name, NameError, is_host_name};
 pub use operation::{Failure, Operation, OperationState, Work};

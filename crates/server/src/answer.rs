@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LOCATION,
-    SET_COOKIE, X_FRAME_OPTIONS,
+    REFERRER_POLICY, SET_COOKIE, X_FRAME_OPTIONS,
 };
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -33,10 +33,24 @@ pub(crate) enum Reply {
     },
     /// 204.
     Empty,
+    /// 303: a browser goes on elsewhere.
+    Redirect {
+        /// Where to.
+        location: String,
+        /// What it is to keep.
+        cookies: Vec<String>,
+    },
     /// 204, and what a browser kept is not good any more.
     Gone {
         /// What makes it forget.
         cookie: String,
+    },
+    /// A page for people with forms of ours.
+    Forms {
+        /// What it is answered with.
+        status: u16,
+        /// The HTML.
+        body: String,
     },
     /// Anything else that is whole: text, a document.
     Whole { media_type: &'static str, body: Vec<u8> },
@@ -97,8 +111,9 @@ impl Reply {
     /// The HTTP status it has.
     pub(crate) fn status(&self) -> u16 {
         match self {
-            Self::Json { status, .. } => *status,
+            Self::Json { status, .. } | Self::Forms { status, .. } => *status,
             Self::Empty | Self::Gone { .. } => 204,
+            Self::Redirect { .. } => 303,
             Self::Whole { .. } | Self::Events(_) => 200,
         }
     }
@@ -129,7 +144,25 @@ impl Reply {
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 response
             }
+            Self::Redirect { location, cookies } => {
+                let mut response = Self::Empty.into_response();
+                *response.status_mut() = StatusCode::SEE_OTHER;
+                insert(&mut response, LOCATION, &location);
+                // Ours: base64 and fixed texts.
+                let cookies = cookies.iter().filter_map(|text| HeaderValue::from_str(text).ok());
+                for cookie in cookies {
+                    response.headers_mut().append(SET_COOKIE, cookie);
+                }
+                response
+            }
             Self::Whole { media_type, body } => whole(200, media_type, body),
+            Self::Forms { status, body } => {
+                let mut response = whole(status, "text/html; charset=utf-8", body.into_bytes());
+                insert(&mut response, CONTENT_SECURITY_POLICY, FORMS_POLICY);
+                // Its address holds a code.
+                insert(&mut response, REFERRER_POLICY, "no-referrer");
+                response
+            }
             Self::Gone { cookie } => {
                 let mut response = Self::Empty.into_response();
                 insert(&mut response, SET_COOKIE, &cookie);
@@ -163,13 +196,19 @@ pub(crate) fn refused(refusal: &Refusal, request_id: &str) -> Response<Outgoing>
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The same of a page whose forms come back to us.
+const FORMS_POLICY: &str =
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
 /// What every answer says.
 pub(crate) fn seal(response: &mut Response<Outgoing>, request_id: &str, standing: Option<&Standing>) {
     for (name, value) in standing.iter().flat_map(|standing| standing.headers()) {
         insert(response, HeaderName::from_static(name), &value);
     }
     insert(response, HeaderName::from_static("x-request-id"), request_id);
-    insert(response, CONTENT_SECURITY_POLICY, POLICY);
+    if !response.headers().contains_key(CONTENT_SECURITY_POLICY) {
+        insert(response, CONTENT_SECURITY_POLICY, POLICY);
+    }
     insert(response, CACHE_CONTROL, "no-store");
     insert(
         response,

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Shared;
-use crate::credential::{Credential, still_counts};
+use crate::credential::{self, Credential, still_counts};
 use crate::listen::Peer;
 use crate::refusal::Refusal;
 
@@ -24,6 +24,10 @@ pub(crate) struct Call {
     /// What was shown, to look at it again while a stream is open.
     pub(crate) credential: Option<Credential>,
     pub(crate) peer: Peer,
+    /// What the browser is signed in by, also where none needs to be.
+    pub(crate) browser: Option<Credential>,
+    /// By what a browser that comes back from an identity provider is known.
+    pub(crate) state: Option<String>,
     /// Where the request comes from, for counting wrong guesses.
     pub(crate) source: Source,
     /// What the client says it is.
@@ -43,6 +47,18 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn control(&self) -> &Control {
         &self.shared.control
+    }
+
+    /// Who is signed in with the browser, if anybody is.
+    pub(crate) fn browser(&self) -> Result<Option<Actor>, Refusal> {
+        let Some(shown) = &self.browser else {
+            return Ok(None);
+        };
+        match credential::authenticate(&self.shared, self.peer, Some(shown)) {
+            Ok(actor) => Ok(Some(actor)),
+            Err(refusal) if refusal.status() == 401 => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     pub(crate) fn actor(&self) -> Result<&Actor, Refusal> {
@@ -121,6 +137,8 @@ impl Call {
 /// misspelt filter, is never silently passed over.
 pub(crate) fn check_query(endpoint: &Endpoint, query: &[(String, String)]) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    // Providers add what they like (RFC 6749, 4.1.2), and their codes may be long.
+    let is_callback = endpoint.id == api::endpoints::OIDC_FINISH.id;
     for (index, (name, value)) in query.iter().enumerate() {
         let mut refuse = |message: String| {
             errors.push(FieldError {
@@ -129,6 +147,9 @@ pub(crate) fn check_query(endpoint: &Endpoint, query: &[(String, String)]) -> Ve
             });
         };
         let Some(known) = endpoint.queries().find(|known| known.name == name) else {
+            if is_callback {
+                continue;
+            }
             refuse(match name.as_str() {
                 "token" | "access_token" | "api_key" => {
                     "a credential never belongs into an address; send it as Authorization: Bearer".to_owned()
@@ -141,6 +162,7 @@ pub(crate) fn check_query(endpoint: &Endpoint, query: &[(String, String)]) -> Ve
             refuse("is given twice".to_owned());
         }
         match known.kind {
+            QueryKind::Text if is_callback => {}
             QueryKind::Text | QueryKind::Form(_) if value.chars().count() > 1000 => {
                 refuse("is too long".to_owned());
             }
@@ -205,6 +227,11 @@ mod tests {
                 &["?follow", "?tail"],
             ),
             (&e::OPERATION_VIEW, &[("wait", "30")], &["?wait"]),
+            (
+                &e::OIDC_FINISH,
+                &[("session_state", "x"), ("code", "a"), ("code", "b")],
+                &["?code"],
+            ),
         ] {
             let query: Vec<(String, String)> = query
                 .iter()

@@ -16,6 +16,9 @@ use crate::Shared;
 use crate::listen::Peer;
 use crate::refusal::Refusal;
 
+/// The cookie of a browser that is on its way to an identity provider.
+const STATE_COOKIE: &str = "__Host-stoa-state";
+
 /// What was shown.
 #[derive(Clone)]
 pub(crate) enum Credential {
@@ -48,6 +51,12 @@ pub(crate) fn shown(headers: &HeaderMap) -> Result<Option<Credential>, Refusal> 
         // One of them was put there by somebody else.
         (Some(_), Some(_)) => Err(Refusal::sign_in()),
     }
+}
+
+/// The session of a browser, for a page that everybody may open and who is signed in sees more of.
+pub(crate) fn browser(headers: &HeaderMap) -> Option<Credential> {
+    let shown = shown(headers).ok().flatten();
+    shown.filter(|shown| matches!(shown, Credential::Session(_)))
 }
 
 /// Who asks. A credential that is shown counts, even from root: whoever sends one wants to act as its bearer.
@@ -106,7 +115,7 @@ pub(crate) fn refuse_cross_site(
 }
 
 /// Refuses to sign anybody in for a page of another site. What is not a browser says nothing; whoever follows a link to what
-/// everybody may read changes nothing.
+/// everybody may read changes nothing, and who comes back from an identity provider is known by a cookie.
 pub(crate) fn refuse_sign_in_from_elsewhere(method: Method, headers: &HeaderMap) -> Result<(), Refusal> {
     if method == Method::Get {
         return Ok(());
@@ -137,9 +146,37 @@ fn default_port(scheme: &str) -> &'static str {
     if scheme == "https" { ":443" } else { ":80" }
 }
 
+/// The cookie of a session that just began.
+pub(crate) fn of_session(signed_in: &people::SignedIn) -> Result<String, Refusal> {
+    let text = signed_in.text.expose_str();
+    text.map(cookie)
+        .ok_or_else(|| Refusal::internal("a session that is no text"))
+}
+
 /// The cookie of a session. It ends with the browser's own idea of a session or with ours, whichever is first.
-pub(crate) fn cookie(text: &str) -> String {
+fn cookie(text: &str) -> String {
     format!("{SESSION_COOKIE}={text}; Path=/; Secure; HttpOnly; SameSite=Lax")
+}
+
+/// The cookie of a browser that goes to an identity provider, for as long as that may take.
+pub(crate) fn state_cookie(state: &str) -> String {
+    format!("{STATE_COOKIE}={state}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=600")
+}
+
+/// What makes a browser forget that one.
+pub(crate) fn no_state_cookie() -> String {
+    format!("{STATE_COOKIE}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
+}
+
+/// By what a browser that comes back is known. Nothing, when it shows two: one was put there by somebody else.
+pub(crate) fn state(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(COOKIE).iter();
+    let pairs = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'));
+    let mut states = pairs.filter_map(|pair| pair.trim().strip_prefix(STATE_COOKIE)?.strip_prefix('='));
+    let first = states.next()?;
+    states.next().is_none().then(|| first.to_owned())
 }
 
 /// What makes a browser forget it.
@@ -207,8 +244,15 @@ mod tests {
         let elsewhere = headers(&[("sec-fetch-site", "cross-site")]);
         assert!(refuse_cross_site(Method::Post, Some(&token), &elsewhere).is_ok());
         assert!(refuse_sign_in_from_elsewhere(Method::Post, &elsewhere).is_err());
-        assert!(refuse_sign_in_from_elsewhere(Method::Get, &elsewhere).is_ok());
         assert!(refuse_sign_in_from_elsewhere(Method::Post, &headers(&[])).is_ok());
+        assert!(refuse_sign_in_from_elsewhere(Method::Get, &elsewhere).is_ok());
+        let of = |cookie: &str| state(&headers(&[("cookie", cookie)]));
+        assert_eq!(
+            of("a=1; __Host-stoa-state=x; __Host-stoa=y"),
+            Some("x".to_owned())
+        );
+        assert_eq!(of("__Host-stoa-state=x; __Host-stoa-state=y"), None);
+        assert_eq!(of("x__Host-stoa-state=x; __Host-stoa=y"), None);
     }
 
     #[test]

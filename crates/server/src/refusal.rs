@@ -3,9 +3,7 @@
 //! Invariant: what went wrong inside is logged with its causes and never told; the caller gets the request's id.
 
 use api::{FieldError, Problem};
-use control::ControlError;
-
-use control::StoreError;
+use control::{ControlError, OidcError, StoreError};
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -109,6 +107,15 @@ impl Refusal {
             "unsupported_media",
             "the body must be JSON",
             "send it with Content-Type: application/json",
+        )
+    }
+
+    pub(crate) fn not_a_form() -> Self {
+        Self::new(
+            415,
+            "unsupported_media",
+            "the body must be a form",
+            "send it with Content-Type: application/x-www-form-urlencoded",
         )
     }
 
@@ -292,6 +299,10 @@ impl From<ControlError> for Refusal {
             ControlError::Guessed { .. } => 429,
             ControlError::Busy { .. } => 503,
             ControlError::Device(_) => 400,
+            ControlError::Provider(OidcError::Unusable { .. }) => 422,
+            ControlError::Provider(OidcError::Unreachable { .. }) => 502,
+            ControlError::Provider(OidcError::Refused { .. } | OidcError::NotBelieved { .. }) => 401,
+            ControlError::NotLinked => 403,
             ControlError::Build { .. } => 422,
             ControlError::Store(_) | ControlError::Engine(_) | ControlError::File { .. } => match code {
                 "no_room" => 507,
@@ -343,6 +354,8 @@ mod tests {
             "sign_in",
             "cross_site",
             "too_many_attempts",
+            "identity_provider",
+            "not_linked",
             "authorization_pending",
             "slow_down",
             "expired_token",

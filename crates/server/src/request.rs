@@ -195,10 +195,12 @@ fn admit(
         actor,
         credential,
         peer,
+        state: credential::state(headers),
+        browser: credential::browser(headers),
         source: credential::source(peer),
         agent: header(headers, &USER_AGENT).unwrap_or_default().to_owned(),
         parameters: found.parameters,
-        query: parse_query(query)?,
+        query: parse_pairs(query, "query")?,
         body: serde_json::Value::Null,
         wants_events: header(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")),
         last_event_id: headers
@@ -233,6 +235,7 @@ fn is_free(endpoint: &Endpoint) -> bool {
         &e::HEALTH,
         &e::READINESS,
         &e::SESSION_CREATE,
+        &e::DEVICE_PAGE_SIGN_IN,
         &e::INVITATION_ACCEPT,
         &e::CLAIM,
     ]
@@ -345,13 +348,13 @@ fn no_tag() -> Refusal {
     Refusal::bad_request("If-Match must be an ETag as it was given, for example \"7\"")
 }
 
-fn parse_query(query: &str) -> Result<Vec<(String, String)>, Refusal> {
+/// Names and values, as in a query and as in a form.
+pub(crate) fn parse_pairs(text: &str, what: &str) -> Result<Vec<(String, String)>, Refusal> {
     let decode = |text: &str| {
         route::decode(&text.replace('+', " "))
-            .ok_or_else(|| Refusal::bad_request("the query is not escaped well"))
+            .ok_or_else(|| Refusal::bad_request(format!("the {what} is not escaped well")))
     };
-    query
-        .split('&')
+    text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -10,8 +10,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, device, exec, images, installation, members, operations, people, places, releases,
-    sessions,
+    apps, databases, device, device_page, exec, images, installation, members, oidc, operations, people,
+    places, releases, sessions,
 };
 use control::ExecStreams;
 
@@ -42,6 +42,19 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DEVICE_VIEW, Handler::Act(device::view)),
     (&e::DEVICE_APPROVE, Handler::Act(device::approve)),
     (&e::DEVICE_DENY, Handler::Act(device::deny)),
+    (&e::DEVICE_PAGE, Handler::Act(device_page::view)),
+    (&e::DEVICE_PAGE_SIGN_IN, Handler::Act(device_page::sign_in)),
+    (&e::DEVICE_PAGE_DECIDE, Handler::Act(device_page::decide)),
+    (&e::PROVIDER_LIST, Handler::Act(oidc::provider_list)),
+    (&e::PROVIDER_VIEW, Handler::Act(oidc::provider_view)),
+    (&e::PROVIDER_PUT, Handler::Act(oidc::provider_put)),
+    (&e::PROVIDER_DELETE, Handler::Act(oidc::provider_delete)),
+    (&e::OIDC_BEGIN, Handler::Act(oidc::begin)),
+    (&e::OIDC_FINISH, Handler::Act(oidc::finish)),
+    (&e::OIDC_SESSION_CREATE, Handler::Act(oidc::session)),
+    (&e::IDENTITY_LIST, Handler::Act(oidc::identity_list)),
+    (&e::IDENTITY_CREATE, Handler::Act(oidc::identity_create)),
+    (&e::IDENTITY_DELETE, Handler::Act(oidc::identity_delete)),
     (&e::USER_LIST, Handler::Act(members::user_list)),
     (&e::USER_VIEW, Handler::Act(members::user_view)),
     (&e::USER_DELETE, Handler::Act(members::user_delete)),

@@ -7,7 +7,7 @@ use model::{Actor, Session};
 
 use crate::answer::Reply;
 use crate::call::Call;
-use crate::credential::{cookie, no_cookie};
+use crate::credential::{no_cookie, of_session};
 use crate::members::{email, wire_user};
 use crate::pages;
 use crate::refusal::Refusal;
@@ -31,11 +31,7 @@ pub(crate) fn signed_in(found: &people::SignedIn) -> Result<Reply, Refusal> {
         user: wire_user(&found.account),
         session: wire(&found.session, true),
     };
-    let text = found
-        .text
-        .expose_str()
-        .ok_or_else(|| Refusal::internal("a session that is no text"))?;
-    Ok(Reply::json(201, &body)?.with_cookie(cookie(text)))
+    Ok(Reply::json(201, &body)?.with_cookie(of_session(found)?))
 }
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {

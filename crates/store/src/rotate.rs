@@ -16,7 +16,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use model::Database;
+use model::{Database, IdentityProvider};
 use rusqlite::params;
 
 use crate::Store;
@@ -31,7 +31,7 @@ use crate::tx::{Keys, Now, ReadTx, WriteTx, number, to_db};
 /// Rows looked at in one transaction: other writers wait for it.
 const STEP: i64 = 200;
 /// The kinds of rows that hold sealed values, as a list for SQL.
-const HOLDERS: &str = "('secret', 'database')";
+const HOLDERS: &str = "('secret', 'database', 'identity_provider')";
 
 /// A walk over everything that is sealed.
 #[derive(Debug, Default, Clone)]
@@ -168,6 +168,7 @@ impl Keys {
         match kind {
             SecretVersion::KIND => self.renew_row::<SecretVersion>(body, found),
             Database::KIND => self.renew_row::<Database>(body, found),
+            IdentityProvider::KIND => self.renew_row::<IdentityProvider>(body, found),
             _ => None,
         }
     }
@@ -269,6 +270,7 @@ impl WriteTx {
             if let Some(body) = self.keys.renew(&kind, &body, &mut found) {
                 let done = match kind.as_str() {
                     SecretVersion::KIND => self.put_back::<SecretVersion>(&kind, &id, &body),
+                    IdentityProvider::KIND => self.put_back::<IdentityProvider>(&kind, &id, &body),
                     _ => self.put_back::<Database>(&kind, &id, &body),
                 };
                 match done {
@@ -355,7 +357,7 @@ mod tests {
     /// The kinds that the SQL names are those that `renew` knows.
     #[test]
     fn every_holder_is_in_the_list() {
-        for kind in [SecretVersion::KIND, Database::KIND] {
+        for kind in [SecretVersion::KIND, Database::KIND, IdentityProvider::KIND] {
             assert!(HOLDERS.contains(&format!("'{kind}'")), "{kind}");
         }
     }

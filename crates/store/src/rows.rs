@@ -5,9 +5,9 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, ImageDigest, Instance, Invitation,
-    Membership, Operation, Org, Project, Purpose, Realm, Release, SecretId, Session, Timestamp, Token,
-    UploadId, User,
+    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, Identity, IdentityProvider,
+    ImageDigest, Instance, Invitation, Membership, Operation, Org, Project, ProviderId, Purpose, Realm,
+    Release, SecretId, Session, Timestamp, Token, UploadId, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,9 @@ rows! {
     Session, "session", |it| it.id.to_string(), it.user.to_string(), it.id.to_string();
     ImageName, "image", |it| format!("{}/{}", it.realm.key(), it.name), it.realm.key(), it.name.as_str();
     Step, "step", |it| it.name.as_str(), { let _ = it; "" }, it.name.as_str();
+    IdentityProvider, "identity_provider", |it| it.id.to_string(), { let _ = it; "" }, it.name.as_str();
+    // By provider: the same subject is another one elsewhere.
+    Identity, "identity", |it| it.id.to_string(), it.provider.to_string(), it.subject.as_str();
     Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
 }
 
@@ -193,6 +196,31 @@ impl Holder for Database {
             sealed: &mut archive.sealed,
         });
         credentials.chain(archive).collect()
+    }
+}
+
+/// Whose secret that of an identity provider is.
+#[must_use]
+pub fn provider_tenant(id: ProviderId) -> String {
+    format!("idp:{id}")
+}
+
+/// The name it is sealed under.
+pub const CLIENT_SECRET: &str = "client-secret";
+
+impl Holder for IdentityProvider {
+    fn inside(&mut self) -> Vec<Inside<'_>> {
+        let (tenant, version) = (provider_tenant(self.id), self.version);
+        let secret = self.secret.as_mut();
+        secret
+            .map(|sealed| Inside {
+                tenant,
+                name: CLIENT_SECRET,
+                version,
+                sealed,
+            })
+            .into_iter()
+            .collect()
     }
 }
 

@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result};
 use crate::repository;
 use crate::step::Step;
 
+const NODE_PINS: [&str; 2] = ["package.json", "package-lock.json"];
+
 /// Where they are.
 pub struct Tools(PathBuf);
 
@@ -33,22 +35,14 @@ impl Tools {
 pub fn install() -> Result<Tools> {
     let pins = repository::root().join("xtask/judges");
     let tools = Tools(repository::target().join("judges"));
-    installed(
-        &tools.0.join("node"),
-        &pins,
-        &["package.json", "package-lock.json"],
-        |folder| {
-            for file in ["package.json", "package-lock.json"] {
-                fs::copy(pins.join(file), folder.join(file))?;
-            }
-            Step::new("judges-npm", "npm")
-                .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
-                .args([folder])
-                .run()
-                .context("npm could not install the judges; is its registry reachable?")?;
-            Ok(())
-        },
-    )?;
+    installed(&tools.0.join("node"), &pins, &NODE_PINS, |folder| {
+        npm(&pins, folder)
+    })?;
+    // Not a judge, but a stranger to be tried against, too: the provider of OpenID Connect in the tests of signing in.
+    let provider = pins.join("oidc");
+    installed(&tools.0.join("oidc"), &provider, &NODE_PINS, |folder| {
+        npm(&provider, folder)
+    })?;
     installed(
         &tools.0.join("python"),
         &pins,
@@ -70,6 +64,18 @@ pub fn install() -> Result<Tools> {
         },
     )?;
     Ok(tools)
+}
+
+fn npm(pins: &Path, folder: &Path) -> Result<()> {
+    for file in NODE_PINS {
+        fs::copy(pins.join(file), folder.join(file))?;
+    }
+    Step::new("judges-npm", "npm")
+        .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .args([folder])
+        .run()
+        .context("npm could not install what is pinned; is its registry reachable?")
+        .map(drop)
 }
 
 /// Does it unless what was done last has the same pins.

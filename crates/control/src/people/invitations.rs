@@ -198,7 +198,7 @@ pub(super) fn void(
 }
 
 /// Whether its maker may give now what an invitation promises, and the place is still there.
-fn is_worth(tx: &ReadTx, invitation: &Invitation) -> Result<bool, ControlError> {
+pub(super) fn is_worth(tx: &ReadTx, invitation: &Invitation) -> Result<bool, ControlError> {
     let is_there = match invitation.realm {
         Realm::Installation => true,
         Realm::Org { org } => tx.get::<Org>(&org.to_string())?.is_some(),

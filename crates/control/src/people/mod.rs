@@ -6,6 +6,7 @@
 pub mod device;
 mod invitations;
 mod members;
+pub mod oidc;
 mod password;
 mod sessions;
 mod throttle;
@@ -164,6 +165,8 @@ pub struct Door {
     pub throttle: Throttle,
     /// Machines that wait to be signed in.
     pub devices: device::Devices,
+    /// Browsers on their way to an identity provider and back.
+    pub browsers: oidc::Browsers,
 }
 
 /// What an actor may do where.

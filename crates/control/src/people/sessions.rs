@@ -259,7 +259,8 @@ pub fn sessions(control: &Control, actor: &Actor) -> Result<Vec<Session>, Contro
     })
 }
 
-fn refuse_narrow(rights: &Rights) -> Result<(), ControlError> {
+/// Refuses what shows that it is not for managing the account.
+pub(super) fn refuse_narrow(rights: &Rights) -> Result<(), ControlError> {
     match rights.manage_account() {
         true => Ok(()),
         false => Err(ControlError::Denied {

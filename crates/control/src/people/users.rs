@@ -173,6 +173,7 @@ pub fn delete_user(control: &Control, actor: &Actor, name: &str) -> Result<(), C
         let now = control.now_of(tx);
         tokens::revoke(tx, now, |token| token.user == Some(user.id))?;
         invitations::void(tx, &user, |_| true)?;
+        super::oidc::forget(tx, user.id)?;
         tx.delete::<User>(&user.id.to_string(), store::Expect::Any)?;
         Ok(())
     })

@@ -39,6 +39,34 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("device_approve", Value::Null, "device"),
         ("device_deny", Value::Null, "device"),
         (
+            "device_page_sign_in",
+            json!({"email": ADA, "password": PASSWORD}),
+            "session",
+        ),
+        (
+            "device_page_decide",
+            json!({"user_code": "USER-CODE", "decision": "approve"}),
+            "device",
+        ),
+        (
+            "identity_provider_put",
+            json!({"issuer": super::oidc::shared(), "client_id": "stoa", "client_secret": "s",
+                "origin": "https://stoa.example.org"}),
+            "identity_provider",
+        ),
+        ("identity_provider_delete", Value::Null, "identity_provider"),
+        (
+            "oidc_session_create",
+            json!({"code": "PROVEN", "verifier": super::oidc::VERIFIER}),
+            "session",
+        ),
+        (
+            "identity_create",
+            json!({"code": "UNLINKED", "verifier": super::oidc::VERIFIER, "password": PASSWORD}),
+            "identity",
+        ),
+        ("identity_delete", Value::Null, "identity"),
+        (
             "session_create",
             json!({"email": ADA, "password": PASSWORD}),
             "session",
@@ -277,6 +305,14 @@ fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
     let (waiting, approved) = (device(), device());
     let approve = world.with(&cookie).device_approve(&approved.user_code);
     approve.expect("approved");
+    let user = world
+        .with(&cookie)
+        .whoami()
+        .expect("Ada")
+        .user
+        .expect("a user")
+        .id;
+    let (identity, proven, unlinked) = at_provider(world, user.parse().expect("an id"));
     let empty = || "empty".to_owned();
     root.org_create(&api::CreateOrg { name: empty() })
         .expect("an org");
@@ -292,8 +328,42 @@ fn people(world: &World) -> (String, Vec<(&'static str, String)>) {
         ("deploy_token", deploy.about.id),
         ("code", waiting.user_code),
         ("device", approved.device_code),
+        ("provider", "home".to_owned()),
+        ("identity", identity),
+        ("proven", proven),
+        ("unlinked", unlinked),
     ];
     (cookie, ids)
+}
+
+/// A provider, an account there that is linked with a user, and what browsers brought of that and of another one.
+fn at_provider(world: &World, user: model::UserId) -> (String, String, String) {
+    let at = Timestamp::now();
+    let provider = model::IdentityProvider {
+        id: model::ProviderId::fresh(),
+        name: name("home"),
+        issuer: "https://id.example.org".to_owned(),
+        client_id: "stoa".to_owned(),
+        secret: None,
+        version: 1,
+        redirect: "https://stoa.example.org/v1/oidc/home/callback".to_owned(),
+        created_at: at,
+    };
+    world.put(&provider);
+    let identity = model::Identity {
+        id: model::IdentityId::fresh(),
+        provider: provider.id,
+        subject: "linked".to_owned(),
+        user,
+        created_at: at,
+    };
+    world.put(&identity);
+    let prove = |subject: &str| {
+        let challenge = super::oidc::CHALLENGE;
+        let code = control::people::oidc::prove(&world.control, &provider, subject, challenge);
+        code.expect("a code")
+    };
+    (identity.id.to_string(), prove("linked"), prove("another"))
 }
 
 /// Which of what is known a parameter of a path stands for.
@@ -311,7 +381,8 @@ fn stands_for<'p>(id: &str, parameter: &'p str) -> &'p str {
 /// Who sends it: what is only for a user comes from Ada's browser.
 fn credential(id: &str, known: &BTreeMap<&'static str, String>, token: &str) -> String {
     match id {
-        "session_delete" | "password_put" | "device_approve" | "device_deny" => {
+        "session_delete" | "password_put" | "device_approve" | "device_deny" | "device_page_decide"
+        | "identity_create" | "identity_delete" => {
             format!(
                 "cookie: __Host-stoa={}\r\nsec-fetch-site: same-origin\r\n",
                 known["cookie"]
@@ -419,6 +490,7 @@ impl World {
             "uploads": uploads,
             "claim": claim,
             "devices": self.parts.door.devices.census(),
+            "browsers": self.parts.door.browsers.census(),
             "images": self.parts.engine.images().expect("images").len(),
         })
     }
@@ -432,6 +504,17 @@ struct Mutation {
     body: String,
     headers: String,
     tells: &'static str,
+}
+
+/// As a browser sends it.
+fn form(fields: &Value) -> String {
+    let fields = fields.as_object().expect("fields").iter();
+    let pairs = fields.map(|(name, value)| {
+        let mut pair = format!("{name}=");
+        api::endpoint::escape_into(&mut pair, value.as_str().expect("a text"));
+        pair
+    });
+    pairs.collect::<Vec<_>>().join("&")
 }
 
 fn mutations(known: &BTreeMap<&'static str, String>) -> Vec<Mutation> {
@@ -458,8 +541,15 @@ fn mutations(known: &BTreeMap<&'static str, String>) -> Vec<Mutation> {
             let (body, media_type) = match (id, &body) {
                 ("upload_create", _) => ("archive".to_owned(), "application/x-tar"),
                 (_, Value::Null) => (String::new(), ""),
+                ("device_page_sign_in" | "device_page_decide", body) => (
+                    form(body).replace("USER-CODE", &known["code"]),
+                    "application/x-www-form-urlencoded",
+                ),
                 (_, body) => (
-                    body.to_string().replace("DEVICE", &known["device"]),
+                    body.to_string()
+                        .replace("DEVICE", &known["device"])
+                        .replace("PROVEN", &known["proven"])
+                        .replace("UNLINKED", &known["unlinked"]),
                     "application/json",
                 ),
             };
@@ -524,7 +614,13 @@ fn a_dry_run_says_what_would_be_and_changes_nothing() {
         let (status, _) = world.call(&method, &format!("{path}?dry_run=true"), "", &body);
         let is_open = matches!(
             id.as_str(),
-            "installation_claim" | "session_create" | "invitation_accept" | "device_create" | "device_token"
+            "installation_claim"
+                | "session_create"
+                | "invitation_accept"
+                | "device_create"
+                | "device_token"
+                | "oidc_session_create"
+                | "device_page_sign_in"
         );
         assert!(status == 401 || is_open, "{id}: {status}");
     }
@@ -551,13 +647,15 @@ fn without_dry_run_the_same_requests_change_something() {
         let path = known.iter().fold(path, |path, (parameter, value)| {
             path.replace(value, &here[parameter])
         });
-        let body = body.replace(&known["device"], &here["device"]);
+        let body = ["device", "code", "proven", "unlinked"]
+            .iter()
+            .fold(body, |body, what| body.replace(&known[what], &here[what]));
         let token = world.token(api::Role::Owner);
         let headers = format!("{}{headers}", credential(&id, &here, &token));
         let (_, foretold) = world.call(&method, &format!("{path}?dry_run=true"), &headers, &body);
         let before = world.census();
         let (status, answer) = world.call(&method, &path, &headers, &body);
-        assert!(status < 300, "{id}: {answer}");
+        assert!(status < 400, "{id}: {answer}");
         assert_ne!(world.census(), before, "{id} changed nothing");
         let foretold: Value =
             serde_json::from_str(foretold.split("\r\n\r\n").nth(1).unwrap_or_default()).expect("JSON");

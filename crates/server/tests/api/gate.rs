@@ -55,6 +55,19 @@ const ROWS: &[(&str, At, Least)] = &[
     ("device_view", Anybody, Any),
     ("device_approve", Anybody, Any),
     ("device_deny", Anybody, Any),
+    ("device_page_view", Open, Any),
+    ("device_page_sign_in", Open, Any),
+    ("device_page_decide", Anybody, Any),
+    ("identity_provider_list", Installation, Admin),
+    ("identity_provider_view", Installation, Admin),
+    ("identity_provider_put", Installation, Admin),
+    ("identity_provider_delete", Installation, Admin),
+    ("oidc_begin", Open, Any),
+    ("oidc_finish", Open, Any),
+    ("oidc_session_create", Open, Any),
+    ("identity_list", Anybody, Any),
+    ("identity_create", Anybody, Any),
+    ("identity_delete", Anybody, Any),
     ("token_list", Anybody, Any),
     ("token_create", Anybody, Any),
     ("token_delete", Anybody, Any),
@@ -440,8 +453,13 @@ fn wrong(world: &World, everybody: &[Who]) -> (usize, Vec<String>) {
             let id = operation["operationId"].as_str().expect("an id");
             let (_, at, least) = ROWS.iter().find(|row| row.0 == id).expect("a row");
             let has_org = path.starts_with("/v1/orgs/");
+            let form = "application/x-www-form-urlencoded";
+            let media_type = match operation["requestBody"]["content"].get(form) {
+                Some(_) => form,
+                None => "application/json",
+            };
             for who in everybody {
-                let headers = format!("content-type: application/json\r\n{}", who.shows);
+                let headers = format!("content-type: {media_type}\r\n{}", who.shows);
                 let (status, answer) = world.call(&method, &format!("{path}?nonsense=1"), &headers, "");
                 let wanted = expected(who, *at, *least, target, has_org);
                 tried += 1;

@@ -1,7 +1,9 @@
 //! The API over real sockets, with a real store and the simulated engine.
 
+mod device_page;
 mod dry_run;
 mod gate;
+mod oidc;
 mod people;
 #[path = "../../../client/examples/tour.rs"]
 mod tour;
@@ -262,9 +264,9 @@ fn nobody_gets_in_without_a_credential() {
         ] {
             let (status, answer) = world.call(&method, &path, headers, "");
             if is_open {
-                // Nobody looks at a header there; claiming without a body is a bad request.
+                // Nobody looks at a header there; claiming without a body is a bad request, and there is no provider.
                 assert!(
-                    matches!(status, 200 | 400 | 401 | 415 | 422),
+                    matches!(status, 200 | 400 | 401 | 404 | 415 | 422),
                     "{method} {path}: {answer}"
                 );
             } else {
@@ -978,6 +980,7 @@ const WITHOUT_IF_MATCH: &[&str] = &[
     "project_member_put",
     "project_member_delete",
     "deploy_token_delete",
+    "identity_delete",
 ];
 
 fn wait(client: &Client, operation: &str) -> api::Operation {

@@ -46,7 +46,14 @@ pub fn token_of(world: &World, session: &str) -> String {
     world.with(session).token_create(&body).expect("a token").token
 }
 
-fn member(world: &World, name: &str, role: Role) -> String {
+/// The id of the session in use.
+pub fn sessions_of(world: &World, text: &str) -> String {
+    let all = world.with(text).sessions().expect("sessions");
+    let current = all.into_iter().find(|one| one.current);
+    current.expect("the one in use").id
+}
+
+pub fn member(world: &World, name: &str, role: Role) -> String {
     let body = CreateInvitation {
         email: format!("{name}@example.org"),
         role,

@@ -6,8 +6,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use model::{AppId, EnvKey, SecretId, Timestamp};
-use store::rows::SecretVersion;
+use model::{AppId, EnvKey, IdentityProvider, ProviderId, SecretId, Timestamp};
+use store::rows::{CLIENT_SECRET, SecretVersion, provider_tenant};
 use store::{
     Begun, MasterKey, Resealing, Retired, Sealed, Sealer, Secret, SecretError, Store, StoreError, WriteTx,
 };
@@ -261,6 +261,45 @@ fn a_key_that_is_still_needed_is_never_retired() {
     );
     std::fs::write(&path, format!("{first}\n{second}\n")).unwrap();
     assert!(reads(&open(&place), &id).unwrap());
+}
+
+/// What an identity provider knows us by is sealed again like all else, in its row and in history.
+#[test]
+fn the_secret_of_a_provider_goes_over_too() {
+    let place = Place::new();
+    let store = open(&place);
+    let id = ProviderId::fresh();
+    let secret = Secret::from("secret of the client".to_owned());
+    let insert = |tx: &WriteTx| -> Result<(), StoreError> {
+        let sealed = tx.seal(&provider_tenant(id), CLIENT_SECRET, 3, &secret)?.0;
+        tx.insert(&IdentityProvider {
+            id,
+            name: "home".parse().expect("a name"),
+            issuer: "https://id.example.org".to_owned(),
+            client_id: "stoa".to_owned(),
+            secret: Some(sealed),
+            version: 3,
+            redirect: "https://stoa.example.org/v1/oidc/home/callback".to_owned(),
+            created_at: Timestamp::from_ms(2),
+        })?;
+        Ok(())
+    };
+    store.write(at(2), insert).expect("a provider");
+    store.add_key(at(3)).expect("a key");
+    assert_eq!(
+        store.stale_count().expect("a count"),
+        2,
+        "the row and its history"
+    );
+    let early = store.retire_keys(at(4)).expect("looked at");
+    assert_ne!(early, Retired::Done, "the old key is needed");
+    let walk = reseal_all(&store);
+    assert_eq!((walk.changed > 0, walk.closed), (true, 0));
+    assert_eq!(store.retire_keys(at(5)).expect("retired"), Retired::Done);
+    let row = store.read(|tx| tx.need::<IdentityProvider>(&id.to_string()));
+    let sealed = Sealed(row.expect("a row").row.secret.expect("a secret"));
+    let opened = store.unseal(&provider_tenant(id), CLIENT_SECRET, 3, &sealed);
+    assert!(opened.expect("it opens").is(secret.expose()));
 }
 
 #[test]

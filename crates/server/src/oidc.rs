@@ -1,0 +1,159 @@
+//! Identity providers, browsers that go to one and come back, and links.
+
+use api::{FetchSession, IdentityPage, IdentityProviderPage, LinkIdentity, PutIdentityProvider};
+use control::Secret;
+use control::people::oidc::{self, Arrived, Coming, Onward, Program, Wanted};
+use model::{Identity, IdentityProvider};
+
+use crate::answer::Reply;
+use crate::call::{Call, name};
+use crate::pages;
+use crate::refusal::Refusal;
+use crate::sessions::signed_in;
+use crate::{credential, device_page};
+
+/// What a browser that was signed in sees: there is no console yet, and the reference is for everybody.
+const WELCOME: &str = "/docs";
+/// Providers' codes have up to 2 KiB; what is longer is none.
+const CODE_MAX: usize = 4096;
+
+pub(crate) fn provider_list(call: &Call) -> Result<Reply, Refusal> {
+    let all = oidc::providers(call.control(), call.actor()?)?;
+    let (page, next_page) = pages::cut(call, all, |provider| provider.row.id.to_string())?;
+    Reply::ok(&IdentityProviderPage {
+        items: page.iter().map(|provider| wire(&provider.row)).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn provider_view(call: &Call) -> Result<Reply, Refusal> {
+    let found = oidc::provider(call.control(), call.actor()?, call.parameter("provider")?)?;
+    Reply::tagged(200, &wire(&found.row), found.generation)
+}
+
+pub(crate) fn provider_put(call: &Call) -> Result<Reply, Refusal> {
+    let body: PutIdentityProvider = call.needed_body()?;
+    let provider = name(call.parameter("provider")?, "")?;
+    let wanted = Wanted {
+        issuer: body.issuer,
+        client_id: body.client_id,
+        client_secret: body.client_secret.map(Secret::from),
+        origin: body.origin,
+    };
+    let found = oidc::put(call.control(), call.actor()?, &provider, &wanted, call.expected)?;
+    Reply::tagged(200, &wire(&found.row), found.generation)
+}
+
+pub(crate) fn provider_delete(call: &Call) -> Result<Reply, Refusal> {
+    oidc::delete(
+        call.control(),
+        call.actor()?,
+        call.parameter("provider")?,
+        call.expected,
+    )?;
+    Ok(Reply::Empty)
+}
+
+/// A browser goes to a provider.
+pub(crate) fn begin(call: &Call) -> Result<Reply, Refusal> {
+    let onward = match (call.number("port"), call.query("challenge")) {
+        (None, None) => Onward::Page {
+            user_code: device_page::given(call.query("user_code")).map(str::to_owned),
+        },
+        (Some(port), Some(challenge)) => Onward::Program(Program {
+            port: u16::try_from(port).map_err(|_| Refusal::field("?port", "is no port"))?,
+            challenge: challenge.to_owned(),
+        }),
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(Refusal::field(
+                "?port",
+                "goes with a challenge, and only with one",
+            ));
+        }
+    };
+    let leaving = oidc::begin(call.control(), call.parameter("provider")?, &call.source, onward)?;
+    Ok(Reply::Redirect {
+        location: leaving.address,
+        cookies: vec![credential::state_cookie(&leaving.state)],
+    })
+}
+
+/// A browser comes back from a provider.
+pub(crate) fn finish(call: &Call) -> Result<Reply, Refusal> {
+    let state = call.query("state");
+    let coming = Coming {
+        code: call.query("code").filter(|code| code.len() <= CODE_MAX),
+        state: state.ok_or_else(|| Refusal::field("?state", "is missing"))?,
+        cookie: call.state.as_deref(),
+        sender: call.query("iss"),
+    };
+    let provider = call.parameter("provider")?;
+    let arrived = oidc::finish(call.control(), provider, &coming, &call.source, &call.agent)?;
+    let (location, session) = match arrived {
+        Arrived::Program { address } => (address, None),
+        Arrived::SignedIn { signed_in, user_code } => {
+            let there = user_code.map(|code| device_page::address(Some(&code)));
+            let cookie = credential::of_session(&signed_in)?;
+            (there.unwrap_or_else(|| WELCOME.to_owned()), Some(cookie))
+        }
+    };
+    let mut cookies = vec![credential::no_state_cookie()];
+    cookies.extend(session);
+    Ok(Reply::Redirect { location, cookies })
+}
+
+/// The program whose browser came back fetches its session.
+pub(crate) fn session(call: &Call) -> Result<Reply, Refusal> {
+    let body: FetchSession = call.needed_body()?;
+    let found = oidc::sign_in_by_code(
+        call.control(),
+        &body.code,
+        &body.verifier,
+        &call.source,
+        &call.agent,
+    )?;
+    signed_in(&found)
+}
+
+pub(crate) fn identity_list(call: &Call) -> Result<Reply, Refusal> {
+    let all = oidc::identities(call.control(), call.actor()?)?;
+    let (page, next_page) = pages::cut(call, all, |(_, identity)| identity.id.to_string())?;
+    Reply::ok(&IdentityPage {
+        items: page.iter().map(wire_identity).collect(),
+        next_page,
+    })
+}
+
+pub(crate) fn identity_create(call: &Call) -> Result<Reply, Refusal> {
+    let body: LinkIdentity = call.needed_body()?;
+    let shown = (body.code.as_str(), body.verifier.as_str());
+    let password = Secret::from(body.password);
+    let linked = oidc::link(call.control(), call.actor()?, shown, &password, &call.source)?;
+    Reply::json(201, &wire_identity(&linked))
+}
+
+pub(crate) fn identity_delete(call: &Call) -> Result<Reply, Refusal> {
+    oidc::unlink(call.control(), call.actor()?, call.parameter("identity")?)?;
+    Ok(Reply::Empty)
+}
+
+fn wire(provider: &IdentityProvider) -> api::IdentityProvider {
+    api::IdentityProvider {
+        id: provider.id.to_string(),
+        name: provider.name.to_string(),
+        issuer: provider.issuer.clone(),
+        client_id: provider.client_id.clone(),
+        has_secret: provider.secret.is_some(),
+        redirect: provider.redirect.clone(),
+        created_at: provider.created_at,
+    }
+}
+
+fn wire_identity((provider, identity): &(IdentityProvider, Identity)) -> api::Identity {
+    api::Identity {
+        id: identity.id.to_string(),
+        provider: provider.name.to_string(),
+        subject: identity.subject.clone(),
+        created_at: identity.created_at,
+    }
+}
