@@ -15,7 +15,7 @@ pub struct Workload {
     pub id: InstanceId,
     /// Host name inside.
     pub hostname: String,
-    /// Key of the environment's network.
+    /// Key of the environment's network; empty: no network at all, only itself.
     pub network: String,
     /// The image it runs from.
     pub image: ImageDigest,

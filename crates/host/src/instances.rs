@@ -11,13 +11,13 @@ use std::time::Duration;
 use engine::{EngineError, Exec, ExecStreams, Observed, Phase, Usage, Workload};
 use image::Root;
 use model::{Exit, InstanceId, Timestamp};
-use net::NetworkRules;
 use runtime::{
     Container, ContainerSpec, ExecSpec, Limits, LogSpec, Mount, Owner, Secret, SmallFile, State, Stdio, Tier,
     TtySize,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::line::{self, Line};
 use crate::{Host, error, users};
 
 /// Size of a log segment: small enough to delete one by one, large enough to be few.
@@ -59,16 +59,17 @@ pub(crate) fn ensure(host: &Host, workload: &Workload) -> Result<Ipv4Addr, Engin
         .get(&name)
         .map_err(error::host("look for the instance"))?;
     if let Some(there) = there {
-        match (&there.state, host.networks.attachment_of(&name)) {
-            (State::Running { .. }, Some(place)) => {
-                watch(host, workload.id, &there, place.ip, workload.probe.as_ref());
-                return Ok(place.ip);
+        let attached = host.networks.attachment_of(&name).map(|place| place.ip);
+        match (&there.state, attached.or(line::alone(workload))) {
+            (State::Running { .. }, Some(address)) => {
+                watch(host, workload.id, &there, address, workload.probe.as_ref());
+                return Ok(address);
             }
             // The keeper of a starter that died is at it: starting again waits for what comes of that. An address given
             // out before would make its absence from `observe` look like a loss.
             (State::Starting, Some(_)) => {}
             // It has ended: that is for `observe` to tell.
-            (State::Exited(_), Some(place)) => return Ok(place.ip),
+            (State::Exited(_), Some(address)) => return Ok(address),
             // A start that was cut off, or the network of a former boot: nothing of it can be used.
             (State::Running { .. } | State::Starting | State::Exited(_), None) | (State::Lost, _) => {
                 remove(host, workload.id)?;
@@ -90,20 +91,9 @@ fn start(host: &Host, workload: &Workload, name: &str) -> Result<Ipv4Addr, Engin
     let digest = workload.image.as_str();
     let id = host.images.resolve(digest).map_err(error::image(digest))?;
     let root = host.images.root(id).map_err(error::image(digest))?;
-    let network = host
-        .networks
-        .ensure_network(&workload.network, &NetworkRules::default())
-        .map_err(error::host("make the network"))?;
-    crate::names::cover(host, &workload.network)?;
-    let place = host
-        .networks
-        .attach(&workload.network, name, None)
-        .map_err(error::host("attach to the network"))?;
-    let resolv = format!(
-        "nameserver {}\nsearch {}\noptions timeout:1 attempts:5\n",
-        network.gateway, workload.search_domain
-    );
-    let spec = specify(host, workload, name, &root, &place, resolv)?;
+    let line = line::connect(host, workload, name)?;
+    let address = line.address;
+    let spec = specify(host, workload, name, &root, line)?;
     write_probe(host, name, workload.probe.as_ref())?;
     match host.runtime.start(&spec) {
         // An earlier start that has ended already is for `observe` to tell.
@@ -117,9 +107,9 @@ fn start(host: &Host, workload: &Workload, name: &str) -> Result<Ipv4Addr, Engin
         Err(cause) => return Err(error::host("start the instance")(cause)),
     }
     if let Ok(Some(there)) = host.runtime.get(name) {
-        watch(host, workload.id, &there, place.ip, workload.probe.as_ref());
+        watch(host, workload.id, &there, address, workload.probe.as_ref());
     }
-    Ok(place.ip)
+    Ok(address)
 }
 
 fn specify(
@@ -127,8 +117,7 @@ fn specify(
     workload: &Workload,
     name: &str,
     root: &Root,
-    place: &net::Attachment,
-    resolv: String,
+    line: Line,
 ) -> Result<ContainerSpec, EngineError> {
     let config = &root.config;
     let (user, home) = users::resolve(&root.layers, workload.user.as_deref().unwrap_or(&config.user))?;
@@ -190,7 +179,7 @@ fn specify(
     }
     let hosts = format!(
         "127.0.0.1 localhost\n::1 localhost\n{} {}\n",
-        place.ip, workload.hostname
+        line.address, workload.hostname
     );
     let file = |path: &str, text: String| SmallFile {
         path: PathBuf::from(path),
@@ -221,7 +210,7 @@ fn specify(
         user,
         uid_base: uid_base(workload.uid_range),
         limits: limits(workload.resources),
-        netns: Some(place.netns_path.clone()),
+        netns: line.netns,
         mounts,
         secrets: workload
             .secrets
@@ -234,7 +223,7 @@ fn specify(
             .collect(),
         files: vec![
             file("/etc/hosts", hosts),
-            file("/etc/resolv.conf", resolv),
+            file("/etc/resolv.conf", line.resolv),
             file("/etc/hostname", format!("{}\n", workload.hostname)),
         ],
         stop_signal: workload.stop_signal,

@@ -10,6 +10,7 @@ mod error;
 mod images;
 mod instances;
 mod leftovers;
+mod line;
 mod logs;
 mod names;
 mod probe;
