@@ -77,6 +77,12 @@ impl Job {
         Ok(BuildSlot(Arc::clone(&self.shared)))
     }
 
+    fn is_settled(&self) -> Result<bool, ControlError> {
+        let id = self.operation.to_string();
+        let row = self.control.read(|tx| Ok(tx.need::<Operation>(&id)?.row))?;
+        Ok(row.state.is_settled())
+    }
+
     /// Refuses to go on once the operation is settled or is to be given up.
     pub(crate) fn still_wanted(&self) -> Result<(), ControlError> {
         let id = self.operation.to_string();
@@ -152,7 +158,12 @@ impl Workers {
             builds: self.builds,
         };
         let run = move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&job)));
+            let begun = || match job.is_settled()? {
+                // Whoever asks for it looked before it ended: it is not done twice.
+                true => Ok(()),
+                false => work(&job),
+            };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(begun));
             let failed = match result {
                 Ok(Ok(())) => None,
                 Ok(Err(cause)) => {
