@@ -188,6 +188,8 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["db", "reset", "nowhere"], 3, "nowhere"),
     (&["db", "backup", "nowhere"], 3, "nowhere"),
     (&["db", "backups", "nowhere"], 3, "nowhere"),
+    (&["db", "drill", "nowhere"], 3, "nowhere"),
+    (&["db", "drills", "nowhere"], 3, "nowhere"),
     (
         &["db", "restore", "nowhere", "--as", "copy", "--latest"],
         3,
@@ -428,6 +430,9 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["db", "rotate", "main"], Form::One),
     (&["db", "backup", "main"], Form::One),
     (&["db", "backups", "main"], Form::One),
+    (&["db", "drill", "main"], Form::One),
+    (&["db", "drills", "main"], Form::One),
+    (&["db", "drills", "main", "last"], Form::One),
     (&["db", "restore", "main", "--as", "back", "--latest"], Form::One),
     (&["db", "branch", "main", "--as", "copy"], Form::One),
     (&["db", "reset", "copy", "--confirm", "copy"], Form::One),

@@ -50,6 +50,9 @@ pub struct Database {
     /// Whose backup it was restored from; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<DatabaseRestored>,
+    /// Whether its backup was proven by a drill; absent for a branch, which has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<crate::DatabaseProtection>,
     /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
     #[serde(default)]
     pub durable: bool,

@@ -222,7 +222,7 @@ fn path_parameters(endpoint: &Endpoint) -> impl Iterator<Item = Value> {
             "identity" => "Id of the link.".to_owned(),
             "code" => "The code that the machine shows; case and dashes do not count.".to_owned(),
             "session" => "Id of the session, or `current`.".to_owned(),
-            "token" | "operation" | "instance" | "invitation" => format!("Id of the {name}."),
+            "token" | "operation" | "instance" | "invitation" | "drill" => format!("Id of the {name}."),
             _ => format!("Name or id of the {name}."),
         };
         let schema = path_schema(name);

@@ -440,6 +440,13 @@ endpoints! {
     DATABASE_BACKUP = "database_backup" Post place!("/databases/{database}/backups"), "databases", Right(Manage);
         "Take a base of a database" "A copy to begin a restore from. One is taken by itself each day.",
         gives(&[Accepted]);
+    DATABASE_DRILL_LIST = "database_drill_list" Get place!("/databases/{database}/drills"), "databases", Right(Read);
+        "List drills of a database's backup" "Newest first; the last thirty are kept.", query(PAGES), gives(&[json::<crate::DrillPage>(200)]);
+    DATABASE_DRILL = "database_drill" Post place!("/databases/{database}/drills"), "databases", Right(Manage);
+        "Prove the backup of a database" "Restores it into a throw-away instance without a network and looks: files of the base, end of the log, canary, `pg_amcheck`, every row. It is done by itself each day. The operation fails when the backup does not bring the database back, and names the check.",
+        gives(&[Accepted]);
+    DATABASE_DRILL_VIEW = "database_drill_view" Get place!("/databases/{database}/drills/{drill}"), "databases", Right(Read);
+        "Show a drill" "What each check found.", gives(&[json::<crate::Drill>(200)]);
     DATABASE_RESTORE = "database_restore" Post place!("/databases/{database}/restores"), "databases", Right(Manage);
         "Restore a database into a new one" "As of a time, a place in its log, or the latest. The database it is of stays as it is. `invalid` names what can be restored to.",
         takes::<crate::CreateRestore>(), gives(&[Accepted]);

@@ -3,6 +3,7 @@
 use api::{CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, RestoreTarget};
 
 use crate::args::DbCommand;
+use crate::drills;
 use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
@@ -115,6 +116,11 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             }
             Ok(0)
         }
+        DbCommand::Drill { name, patience } => {
+            let operation = follow::follow(session, &client.database_drill(place, name)?, patience)?;
+            follow::finish(session, &operation)
+        }
+        DbCommand::Drills { name, drill } => drills::show(session, name, drill.as_deref()),
         DbCommand::Restore {
             name,
             new,
@@ -157,13 +163,16 @@ pub(crate) fn table(all: &[Database]) -> String {
                 state(database).to_owned(),
                 output::or_dash(database.version.as_deref()),
                 output::size(database.size_bytes),
+                drills::protection(database.protection.as_ref()),
                 output::or_dash(Some(&database.used_by.join(", "))),
                 database.host.clone(),
             ]
         })
         .collect();
     output::table(
-        &["DATABASE", "STATE", "POSTGRES", "SIZE", "USED BY", "HOST"],
+        &[
+            "DATABASE", "STATE", "POSTGRES", "SIZE", "BACKUP", "USED BY", "HOST",
+        ],
         &rows,
     )
 }
@@ -301,6 +310,9 @@ fn page(database: &Database) -> String {
             "restored",
             format!("from {} as of {}{reached}", from.database, from.target),
         ));
+    }
+    if let Some(protection) = &database.protection {
+        rows.insert(2, ("backup", drills::told(&database.name, protection)));
     }
     if !database.branches.is_empty() {
         rows.push(("branches", database.branches.join(", ")));

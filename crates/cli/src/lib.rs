@@ -13,6 +13,7 @@ mod contexts;
 mod databases;
 mod deploy;
 mod device;
+mod drills;
 mod events;
 mod exec;
 mod export;

@@ -8,13 +8,14 @@ use api::{
     CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
     CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore, CreateSession, CreateToken,
     CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device,
-    DeviceRequest, Environment, EnvironmentPage, Exec, FetchSession, Identity, IdentityPage,
-    IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance, InstancePage,
-    Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage, MasterKey, Member,
-    MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice,
-    Project, ProjectPage, PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release,
-    ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange,
-    Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage, Whoami,
+    DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage, Exec, FetchSession, Identity,
+    IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
+    InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
+    MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
+    PatchSecrets, PollDevice, Project, ProjectPage, PutIdentityProvider, PutPassword, PutRole, PutScale,
+    PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange,
+    SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
+    Whoami,
 };
 
 use crate::error::Error;
@@ -387,6 +388,15 @@ impl Client {
     }
     pub fn database_backup(&self, at: &Place, database: &str) -> Result<Operation, Error> {
         self.call(&e::DATABASE_BACKUP, &at.with([database]), &[], NONE)
+    }
+    pub fn database_drills(&self, at: &Place, database: &str) -> Result<Vec<Drill>, Error> {
+        self.all::<DrillPage>(&e::DATABASE_DRILL_LIST, &at.with([database]))
+    }
+    pub fn database_drill(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_DRILL, &at.with([database]), &[], NONE)
+    }
+    pub fn database_drill_view(&self, at: &Place, database: &str, drill: &str) -> Result<Drill, Error> {
+        self.call(&e::DATABASE_DRILL_VIEW, &at.with([database, drill]), &[], NONE)
     }
     pub fn database_restore(
         &self,

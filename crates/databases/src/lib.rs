@@ -1,17 +1,20 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
 //! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches,
-//! the archive and restore.
+//! the archive, restore and its drills.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
 
 pub mod archive;
 mod branch;
+pub mod canary;
 mod cluster;
 mod control_file;
+mod drill;
 mod error;
 mod inside;
+pub mod manifest;
 mod psql;
 mod restore;
 mod session;
@@ -19,6 +22,7 @@ mod template;
 
 pub use branch::{Taken, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
+pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
 pub use restore::{Replay, replay, supply};

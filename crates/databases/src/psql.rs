@@ -119,8 +119,35 @@ impl Psql<'_> {
     }
 }
 
+/// What a program said, and how it ended.
+pub(crate) struct Said {
+    pub(crate) printed: String,
+    pub(crate) complaint: String,
+    pub(crate) code: i32,
+    /// It took all that it was sent.
+    is_heard: bool,
+}
+
 /// Sends SQL to a running psql, and returns what that prints. With a limit psql is ended when it is over.
 fn talk(streams: ExecStreams, sql: &str, limit: Option<Duration>) -> Result<String, DatabaseError> {
+    let said = hear("psql", streams, sql, limit)?;
+    if said.code == 0 && said.is_heard {
+        return Ok(said.printed);
+    }
+    let output = said.complaint.lines().last().unwrap_or("no message").to_owned();
+    Err(DatabaseError::Program {
+        program: "psql",
+        output,
+    })
+}
+
+/// Sends text to a running program, and waits for its end. With a limit it is ended when that is over.
+pub(crate) fn hear(
+    what: &'static str,
+    streams: ExecStreams,
+    text: &str,
+    limit: Option<Duration>,
+) -> Result<Said, DatabaseError> {
     let ExecStreams {
         stdin,
         stdout,
@@ -147,7 +174,7 @@ fn talk(streams: ExecStreams, sql: &str, limit: Option<Duration>) -> Result<Stri
             }
         });
         let mut input = File::from(stdin);
-        let sent = input.write_all(sql.as_bytes());
+        let sent = input.write_all(text.as_bytes());
         drop(input);
         drop(File::from(stdout).read_to_string(&mut printed));
         drop(errors.join());
@@ -157,17 +184,15 @@ fn talk(streams: ExecStreams, sql: &str, limit: Option<Duration>) -> Result<Stri
     });
     if let Some(limit) = limit.filter(|_| is_late) {
         return Err(DatabaseError::Slow {
-            what: "psql",
+            what,
             limit_s: limit.as_secs(),
         });
     }
-    if code? == 0 && sent.is_ok() {
-        return Ok(printed);
-    }
-    let output = complaint.lines().last().unwrap_or("no message").to_owned();
-    Err(DatabaseError::Program {
-        program: "psql",
-        output,
+    Ok(Said {
+        printed,
+        complaint,
+        code: code?,
+        is_heard: sent.is_ok(),
     })
 }
 

@@ -15,7 +15,7 @@ use crate::template::Place;
 use crate::{DatabaseError, archive, cluster};
 
 /// A day of a busy server's log at the speed at which one process replays it; what takes longer is stuck.
-const REPLAYS_WITHIN: std::time::Duration = std::time::Duration::from_secs(11 * 3600);
+pub(crate) const REPLAYS_WITHIN: std::time::Duration = std::time::Duration::from_secs(11 * 3600);
 /// What the server says when the log held no commit after the target.
 const ENDED_BEFORE: &str = "recovery ended before configured recovery target was reached";
 
@@ -50,6 +50,7 @@ pub fn supply(
 ) -> Result<(), DatabaseError> {
     let path = engine.volume_path(volume)?;
     archive::supply(engine, stretch, &path, first, last)?;
+    crate::manifest::remove(&path).map_err(DatabaseError::file("manifest"))?;
     let cluster = Inside::cluster(&path).map_err(DatabaseError::file("pgdata"))?;
     let signal = cluster.put("recovery.signal", b"").and_then(|()| cluster.sync());
     signal.map_err(DatabaseError::file("recovery.signal"))
@@ -94,7 +95,7 @@ pub fn replay(
     }
 }
 
-fn reached(psql: Psql<'_>) -> Result<Reached, DatabaseError> {
+pub(crate) fn reached(psql: Psql<'_>) -> Result<Reached, DatabaseError> {
     let sql = "SELECT coalesce(floor(extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::bigint::text, ''),\n\
                coalesce(pg_last_wal_replay_lsn()::text, '');\n";
     let printed = psql.run("postgres", sql)?;

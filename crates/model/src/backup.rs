@@ -177,6 +177,9 @@ pub struct Base {
     pub version: String,
     /// The image it ran from.
     pub image: ImageDigest,
+    /// CRC-32 of the list of its files; nothing until that is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<u32>,
 }
 
 /// What a restore aims at.

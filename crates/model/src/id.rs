@@ -169,6 +169,7 @@ kinds! {
     InstanceKind InstanceId "ins" "an instance";
     OperationKind OperationId "op" "an operation";
     DatabaseKind DatabaseId "db" "a database";
+    DrillKind DrillId "dri" "a drill of a backup";
     SecretKind SecretId "sec" "a secret of an app";
     UploadKind UploadId "upl" "an uploaded source";
     TokenKind TokenId "tok" "an access token";

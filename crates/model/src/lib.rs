@@ -6,6 +6,7 @@
 pub mod app;
 pub mod backup;
 pub mod database;
+pub mod drill;
 pub mod email;
 pub mod id;
 pub mod identity;
@@ -23,6 +24,7 @@ pub mod units;
 pub use app::{App, Environment, Org, Project};
 pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
 pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
+pub use drill::{Drill, DrillState};
 pub use email::Email;
 pub use id::*;
 pub use identity::{Identity, IdentityProvider};

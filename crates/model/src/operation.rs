@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AppId, DatabaseId, EnvironmentId, OperationId, OrgId, ReleaseId, UploadId};
+use crate::id::{AppId, DatabaseId, DrillId, EnvironmentId, OperationId, OrgId, ReleaseId, UploadId};
 use crate::time::Timestamp;
 
 /// Something under way or done. It settles before its deadline, whatever happens.
@@ -101,6 +101,13 @@ pub enum Work {
     BackupDatabase {
         /// The database.
         database: DatabaseId,
+    },
+    /// Prove that the backup of a database brings it back: restore it into a throw-away instance and look.
+    DrillDatabase {
+        /// The database.
+        database: DatabaseId,
+        /// The drill.
+        drill: DrillId,
     },
     /// Make a database from the backup of another: its row says of which and as of when.
     RestoreDatabase {

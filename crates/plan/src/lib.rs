@@ -1,4 +1,4 @@
-//! What to do next, decided purely: the movement of one app, backoff, pruning.
+//! What to do next, decided purely: the movement of one app, backoff, backup and its drills, pruning.
 //!
 //! Lives here: functions from facts and a time to a decision that says why.
 //! Does not live here: clocks, randomness, ids, I/O, the order in which a decision is stored and acted on (`control`).
@@ -7,5 +7,6 @@
 pub mod app;
 pub mod backoff;
 pub mod backup;
+pub mod drill;
 pub mod prune;
 pub mod storage;

@@ -261,6 +261,7 @@ fn wire(view: &DatabaseView) -> api::Database {
             at: restored.reached.and_then(|reached| reached.at),
             lsn: restored.reached.map(|reached| reached.lsn.to_string()),
         }),
+        protection: view.protection.as_ref().map(crate::drills::wire_protection),
         durable: database.origin.is_none(),
         expires_at: database.expires_at,
         generation: view.database.generation,

@@ -95,6 +95,10 @@ pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
         // What control itself counted is worth telling even while the edge restarts.
         Err(why) => tracing::warn!(why, "the edge did not tell its counters"),
     }
+    match control::databases::watched(call.control()) {
+        Ok(databases) => text.push_str(&crate::metrics::databases(&databases)),
+        Err(cause) => tracing::warn!(%cause, "the store did not tell the databases"),
+    }
     Ok(Reply::Whole {
         media_type: "text/plain; version=0.0.4; charset=utf-8",
         body: text.into_bytes(),

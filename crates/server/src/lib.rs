@@ -13,6 +13,7 @@ mod credential;
 mod databases;
 mod device;
 mod device_page;
+mod drills;
 mod dry_run;
 mod exec;
 mod idempotency;

@@ -89,3 +89,55 @@ fn labels(one: &control::routes::Requests) -> String {
         one.app, one.release
     )
 }
+
+/// Databases and whether their backup was proven, in the text form of Prometheus.
+pub(crate) fn databases(all: &[control::databases::Watched]) -> String {
+    use control::databases::{Protection, Watched};
+    type Value = fn(&Watched) -> Option<String>;
+    let gauges: [(&str, &str, Value); 4] = [
+        ("stoa_database_up", "Whether its server answers.", |one| {
+            Some(u8::from(one.is_ready).to_string())
+        }),
+        (
+            "stoa_database_protected",
+            "Whether a drill proved its backup within the last two days, and none failed since. Branches have none.",
+            |one| {
+                let protection = one.protection.as_ref()?;
+                Some(u8::from(matches!(protection, Protection::Protected { .. })).to_string())
+            },
+        ),
+        (
+            "stoa_database_drill_passed_timestamp_seconds",
+            "When a drill passed last.",
+            |one| match one.passed.as_ref()?.state {
+                model::DrillState::Passed { at } => Some((at.as_ms() / 1000).to_string()),
+                model::DrillState::Running
+                | model::DrillState::Failed { .. }
+                | model::DrillState::Undone { .. } => None,
+            },
+        ),
+        (
+            "stoa_database_drill_rto_seconds",
+            "From the beginning of the restore to the first answer, in the last drill that passed.",
+            |one| {
+                let rto = one.passed.as_ref()?.rto?.as_ms();
+                Some(format!("{}.{:03}", rto / 1000, rto % 1000))
+            },
+        ),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for one in all {
+            if let Some(value) = value(one) {
+                let _ = writeln!(
+                    text,
+                    "{name}{{database=\"{}\",id=\"{}\"}} {value}",
+                    one.name, one.id
+                );
+            }
+        }
+    }
+    text
+}

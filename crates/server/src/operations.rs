@@ -128,6 +128,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::BranchDatabase { database } => ("branch_database", database.to_string()),
         Work::ResetDatabase { database } => ("reset_database", database.to_string()),
         Work::BackupDatabase { database } => ("backup_database", database.to_string()),
+        Work::DrillDatabase { database, .. } => ("drill_database", database.to_string()),
         Work::RestoreDatabase { database } => ("restore_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
         Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),

@@ -10,8 +10,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, device, device_page, exec, images, installation, members, oidc, operations, people,
-    places, releases, sessions,
+    apps, databases, device, device_page, drills, exec, images, installation, members, oidc, operations,
+    people, places, releases, sessions,
 };
 use control::ExecStreams;
 
@@ -133,6 +133,9 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_RESET, Handler::Act(databases::reset)),
     (&e::DATABASE_BACKUPS_VIEW, Handler::Act(databases::backups)),
     (&e::DATABASE_BACKUP, Handler::Act(databases::backup)),
+    (&e::DATABASE_DRILL_LIST, Handler::Act(drills::list)),
+    (&e::DATABASE_DRILL, Handler::Act(drills::create)),
+    (&e::DATABASE_DRILL_VIEW, Handler::Act(drills::view)),
     (&e::DATABASE_RESTORE, Handler::Act(databases::restore)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),

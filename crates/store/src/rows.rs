@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, DatabaseId, EnvKey, Environment, EnvironmentId, Identity, IdentityProvider,
+    App, AppId, Database, DatabaseId, Drill, EnvKey, Environment, EnvironmentId, Identity, IdentityProvider,
     ImageDigest, Instance, Invitation, Membership, Operation, Org, Project, ProviderId, Purpose, Realm,
     Release, SecretId, Session, Timestamp, Token, UploadId, User,
 };
@@ -118,6 +118,7 @@ rows! {
     Instance, "instance", |it| it.id.to_string(), instance_parent(&it.purpose), it.id.to_string();
     Operation, "operation", |it| it.id.to_string(), it.environment.map(|id| id.to_string()).unwrap_or_default(), it.id.to_string();
     Database, "database", |it| it.id.to_string(), it.environment.to_string(), it.name.as_str();
+    Drill, "drill", |it| it.id.to_string(), it.database.to_string(), it.id.to_string();
     Token, "token", |it| it.id.to_string(), { let _ = it; "" }, it.hash.as_str();
     SecretVersion, "secret", |it| it.id.to_string(), it.app.to_string(), secret_name(it.key.as_str(), it.version);
     Upload, "upload", |it| it.id.to_string(), it.environment.to_string(), it.id.to_string();

@@ -96,6 +96,21 @@ pub enum DbCommand {
         /// Its name.
         name: String,
     },
+    /// Prove its backup now: restore it into a throw-away instance and look. It is done by itself each day.
+    Drill {
+        /// Its name.
+        name: String,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Show what drills found; of one, each check.
+    Drills {
+        /// Its name.
+        name: String,
+        /// Id of one drill, or `last`.
+        drill: Option<String>,
+    },
     /// Restore it into a new database, as of a time, a place in its log, or the latest. It stays as it is.
     #[command(group = ArgGroup::new("target").required(true).args(["at", "lsn", "latest"]))]
     Restore {

@@ -103,7 +103,7 @@ pub(crate) fn catalogue(control: &Control, database: &Database) -> Result<Catalo
 }
 
 /// The server of a database, if it answers.
-fn server_of(control: &Control, id: DatabaseId) -> Result<Option<Instance>, ControlError> {
+pub(crate) fn server_of(control: &Control, id: DatabaseId) -> Result<Option<Instance>, ControlError> {
     let instances = control.read(|tx| Ok(tx.list::<Instance>(&id.to_string())?))?;
     let ready = |instance: &Instance| matches!(instance.condition, Condition::Ready { .. });
     Ok(instances.into_iter().map(|found| found.row).find(ready))
@@ -232,7 +232,7 @@ pub fn backup(
 }
 
 /// Refuses what needs a backup where there is none and will be none. That of a new database begins by itself soon.
-fn refuse_branch(database: &Database) -> Result<(), ControlError> {
+pub(crate) fn refuse_branch(database: &Database) -> Result<(), ControlError> {
     match &database.origin {
         Some(origin) if database.archive.is_none() => Err(ControlError::State {
             message: format!("{} is a branch: a branch has no backup", database.name),

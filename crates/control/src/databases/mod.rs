@@ -2,10 +2,12 @@
 
 pub(crate) mod backups;
 mod branches;
+pub(crate) mod drills;
 
 use model::operation::Work;
 use model::{
     Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Name, Resources,
+    Timestamp,
 };
 use store::rows::{PASSWORD, database_tenant};
 use store::secret::{Sealed, Secret};
@@ -19,6 +21,9 @@ use crate::{Control, ControlError, rehearsal};
 pub use backups::{Backups, backup, backups, restore};
 pub use branches::{branch, reset};
 pub(crate) use branches::{branches_of, joined};
+pub use plan::drill::Protection;
+
+pub use drills::{Watched, drill, drill_view, drills, watched};
 
 /// A database with what runs of it.
 #[derive(Debug, Clone)]
@@ -31,6 +36,8 @@ pub struct DatabaseView {
     pub used_by: Vec<Name>,
     /// Databases that were branched from it.
     pub branches: Vec<Name>,
+    /// Whether its backup was proven; nothing for what has none.
+    pub protection: Option<Protection>,
     /// What its volume holds; only where one database is looked at.
     pub used: Option<Bytes>,
 }
@@ -121,11 +128,13 @@ fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, C
         .find(|i| i.condition.is_live());
     let used_by = users_of(tx, &database.row)?;
     let branches = branches_of(tx, &database.row)?;
+    let protection = drills::protection(tx, &database.row, Timestamp::now())?;
     Ok(DatabaseView {
         database,
         instance,
         used_by,
         branches,
+        protection,
         used: None,
     })
 }

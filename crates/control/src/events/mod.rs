@@ -64,7 +64,7 @@ fn may_see(tx: &ReadTx, rights: &Rights, change: &Change) -> Result<bool, Contro
             return Ok(rights.allow(Action::Administer, Realm::Installation));
         }
         "app" | "database" | "operation" => change.parent.parse::<EnvironmentId>().ok(),
-        "release" | "instance" => match tx.get::<model::App>(&change.parent)? {
+        "release" | "instance" | "drill" => match tx.get::<model::App>(&change.parent)? {
             Some(app) => Some(app.row.environment),
             None => tx
                 .get::<model::Database>(&change.parent)?

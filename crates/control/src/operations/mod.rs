@@ -51,7 +51,7 @@ pub(crate) fn accept(
         Work::BranchDatabase { .. } | Work::ResetDatabase { .. } | Work::BackupDatabase { .. } => {
             control.settings.deploy_deadline
         }
-        Work::RestoreDatabase { .. } => RESTORE_DEADLINE,
+        Work::RestoreDatabase { .. } | Work::DrillDatabase { .. } => RESTORE_DEADLINE,
     };
     let operation = Operation {
         id: OperationId::fresh(),
@@ -86,6 +86,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }
+        | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }

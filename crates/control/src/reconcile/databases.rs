@@ -2,6 +2,8 @@
 
 mod archive;
 mod branch;
+mod drill;
+mod due;
 mod restore;
 mod wait;
 
@@ -20,6 +22,8 @@ use store::secret::Secret;
 use store::{Expect, WriteTx};
 
 pub(super) use archive::watch as watch_archives;
+pub(super) use drill::undo as undo_drill;
+pub(super) use due::watch as watch_drills;
 
 use super::Facts;
 use super::workers::{Job, Workers};
@@ -81,6 +85,9 @@ fn one(
         return control.write(|tx| {
             for ended in mine.iter().chain(&receivers) {
                 tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
+            }
+            for drill in crate::databases::drills::of(tx, database.id)? {
+                tx.delete::<model::Drill>(&drill.id.to_string(), Expect::Any)?;
             }
             tx.delete::<Database>(&database.id.to_string(), Expect::Any)?;
             Ok(())
@@ -242,6 +249,11 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         Work::BackupDatabase { database } => {
             workers.start(control, operation.id, Some(database), move |job| {
                 archive::backup(job, database)
+            });
+        }
+        Work::DrillDatabase { database, drill } => {
+            workers.start(control, operation.id, None, move |job| {
+                drill::make(job, database, drill)
             });
         }
         Work::RestoreDatabase { database } => {

@@ -25,6 +25,8 @@ use crate::{Control, ControlError, operations};
 enum Turn {
     App(AppId),
     Database(DatabaseId),
+    /// One at a time over the whole server: each reads and replays all that a database has.
+    Drill,
 }
 
 /// A one-off command and a new count change nothing that a rollout owns: they neither wait nor keep others waiting, so
@@ -41,6 +43,8 @@ fn turn_of(work: &Work) -> Option<Turn> {
         | Work::BackupDatabase { database }
         | Work::RestoreDatabase { database }
         | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
+        // It reads the backup alone: nobody who wants something of the database waits for it.
+        Work::DrillDatabase { .. } => Some(Turn::Drill),
         Work::Scale { .. }
         | Work::Run { .. }
         | Work::DeleteApp { .. }
@@ -102,6 +106,7 @@ fn one(
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }
+        | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
@@ -169,6 +174,7 @@ fn of_app(
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }
+        | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }
@@ -441,6 +447,9 @@ pub(super) fn reject(
         | Work::RestoreDatabase { database } = &operation.work
         {
             databases::unmake(tx, *database, &failure.message)?;
+        }
+        if let Work::DrillDatabase { drill, .. } = &operation.work {
+            databases::undo_drill(tx, *drill, &failure.message, control.now_of(tx))?;
         }
         found.row.state = operations::ended(&found.row, control.now_of(tx), &failure);
         tx.update_status(&found.row, Expect::Any)?;

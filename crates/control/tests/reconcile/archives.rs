@@ -10,7 +10,7 @@ use crate::world::{ROOT, World, failed, name};
 const MINUTE: Millis = Millis::seconds(60);
 
 /// A database as if it had been made and its archive begun: the simulated engine speaks no SQL.
-fn with_archive(world: &mut World) -> Database {
+pub fn with_archive(world: &mut World) -> Database {
     let wish = databases::Wish::default();
     let made = databases::create(world.control(), &ROOT, &EnvPath::default(), &name("main"), &wish);
     failed(&world.settle(made.expect("accepted").1.operation.id));
@@ -34,7 +34,7 @@ fn with_archive(world: &mut World) -> Database {
     world.all::<Database>()[0].clone()
 }
 
-fn change(world: &World, change: impl Fn(&store::WriteTx, &mut Database) + Send + Sync) {
+pub fn change(world: &World, change: impl Fn(&store::WriteTx, &mut Database) + Send + Sync) {
     let mut row = world.all::<Database>()[0].clone();
     let now = store::Now::at(world.now.as_ms());
     let written = world.parts().store.write(now, |tx| {

@@ -7,6 +7,7 @@ mod corrupt;
 mod crashes;
 mod databases;
 mod deploys;
+mod drills;
 mod edges;
 mod ends;
 mod faults;

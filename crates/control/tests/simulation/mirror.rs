@@ -507,6 +507,7 @@ fn work(work: &Work) -> &'static str {
         Work::BranchDatabase { .. } => "branch database",
         Work::ResetDatabase { .. } => "reset database",
         Work::BackupDatabase { .. } => "backup database",
+        Work::DrillDatabase { .. } => "drill database",
         Work::RestoreDatabase { .. } => "restore database",
         Work::DestroyDatabase { .. } => "destroy database",
         Work::RotateKey { .. } => "rotate_key",

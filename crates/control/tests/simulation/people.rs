@@ -359,6 +359,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::BranchDatabase { .. }
             | Work::ResetDatabase { .. }
             | Work::BackupDatabase { .. }
+            | Work::DrillDatabase { .. }
             | Work::RestoreDatabase { .. }
             | Work::DestroyDatabase { .. }
             | Work::RotateKey { .. }

@@ -36,6 +36,7 @@ fn base(number: u64, stretch: u64, minute: u64) -> Base {
         lsn: Lsn::new(minute * SEGMENT_BYTES + 100),
         last: segment(minute),
         version: "15".to_owned(),
+        manifest: None,
         image: format!("sha256:{}", "0".repeat(64))
             .parse::<ImageDigest>()
             .expect("a digest"),

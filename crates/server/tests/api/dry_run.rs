@@ -119,6 +119,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("database_branch", json!({"name": "copy"}), "database"),
         ("database_reset", Value::Null, "operation"),
         ("database_backup", Value::Null, "operation"),
+        ("database_drill", Value::Null, "operation"),
         (
             "database_restore",
             json!({"name": "before", "to": {"kind": "latest"}}),
@@ -238,6 +239,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         ("key", "KEY".to_owned()),
         ("instance", instance.to_string()),
         ("database", "branch".to_owned()),
+        ("drill", model::DrillId::fresh().to_string()),
         ("image", "base:0".to_owned()),
         ("operation", operation.to_string()),
         ("token", token),

@@ -5,7 +5,7 @@
 //! watch:  how far is the receiver? -> noted in the stretch
 //!         the server dropped what was not received -> another stretch (a gap, told) -> a base at once
 //!         old or much since the newest base -> a base; what no promise needs -> removed
-//! base:   copy (making-base-..) -> named -> row
+//! base:   copy (making-base-..) -> named -> row -> list of its files (databases::manifest)
 //! ```
 //! Invariants: two receivers never write into one stretch; a base counts from when the row has it, and leaves the row
 //! before its volume goes, so that a crash in between leaves a volume that nobody counts on, which goes later.
@@ -51,7 +51,7 @@ fn making(id: DatabaseId) -> String {
 }
 
 /// Whether a database has, or is to have, a backup.
-fn is_archived(database: &Database) -> bool {
+pub(super) fn is_archived(database: &Database) -> bool {
     match &database.state {
         // A branch can be made again from its parent.
         DatabaseState::Active => database.origin.is_none(),
@@ -158,7 +158,7 @@ pub(super) fn is_removed(control: &Control, facts: &Facts, id: DatabaseId) -> Re
         return Ok(false);
     }
     for volume in control.engine.volumes()? {
-        let is_of_it = [bases_of(id), stretches_of(id)]
+        let is_of_it = [bases_of(id), stretches_of(id), super::drill::makings_of(id)]
             .iter()
             .any(|prefix| volume.name.starts_with(prefix));
         if is_of_it || volume.name == making(id) {
@@ -327,21 +327,27 @@ fn keep_up(
 ) -> Result<bool, ControlError> {
     let engine = &*control.engine;
     let id = database.id;
-    let (is_restored, is_asked) = control.read(|tx| {
+    // Before the row and the operations are read: of what is there now, a base that was just taken is in the row by then, or
+    // its operation is open, and none looks like a volume that nobody counts on.
+    let there = engine.volumes()?;
+    let (database, is_restored, is_asked) = control.read(|tx| {
+        let database = tx.need::<Database>(&id.to_string())?.row;
         let open = control.open.at(tx)?;
         let mut is_restored = false;
         for operation in &open {
+            is_restored |= is_drilled(operation, id);
             if let Work::RestoreDatabase { database: new } = &operation.work {
                 let new = tx.get::<Database>(&new.to_string())?;
                 is_restored |= new.is_some_and(|new| new.row.restored.is_some_and(|from| from.of == id));
             }
         }
         Ok((
+            database,
             is_restored,
             open.iter().any(|operation| takes_base(operation, id)),
         ))
     })?;
-    let found = catalogue(control, database)?;
+    let found = catalogue(control, &database)?;
     let policy = Policy {
         keep: backup::KEEP,
         every: backup::EVERY,
@@ -370,7 +376,7 @@ fn keep_up(
             .filter(|base| !upkeep.bases.contains(&base.number))
             .map(|base| base_volume(id, base.number))
             .collect();
-        for volume in engine.volumes()? {
+        for volume in there {
             if volume.name.starts_with(&bases_of(id)) && !known.contains(&volume.name) {
                 engine.remove_volume(&volume.name)?;
             }
@@ -403,11 +409,15 @@ fn keep_up(
         Why::Much => "much was written since the newest",
     };
     tracing::info!(database = %database.name, why, "a base is due");
-    ask(control, database)?;
+    ask(control, &database)?;
     Ok(true)
 }
 
-fn takes_base(operation: &Operation, id: DatabaseId) -> bool {
+fn is_drilled(operation: &Operation, id: DatabaseId) -> bool {
+    matches!(&operation.work, Work::DrillDatabase { database, .. } if *database == id)
+}
+
+pub(super) fn takes_base(operation: &Operation, id: DatabaseId) -> bool {
     matches!(&operation.work, Work::BackupDatabase { database } if *database == id)
 }
 
@@ -475,6 +485,7 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         last: taken.last,
         version,
         image,
+        manifest: None,
     };
     let outcome = format!(
         "base {number} of {} is taken: it can be restored to moments from {} on, once its log is received",
@@ -485,5 +496,29 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
             archive.bases.push(base.clone());
         }
     })?;
+    describe(job, id, number)?;
     operations::succeed(control, job.operation, &outcome)
+}
+
+/// Lists the files of a base, so that a drill can tell whether they are those that were taken. It counts already.
+fn describe(job: &Job, id: DatabaseId, number: u64) -> Result<(), ControlError> {
+    let control = &*job.control;
+    operations::step(control, job.operation, "listing its files")?;
+    let is_wanted = || job.still_wanted().is_ok();
+    let volume = base_volume(id, number);
+    match databases::manifest::make(&*control.engine, &volume, &is_wanted) {
+        Ok(sum) => change(control, id, |database| {
+            let bases = database.archive.iter_mut().flat_map(|archive| &mut archive.bases);
+            for base in bases.filter(|base| base.number == number) {
+                base.manifest = Some(sum);
+            }
+        }),
+        Err(cause) => {
+            job.still_wanted()?;
+            // It can be restored from all the same; drills say that they could not compare it.
+            let line = format!("its files could not be listed: {cause}");
+            operations::log_line(control, job.operation, &line);
+            Ok(())
+        }
+    }
 }

@@ -186,6 +186,7 @@ mod tests {
             lsn: Lsn::new(number * 160 * model::backup::SEGMENT_BYTES),
             last: segment(number * 10),
             version: "15".to_owned(),
+            manifest: None,
             image: format!("sha256:{}", "0".repeat(64)).parse().expect("a digest"),
         };
         let bases: Vec<Base> = [3, 1, 4, 2].map(base).into();
