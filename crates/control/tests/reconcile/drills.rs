@@ -64,7 +64,7 @@ fn judge(world: &World, outcome: Outcome) {
     };
     let now = store::Now::at(world.now.as_ms());
     let written = world
-        .control()
+        .parts()
         .store
         .write(now, |tx| tx.update_status(&drill, store::Expect::Any).map(drop));
     written.expect("written");
