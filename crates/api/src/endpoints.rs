@@ -123,6 +123,11 @@ const LOGS: &[Query] = &[
 /// What a program says whose browser goes to an identity provider (RFC 8252, 7.3).
 const PROGRAM: &[Query] = &[
     query(
+        "check",
+        QueryKind::Boolean,
+        "Only say whether one can go there: nobody is sent, and nothing begins.",
+    ),
+    query(
         "port",
         QueryKind::Integer(1024, 65_535),
         "For programs: where on 127.0.0.1 they wait for their browser.",
@@ -214,11 +219,11 @@ endpoints! {
     PROVIDER_DELETE = "identity_provider_delete" Delete "/v1/identity-providers/{provider}", "people", Installation(Administer);
         "Remove an identity provider" "Its links end, and so do the sessions of who had one; access tokens stay.", gives(&[Empty]), conditional();
     OIDC_BEGIN = "oidc_begin" Get "/v1/oidc/{provider}", "people", Nothing;
-        "Sign in at an identity provider" "For browsers: sends them there, with a cookie by which they are known when they come back within ten minutes. For a program that waits for its browser it says where.",
-        query(PROGRAM), gives(&[Redirect]);
+        "Sign in at an identity provider" "For browsers: sends them there, with a cookie by which they are known when they come back within ten minutes. For a program that waits for its browser it says where. With `check` it only says whether that is possible.",
+        query(PROGRAM), gives(&[Redirect, Empty]);
     OIDC_FINISH = "oidc_finish" Get "/v1/oidc/{provider}/callback", "people", Nothing;
         "Come back from an identity provider" "For browsers. Let in is who is linked, or has an open invitation of the address that the provider has verified and is no user yet. Sets the cookie of a session; or sends the browser on to the program that waits for it, with a `code` or an `error`.",
-        query(CALLBACK), gives(&[Redirect]);
+        query(CALLBACK), gives(&[Redirect, Forms]);
     OIDC_SESSION_CREATE = "oidc_session_create" Post "/v1/oidc/sessions", "people", Nothing;
         "Fetch the session of a browser that came back" "For the program that waited for it: within two minutes, once. As with a password, the answer sets the cookie `__Host-stoa`.",
         takes::<crate::FetchSession>(), gives(&[json::<crate::SignedIn>(201)]);

@@ -344,6 +344,7 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("state", r#""running""#),
     ("volume", r#""db-01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("work", r#""deploy""#),
+    ("check", "true"),
     ("database", r#""main""#),
     ("drill", r#""dri_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("dry_run", "true"),

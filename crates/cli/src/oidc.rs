@@ -183,7 +183,7 @@ impl Browser {
             ));
         }
         // What is refused is refused here, and not in the browser.
-        client.oidc_begin(provider)?;
+        client.oidc_check(provider)?;
         let browser = Self::begin()?;
         let port = browser.listener.local_addr();
         let port = port.map_err(|cause| Failure::local("could not wait for a browser", &cause))?;

@@ -66,8 +66,11 @@ impl Client {
     pub fn password_put(&self, body: &PutPassword) -> Result<(), Error> {
         self.send_empty(&e::PASSWORD_PUT, &[], body)
     }
-    pub fn oidc_begin(&self, provider: &str) -> Result<(), Error> {
-        self.call_empty(&e::OIDC_BEGIN, &[provider])
+    /// Only asks whether a browser can be sent there.
+    pub fn oidc_check(&self, provider: &str) -> Result<(), Error> {
+        let query = [("check", "true")];
+        self.answer(&e::OIDC_BEGIN, &[provider], &query, None::<&()>)
+            .map(drop)
     }
     pub fn oidc_session_create(&self, body: &FetchSession) -> Result<(SignedIn, String), Error> {
         self.begin_session(&e::OIDC_SESSION_CREATE, body)

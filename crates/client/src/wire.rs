@@ -209,7 +209,7 @@ impl Client {
         })
     }
 
-    fn answer(
+    pub(crate) fn answer(
         &self,
         endpoint: &Endpoint,
         path: &[&str],

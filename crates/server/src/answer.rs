@@ -51,6 +51,8 @@ pub(crate) enum Reply {
         status: u16,
         /// The HTML.
         body: String,
+        /// What the browser is to keep.
+        cookies: Vec<String>,
     },
     /// Anything else that is whole: text, a document.
     Whole { media_type: &'static str, body: Vec<u8> },
@@ -148,19 +150,20 @@ impl Reply {
                 let mut response = Self::Empty.into_response();
                 *response.status_mut() = StatusCode::SEE_OTHER;
                 insert(&mut response, LOCATION, &location);
-                // Ours: base64 and fixed texts.
-                let cookies = cookies.iter().filter_map(|text| HeaderValue::from_str(text).ok());
-                for cookie in cookies {
-                    response.headers_mut().append(SET_COOKIE, cookie);
-                }
+                keep(&mut response, &cookies);
                 response
             }
             Self::Whole { media_type, body } => whole(200, media_type, body),
-            Self::Forms { status, body } => {
+            Self::Forms {
+                status,
+                body,
+                cookies,
+            } => {
                 let mut response = whole(status, "text/html; charset=utf-8", body.into_bytes());
                 insert(&mut response, CONTENT_SECURITY_POLICY, FORMS_POLICY);
                 // Its address holds a code.
                 insert(&mut response, REFERRER_POLICY, "no-referrer");
+                keep(&mut response, &cookies);
                 response
             }
             Self::Gone { cookie } => {
@@ -223,6 +226,14 @@ fn whole(status: u16, media_type: &str, body: Vec<u8>) -> Response<Outgoing> {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     insert(&mut response, CONTENT_TYPE, media_type);
     response
+}
+
+/// Gives a browser cookies: ours, base64 and fixed texts.
+fn keep(response: &mut Response<Outgoing>, cookies: &[String]) {
+    let cookies = cookies.iter().filter_map(|text| HeaderValue::from_str(text).ok());
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
 }
 
 pub(crate) fn insert(response: &mut Response<Outgoing>, name: HeaderName, value: &str) {

@@ -5,8 +5,6 @@
 //! Invariants: looking decides nothing; every text that is not ours is escaped; a code is looked at for who is signed in
 //! only, and counted as it is counted elsewhere.
 
-use std::fmt::Write as _;
-
 use api::reference::escape;
 use api::{DeviceDecision, DeviceSignIn, DeviceVerdict};
 use control::Secret;
@@ -17,6 +15,7 @@ use model::Actor;
 use crate::answer::Reply;
 use crate::call::Call;
 use crate::credential;
+use crate::html;
 use crate::members::email;
 use crate::people::wire_role;
 use crate::refusal::Refusal;
@@ -104,9 +103,9 @@ fn sign_in_page(call: &Call, code: Option<&str>, refused: Option<&Refusal>) -> R
         Some(refused) => {
             let why = match refused.status() {
                 401 => "Address and password do not belong together.".to_owned(),
-                _other => said(refused),
+                _other => html::said(refused),
             };
-            put(
+            html::put(
                 &mut text,
                 format_args!("<p role=\"alert\"><strong>{}</strong></p>\n", escape(&why)),
             );
@@ -114,7 +113,7 @@ fn sign_in_page(call: &Call, code: Option<&str>, refused: Option<&Refusal>) -> R
         }
     };
     let hidden = code.map(hidden_code).unwrap_or_default();
-    put(
+    html::put(
         &mut text,
         format_args!(
             "<form method=\"post\" action=\"{}\">\n{hidden}\
@@ -131,7 +130,7 @@ fn sign_in_page(call: &Call, code: Option<&str>, refused: Option<&Refusal>) -> R
             api::endpoint::escape_into(&mut there, code);
         }
         let (there, name) = (escape(&there), escape(name.as_str()));
-        put(
+        html::put(
             &mut text,
             format_args!("<p><a href=\"{there}\">Sign in at {name}</a></p>\n"),
         );
@@ -163,12 +162,12 @@ fn request(call: &Call, actor: &Actor, code: &str, asked: &Asked) -> Result<Stri
     let mut text = "<h1>Let this machine in?</h1>\n<table>\n".to_owned();
     for (name, value) in rows {
         let value = escape(&value);
-        put(
+        html::put(
             &mut text,
             format_args!("<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>\n"),
         );
     }
-    put(
+    html::put(
         &mut text,
         format_args!(
             "</table>\n<p>Say yes only when you began this yourself, and the machine shows this code: who sends you a link \
@@ -187,24 +186,7 @@ fn role_name(asked: &Asked) -> String {
 }
 
 fn refusal_page(refusal: &Refusal) -> Reply {
-    let why = escape(&said(refusal));
-    let text = format!(
-        "<h1>That did not work</h1>\n<p role=\"alert\"><strong>{why}</strong></p>\n{}",
-        code_form()
-    );
-    page(refusal.status(), &text)
-}
-
-fn said(refusal: &Refusal) -> String {
-    let problem = refusal.problem("");
-    let fields = problem
-        .errors
-        .iter()
-        .map(|error| format!("{} {}", error.pointer, error.message));
-    let all = std::iter::once(problem.detail)
-        .chain(fields)
-        .chain([format!("Next: {}", problem.next_step)]);
-    all.collect::<Vec<_>>().join(". ")
+    html::refusal(refusal, "Stoa: a machine to sign in", &code_form())
 }
 
 /// For who comes without a code, or with a wrong one.
@@ -223,16 +205,5 @@ fn hidden_code(code: &str) -> String {
 }
 
 fn page(status: u16, main: &str) -> Reply {
-    let body = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Stoa: a machine to sign in</title>\n\
-         <link rel=\"stylesheet\" href=\"{}\">\n</head>\n<body>\n<main>\n{main}</main>\n</body>\n</html>\n",
-        api::endpoints::REFERENCE_STYLE.path
-    );
-    Reply::Forms { status, body }
-}
-
-/// Writing to a text cannot fail.
-fn put(text: &mut String, part: std::fmt::Arguments<'_>) {
-    let _ = text.write_fmt(part);
+    html::page(status, "Stoa: a machine to sign in", main)
 }

@@ -16,6 +16,7 @@ mod device_page;
 mod drills;
 mod dry_run;
 mod exec;
+mod html;
 mod idempotency;
 mod images;
 mod installation;

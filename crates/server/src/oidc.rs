@@ -1,5 +1,6 @@
 //! Identity providers, browsers that go to one and come back, and links.
 
+use api::reference::escape;
 use api::{FetchSession, IdentityPage, IdentityProviderPage, LinkIdentity, PutIdentityProvider};
 use control::Secret;
 use control::people::oidc::{self, Arrived, Coming, Onward, Program, Wanted};
@@ -10,10 +11,12 @@ use crate::call::{Call, name};
 use crate::pages;
 use crate::refusal::Refusal;
 use crate::sessions::signed_in;
-use crate::{credential, device_page};
+use crate::{credential, device_page, html};
 
-/// What a browser that was signed in sees: there is no console yet, and the reference is for everybody.
-const WELCOME: &str = "/docs";
+const TITLE: &str = "Stoa: sign in";
+/// What a browser that was signed in sees: there is no console yet.
+const SIGNED_IN: &str = "<h1>Signed in</h1>\n<p>This browser is signed in, and may let a machine in at \
+                         <a href=\"/device\">/device</a>. What can be done here is in <a href=\"/docs\">the reference</a>.</p>\n";
 /// Providers' codes have up to 2 KiB; what is longer is none.
 const CODE_MAX: usize = 4096;
 
@@ -56,6 +59,10 @@ pub(crate) fn provider_delete(call: &Call) -> Result<Reply, Refusal> {
 
 /// A browser goes to a provider.
 pub(crate) fn begin(call: &Call) -> Result<Reply, Refusal> {
+    if call.is_set("check") {
+        oidc::answers(call.control(), call.parameter("provider")?)?;
+        return Ok(Reply::Empty);
+    }
     let onward = match (call.number("port"), call.query("challenge")) {
         (None, None) => Onward::Page {
             user_code: device_page::given(call.query("user_code")).map(str::to_owned),
@@ -78,8 +85,19 @@ pub(crate) fn begin(call: &Call) -> Result<Reply, Refusal> {
     })
 }
 
-/// A browser comes back from a provider.
+/// A browser comes back from a provider. Who looks at it is a person, also when nobody was signed in.
 pub(crate) fn finish(call: &Call) -> Result<Reply, Refusal> {
+    match come_back(call) {
+        Ok(reply) => Ok(reply),
+        Err(refused) => {
+            let again = api::endpoints::OIDC_BEGIN.at(&[call.parameter("provider")?]);
+            let again = format!("<p><a href=\"{}\">Sign in again</a></p>\n", escape(&again));
+            Ok(html::refusal(&refused, TITLE, &again))
+        }
+    }
+}
+
+fn come_back(call: &Call) -> Result<Reply, Refusal> {
     let state = call.query("state");
     let coming = Coming {
         code: call.query("code").filter(|code| code.len() <= CODE_MAX),
@@ -89,17 +107,22 @@ pub(crate) fn finish(call: &Call) -> Result<Reply, Refusal> {
     };
     let provider = call.parameter("provider")?;
     let arrived = oidc::finish(call.control(), provider, &coming, &call.source, &call.agent)?;
-    let (location, session) = match arrived {
-        Arrived::Program { address } => (address, None),
-        Arrived::SignedIn { signed_in, user_code } => {
-            let there = user_code.map(|code| device_page::address(Some(&code)));
-            let cookie = credential::of_session(&signed_in)?;
-            (there.unwrap_or_else(|| WELCOME.to_owned()), Some(cookie))
+    let done = credential::no_state_cookie();
+    let (signed_in, user_code) = match arrived {
+        Arrived::Program { address: location } => {
+            let cookies = vec![done];
+            return Ok(Reply::Redirect { location, cookies });
         }
+        Arrived::SignedIn { signed_in, user_code } => (signed_in, user_code),
     };
-    let mut cookies = vec![credential::no_state_cookie()];
-    cookies.extend(session);
-    Ok(Reply::Redirect { location, cookies })
+    let cookies = vec![done, credential::of_session(&signed_in)?];
+    match user_code {
+        Some(code) => Ok(Reply::Redirect {
+            location: device_page::address(Some(&code)),
+            cookies,
+        }),
+        None => Ok(html::page_with(cookies, TITLE, SIGNED_IN)),
+    }
 }
 
 /// The program whose browser came back fetches its session.

@@ -33,7 +33,7 @@ pub use identities::{identities, link, unlink};
 pub use providers::{delete, names, provider, providers, put};
 #[cfg(debug_assertions)]
 pub use way::prove;
-pub use way::{begin, finish, sign_in_by_code};
+pub use way::{answers, begin, finish, sign_in_by_code};
 
 /// How long a browser may take to come back: some people look for their phone first.
 const LIFE: Millis = Millis::seconds(600);

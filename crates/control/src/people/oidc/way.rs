@@ -20,6 +20,16 @@ use crate::people::sessions::SignedIn;
 use crate::people::{Source, fill_randomly, hash, random_text};
 use crate::{Control, ControlError, rehearsal};
 
+/// Whether a browser may be sent to a provider: it is known, and says that it is the one.
+///
+/// # Errors
+/// `NotFound`; `Busy` when too many ask; `Provider` when it cannot be asked.
+pub fn answers(control: &Control, name: &str) -> Result<(), ControlError> {
+    let found = control.read(|tx| find(tx, name))?;
+    let _asking = control.door.browsers.asking()?;
+    ask(control, &found).map(|_| ())
+}
+
 /// Sends a browser to a provider.
 ///
 /// # Errors
