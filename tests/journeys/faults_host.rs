@@ -21,7 +21,8 @@ fn f09_after_a_reboot_everything_desired_returns_databases_before_apps() -> Resu
     fleet.deploy("guest", &guest)?;
     query(&stoa, "CREATE TABLE kept (n int); INSERT INTO kept VALUES (41)")?;
     let serving = fleet.serving("guest")?;
-    let before = ids(&fleet)?;
+    let (before, former) = (ids(&fleet)?, stoa.instance_folders());
+    ensure!(former.len() >= COPIES + 2, "only {former:?}");
 
     reboot(&mut stoa)?;
     ensure!(
@@ -60,7 +61,10 @@ fn f09_after_a_reboot_everything_desired_returns_databases_before_apps() -> Resu
         "the app began before its database: {seen:#?}"
     );
     until("the former instances to be gone", PATIENCE, || {
-        Ok((stoa.instance_folders().len() == COPIES + 2).then_some(()))
+        let folders = stoa.instance_folders();
+        let left: Vec<_> = folders.intersection(&former).collect();
+        ensure!(left.is_empty(), "there are {left:?}");
+        Ok(Some(()))
     })?;
     stoa.finish()
 }

@@ -145,6 +145,7 @@ fn a_fault_would_be_found() -> Result<()> {
         bytes: Vec::new(),
         answers: 1,
         may_be_cut,
+        may_be_page: false,
         is_head: false,
         pause: std::time::Duration::ZERO,
         after: After::Read,

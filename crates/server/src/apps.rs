@@ -16,7 +16,7 @@ use crate::answer::Reply;
 use crate::call::{Call, key, moment, name};
 use crate::pages;
 use crate::refusal::Refusal;
-use crate::stream::{Events, Seen};
+use crate::stream::{Events, Seen, Wake};
 use control::{LogRecord, LogStream, Secret};
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
@@ -307,7 +307,7 @@ pub(crate) fn logs(call: &Call) -> Result<Reply, Refusal> {
         seen.is_end = !follows;
         Ok(seen)
     });
-    Ok(Reply::Events(Events::open(call, look)?))
+    Ok(Reply::Events(Events::open(call, Wake::Often, look)?))
 }
 
 fn wanted(call: &Call) -> Result<Wanted, Refusal> {

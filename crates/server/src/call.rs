@@ -37,6 +37,8 @@ pub(crate) struct Call {
     /// The body: checked against the endpoint's schema. Null when there is none.
     pub(crate) body: Value,
     pub(crate) wants_events: bool,
+    /// Whether `Accept` asks for a page: a person looks at it.
+    pub(crate) wants_page: bool,
     pub(crate) last_event_id: Option<String>,
     /// The generation that `If-Match` demands.
     pub(crate) expected: Option<u64>,

@@ -10,7 +10,7 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::pages;
 use crate::refusal::Refusal;
-use crate::stream::{Events, Seen};
+use crate::stream::{Events, Seen, Wake};
 
 pub(crate) fn server(call: &Call) -> Result<Reply, Refusal> {
     let (about, settings) = (&call.shared.about, &call.control().settings);
@@ -176,5 +176,6 @@ pub(crate) fn events(call: &Call) -> Result<Reply, Refusal> {
         }
         Ok(seen)
     });
-    Ok(Reply::Events(Events::open(call, look)?))
+    let wake = Wake::Changed(call.shared.changes.told());
+    Ok(Reply::Events(Events::open(call, wake, look)?))
 }

@@ -63,4 +63,5 @@ pub(crate) struct Shared {
     pub(crate) metrics: metrics::Metrics,
     pub(crate) limits: listen::Limits,
     pub(crate) rates: Arc<rate::Rates>,
+    pub(crate) changes: stream::Changes,
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::metrics::Metrics;
 use crate::rate::Rates;
+use crate::stream::Changes;
 use crate::{About, Shared, request};
 
 /// Connections at once over TCP. A console opens a few, a CLI one.
@@ -118,6 +119,7 @@ pub fn start(
     about: About,
 ) -> io::Result<Running> {
     let shared = Arc::new(Shared {
+        changes: Changes::of(&control),
         control,
         rates: Arc::new(Rates::new(about.requests_per_minute)),
         about,

@@ -85,15 +85,15 @@ pub(crate) fn begin(call: &Call) -> Result<Reply, Refusal> {
     })
 }
 
-/// A browser comes back from a provider. Who looks at it is a person, also when nobody was signed in.
+/// A browser comes back from a provider. Whoever looks at it as a person is told on a page why nobody was signed in.
 pub(crate) fn finish(call: &Call) -> Result<Reply, Refusal> {
     match come_back(call) {
-        Ok(reply) => Ok(reply),
-        Err(refused) => {
+        Err(refused) if call.wants_page => {
             let again = api::endpoints::OIDC_BEGIN.at(&[call.parameter("provider")?]);
             let again = format!("<p><a href=\"{}\">Sign in again</a></p>\n", escape(&again));
             Ok(html::refusal(&refused, TITLE, &again))
         }
+        answer => answer,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::pages;
 use crate::refusal::Refusal;
-use crate::stream::{Events, Seen};
+use crate::stream::{Events, Seen, Wake};
 
 /// The longest wait of one request: proxies cut longer ones.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -111,7 +111,7 @@ pub(crate) fn log(call: &Call) -> Result<Reply, Refusal> {
         }
         Ok(seen)
     });
-    Ok(Reply::Events(Events::open(call, look)?))
+    Ok(Reply::Events(Events::open(call, Wake::Often, look)?))
 }
 
 /// An operation on the wire.

@@ -202,6 +202,7 @@ fn admit(
         parameters: found.parameters,
         query: parse_pairs(query, "query")?,
         body: serde_json::Value::Null,
+        wants_page: header(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/html")),
         wants_events: header(headers, &ACCEPT).is_some_and(|accept| accept.contains("text/event-stream")),
         last_event_id: headers
             .get("last-event-id")

@@ -13,15 +13,20 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use control::{Control, events as control_events};
 
 use crate::answer::Outgoing;
 use crate::call::Call;
 use crate::rate::{Place, Who};
 use crate::refusal::Refusal;
 
-/// Pause between two looks that found nothing: quick enough for a person who watches.
+/// Pause between two looks that found nothing, where nobody says when there is more: quick enough for a person who watches.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// After a look that found nothing the stream rests for so many times as long as it took, so that changes which are others'
+/// cost at most this share of a core.
+const REST: u32 = 4;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often the token is looked at again.
 const TOKEN_GLANCE: Duration = Duration::from_secs(1);
@@ -58,10 +63,57 @@ pub(crate) type Look = Box<dyn FnMut() -> Result<Seen, Refusal> + Send>;
 /// Says whether what a stream was opened with still counts.
 type StillCounts = Arc<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
+/// Tells streams that the store has a newer revision.
+pub(crate) struct Changes {
+    told: watch::Receiver<u64>,
+    _subscription: control_events::Subscription,
+}
+
+impl Changes {
+    /// Of what this control commits.
+    pub(crate) fn of(control: &Control) -> Self {
+        let (tell, told) = watch::channel(0);
+        Self {
+            told,
+            _subscription: control_events::on_change(control, move |revision| {
+                tell.send_replace(revision);
+            }),
+        }
+    }
+
+    /// What the next revision wakes.
+    pub(crate) fn told(&self) -> watch::Receiver<u64> {
+        self.told.clone()
+    }
+}
+
+/// When a stream looks again.
+pub(crate) enum Wake {
+    /// Every so often: of what it tells nobody says when there is more.
+    Often,
+    /// When the store has a newer revision.
+    Changed(watch::Receiver<u64>),
+}
+
+impl Wake {
+    /// Waits after a look that found nothing and took so long.
+    async fn wait(&mut self, took: Duration) {
+        match self {
+            Self::Often => tokio::time::sleep(LOOK_EVERY).await,
+            Self::Changed(changed) => {
+                tokio::time::sleep((took * REST).min(LOOK_EVERY)).await;
+                // As often as the credential is looked at anyway. Whoever tells of changes lives as long as the server.
+                let _later = tokio::time::timeout(TOKEN_GLANCE, changed.changed()).await;
+            }
+        }
+    }
+}
+
 /// An open stream: its first frames and where more come from.
 pub(crate) struct Events {
     first: Seen,
     look: Look,
+    wake: Wake,
     still_counts: StillCounts,
     permit: OwnedSemaphorePermit,
     place: Place,
@@ -69,7 +121,7 @@ pub(crate) struct Events {
 
 impl Events {
     /// Opens a stream. The first look is done here, so that its refusal is a problem and not a broken stream.
-    pub(crate) fn open(call: &Call, mut look: Look) -> Result<Self, Refusal> {
+    pub(crate) fn open(call: &Call, wake: Wake, mut look: Look) -> Result<Self, Refusal> {
         let (limits, who) = (&call.shared.limits, Who::of_streams(call.actor()?));
         let streams = match who {
             Some(_) => &limits.streams,
@@ -83,6 +135,7 @@ impl Events {
         Ok(Self {
             first,
             look,
+            wake,
             still_counts: call.glance(),
             permit,
             place,
@@ -102,6 +155,7 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
     seen.text.insert_str(0, ": stoa\n\n");
     let mut spoke = Instant::now();
     let mut glanced = Instant::now();
+    let mut took = Duration::ZERO;
     loop {
         if spoke.elapsed() >= HEARTBEAT && seen.text.is_empty() {
             seen.text.push_str(": still here\n\n");
@@ -120,13 +174,14 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
         if is_quiet {
             tokio::select! {
                 () = sender.closed() => break,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = events.wake.wait(took) => {}
             }
         }
         let checks_token = glanced.elapsed() >= TOKEN_GLANCE;
         if checks_token {
             glanced = Instant::now();
         }
+        let begun = Instant::now();
         let looked = tokio::task::spawn_blocking(move || {
             if checks_token {
                 (events.still_counts)()?;
@@ -134,7 +189,9 @@ async fn pump(mut events: Events, sender: mpsc::Sender<Bytes>) {
             let seen = (events.look)()?;
             Ok::<_, Refusal>((events, seen))
         });
-        match looked.await {
+        let looked = looked.await;
+        took = begun.elapsed();
+        match looked {
             Ok(Ok(next)) => (events, seen) = next,
             Ok(Err(refusal)) => {
                 tracing::debug!(?refusal, "an event stream ended early");
@@ -198,6 +255,7 @@ mod tests {
         let looks = Arc::clone(&counts);
         let events = Events {
             first: Seen::default(),
+            wake: Wake::Often,
             look: Box::new(|| {
                 let mut seen = Seen::default();
                 seen.frame("1", "line", &"x");

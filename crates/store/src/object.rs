@@ -22,8 +22,9 @@ use crate::tx::{ReadTx, corrupt, number, tag};
 pub const MAX_BODY_BYTES: usize = 4 << 20;
 /// `find` proves an absence by the collection's sum up to this size; beyond, each unknown name would cost a scan.
 const PROVEN_ABSENCE_MEMBERS: u64 = 512;
-/// The first page of a walk proves its collection whole up to this size; beyond, `verify` does it in the background.
-const PROVEN_PAGE_MEMBERS: u64 = 512;
+/// The first page of a walk proves its collection whole up to this size, about what a page has; beyond, each page would cost
+/// the whole list, and `verify` proves it in the background.
+const PROVEN_PAGE_MEMBERS: u64 = 128;
 
 /// A kind of document.
 pub trait Row: Serialize + DeserializeOwned {

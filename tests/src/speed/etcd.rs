@@ -23,6 +23,10 @@ const FILLERS: usize = 64;
 /// What a release of ours has in the store, about.
 const VALUE_BYTES: usize = 600;
 
+/// Fields of a `WatchResponse`: that it tells of a watch that was made, and what it saw.
+const CREATED: u64 = 3;
+const EVENTS: u64 = 11;
+
 /// A running one.
 #[derive(Debug)]
 pub struct Etcd {
@@ -205,9 +209,7 @@ impl Client {
             let created = [field(1, b"/apps/"), field(2, b"/apps0")].concat();
             asks.send_data(frame(&field(1, &created)), false)?;
             let mut rest = BytesMut::new();
-            next(&mut told, &mut rest)
-                .await
-                .context("the watch was not made")?;
+            while !has_field(&next(&mut told, &mut rest).await?, CREATED) {}
             let mut took = Vec::new();
             for number in 0..count {
                 let message = put(
@@ -217,7 +219,8 @@ impl Client {
                 let began = Instant::now();
                 // The event may come before the answer of the put: whoever waits for one must hear the other.
                 let write = tokio::spawn(call(send.clone(), "/etcdserverpb.KV/Put", message));
-                next(&mut told, &mut rest).await?;
+                // It also answers what opened the stream, when it likes.
+                while !has_field(&next(&mut told, &mut rest).await?, EVENTS) {}
                 took.push(began.elapsed());
                 write.await??;
             }
@@ -260,13 +263,12 @@ async fn open(send: SendRequest<Bytes>, path: &str) -> Result<(SendStream<Bytes>
 }
 
 /// Waits for one message of a stream.
-async fn next(told: &mut RecvStream, rest: &mut BytesMut) -> Result<()> {
+async fn next(told: &mut RecvStream, rest: &mut BytesMut) -> Result<BytesMut> {
     loop {
         if let [_, a, b, c, d, ..] = rest[..] {
             let length = usize::try_from(u32::from_be_bytes([a, b, c, d]))? + 5;
             if rest.len() >= length {
-                let _message = rest.split_to(length);
-                return Ok(());
+                return Ok(rest.split_to(length).split_off(5));
             }
         }
         let Some(part) = told.data().await else {
@@ -299,6 +301,40 @@ fn field(number: u8, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Whether a message has a field, or may have one: what cannot be read is taken for everything.
+fn has_field(message: &[u8], wanted: u64) -> bool {
+    let mut rest = message;
+    while let Some(key) = read_varint(&mut rest) {
+        if key >> 3 == wanted {
+            return true;
+        }
+        let skipped = match key & 7 {
+            0 => read_varint(&mut rest).map(|_| 0),
+            1 => Some(8),
+            2 => read_varint(&mut rest).and_then(|length| usize::try_from(length).ok()),
+            _ => None,
+        };
+        match skipped.and_then(|skipped| rest.get(skipped..)) {
+            Some(after) => rest = after,
+            None => return true,
+        }
+    }
+    false
+}
+
+fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 fn varint(mut value: usize, into: &mut Vec<u8>) {
     while value >= 0x80 {
         into.push(value.to_le_bytes()[0] | 0x80);
@@ -320,4 +356,27 @@ fn range(key: &[u8], end: &[u8], limit: usize) -> Vec<u8> {
     message.push(3 << 3);
     varint(limit, &mut message);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CREATED, EVENTS, field, has_field, varint};
+
+    #[test]
+    fn what_a_watch_says_is_told_apart() {
+        let header = field(1, b"\x08\x01");
+        let mut created = header.clone();
+        created.push(3 << 3);
+        varint(1, &mut created);
+        let events = [header.clone(), field(11, b"event")].concat();
+        for (message, is_created, has_events) in [
+            (&header, false, false),
+            (&created, true, false),
+            (&events, false, true),
+        ] {
+            assert_eq!(has_field(message, CREATED), is_created, "{message:?}");
+            assert_eq!(has_field(message, EVENTS), has_events, "{message:?}");
+        }
+        assert!(has_field(&events[..events.len() - 1], 99), "one that is cut off");
+    }
 }

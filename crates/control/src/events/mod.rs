@@ -39,6 +39,20 @@ pub fn watch(
     })
 }
 
+/// Keeps a call of [`on_change`] coming; dropping it ends that.
+#[derive(Debug)]
+pub struct Subscription {
+    _kept: store::Subscription,
+}
+
+/// Calls with each newly committed revision, on the thread that committed: it must only wake somebody. What changed, and
+/// who may know of it, is [`watch`]'s to say.
+pub fn on_change(control: &Control, hook: impl Fn(u64) + Send + Sync + 'static) -> Subscription {
+    Subscription {
+        _kept: control.store.subscribe(hook),
+    }
+}
+
 /// Most changes of one answer.
 const LIMIT: usize = 500;
 

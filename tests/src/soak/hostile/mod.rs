@@ -394,6 +394,9 @@ impl Judge {
             return Ok(None);
         }
         let kind = answer.header("content-type").unwrap_or_default();
+        if request.may_be_page && kind.starts_with("text/html") {
+            return Ok(None);
+        }
         if kind != "application/problem+json" {
             return Err(format!("answered {status} as {kind:?}: {}", answer.text()));
         }

@@ -31,6 +31,8 @@ pub struct Request {
     pub answers: usize,
     /// Whether the server may end the connection instead: what is no HTTP has no request to answer.
     pub may_be_cut: bool,
+    /// Whether a refusal may be a page for people: it was asked for.
+    pub may_be_page: bool,
     /// Whether the answer has no body.
     pub is_head: bool,
     /// Between its two halves.
@@ -224,6 +226,7 @@ impl Targets {
             bytes: draft.bytes(),
             answers: 1,
             may_be_cut: false,
+            may_be_page: false,
             is_head: draft.method == "HEAD",
             pause: Duration::ZERO,
             after: After::Read,
@@ -282,6 +285,7 @@ impl Targets {
             bytes,
             answers: 1,
             may_be_cut: true,
+            may_be_page: false,
             is_head: false,
             pause: Duration::ZERO,
             after: if chance.below(4) == 0 {
@@ -387,12 +391,15 @@ impl Targets {
     fn odd_headers(&self, chance: &mut Chance) -> Request {
         let mut draft = self.draft(self.endpoint(chance), chance);
         let long = "b".repeat(usize::try_from(chance.below(50_000)).unwrap_or(1));
-        let mut may_be_cut = false;
+        let (mut may_be_cut, mut may_be_page) = (false, false);
         match chance.below(16) {
             0 => draft.header("X-Long", long),
             1 => draft.header("Authorization", "Bearer another"),
             2 => draft.header("X-Bytes", vec![0xff, 0xfe, 0x80]),
-            3 => draft.header("Accept", format!("text/html, {long}")),
+            3 => {
+                may_be_page = true;
+                draft.header("Accept", format!("text/html, {long}"))
+            }
             4 => draft.header("Accept-Encoding", "gzip;q=1e9, *;q=-1"),
             5 => draft.header("Expect", "100-continue"),
             6 => draft.header("Expect", "the unexpected"),
@@ -428,6 +435,7 @@ impl Targets {
         }
         let mut request = Self::one("headers", &draft);
         request.may_be_cut = may_be_cut || request.bytes.len() > 60_000;
+        request.may_be_page = may_be_page;
         request
     }
 
@@ -569,6 +577,7 @@ impl Targets {
             answers: count,
             // An answer that refuses before the body is read ends the connection.
             may_be_cut: false,
+            may_be_page: false,
             is_head: false,
             pause: Duration::ZERO,
             after: After::Read,
@@ -596,6 +605,7 @@ impl Targets {
             bytes,
             answers: 1,
             may_be_cut: true,
+            may_be_page: false,
             is_head: false,
             pause: Duration::ZERO,
             after: After::Read,
