@@ -114,7 +114,7 @@ pub struct OperationLog {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {
     /// The HTTP status of the answer without `dry_run`.
-    #[schema(minimum = 100, maximum = 299)]
+    #[schema(minimum = 100, maximum = 399)]
     pub status: u16,
     /// What it would change at once, in order. What an operation would do after that is not in it.
     pub changes: Vec<DryRunChange>,

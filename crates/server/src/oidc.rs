@@ -98,10 +98,10 @@ pub(crate) fn finish(call: &Call) -> Result<Reply, Refusal> {
 }
 
 fn come_back(call: &Call) -> Result<Reply, Refusal> {
-    let state = call.query("state");
     let coming = Coming {
         code: call.query("code").filter(|code| code.len() <= CODE_MAX),
-        state: state.ok_or_else(|| Refusal::field("?state", "is missing"))?,
+        // Without one it did not begin here.
+        state: call.query("state").unwrap_or_default(),
         cookie: call.state.as_deref(),
         sender: call.query("iss"),
     };

@@ -211,7 +211,7 @@ fn only_the_browser_that_began_comes_back() {
     ] {
         assert_eq!(home.come(path, "__Host-stoa-state=").0, 401, "{path}");
     }
-    assert_eq!(home.come("/v1/oidc/home/callback?code=x", &own).0, 422);
+    assert_eq!(home.come("/v1/oidc/home/callback?code=x", &own).0, 401);
     assert_eq!(home.world.call("GET", "/v1/oidc/nothere", "", "").0, 404);
     assert_eq!(home.world.call("GET", "/v1/oidc/home?port=4321", "", "").0, 422);
     // Who only asks whether it could go there does not begin.
@@ -378,7 +378,7 @@ fn providers_are_set_tried_and_removed() {
     let refused = problem(refused);
     assert_eq!(
         (refused.status, refused.code.as_str()),
-        (502, "identity_provider")
+        (422, "identity_provider")
     );
     assert!(refused.next_step.contains("stoa providers"), "{refused:?}");
     assert_eq!(problem(root.identity_provider("other")).status, 404);

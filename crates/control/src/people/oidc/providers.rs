@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use model::{Action, Actor, IdentityProvider, Millis, Name, ProviderId};
-use oidc::{Client, Provider};
+use oidc::{Client, OidcError, Provider};
 use store::rows::{CLIENT_SECRET, provider_tenant};
 use store::secret::{Sealed, Secret};
 use store::{ReadTx, Versioned};
@@ -85,7 +85,7 @@ pub fn put(
             let _asking = control.door.browsers.asking()?;
             Provider::discover(client)
                 .map(drop)
-                .map_err(ControlError::Provider)
+                .map_err(|refused| ControlError::Provider(named(refused)))
         });
     control.audited(actor, "identity_provider.put", name.as_str(), allowed)?;
     control.mutate(actor, "identity_provider.put", name.as_str(), |tx| {
@@ -175,6 +175,14 @@ fn client(issuer: &str, id: &str, secret: Option<&Secret>, redirect: &str) -> Cl
 }
 
 /// The provider as it was asked lately.
+/// A provider that is only named now and does not answer cannot be used: what is wrong is what was asked for.
+fn named(refused: OidcError) -> OidcError {
+    match refused {
+        OidcError::Unreachable { issuer, why } => OidcError::Unusable { issuer, why },
+        other => other,
+    }
+}
+
 pub(super) fn ask(
     control: &Control,
     found: &Versioned<IdentityProvider>,
