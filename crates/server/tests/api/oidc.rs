@@ -457,6 +457,6 @@ fn a_provider_that_is_away_signs_nobody_in() {
     };
     assert_eq!(
         problem(world.root().identity_provider_put("home", &wanted)).status,
-        502
+        422
     );
 }
