@@ -50,6 +50,12 @@ pub struct Database {
     /// Whose backup it was restored from; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<DatabaseRestored>,
+    /// That it took the place of another one; absent when it did not, or is in the place of none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<DatabasePromoted>,
+    /// That another one took its place; it is kept until `expires_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<DatabaseReplaced>,
     /// Whether its backup was proven by a drill; absent for a branch, which has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<crate::DatabaseProtection>,
@@ -102,6 +108,34 @@ pub struct DatabaseRestored {
     /// Place in the other one's write-ahead log up to which it was replayed; absent while it is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+}
+
+/// That a database took the place of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabasePromoted {
+    /// What it was called before.
+    pub was: String,
+    /// Id of the one in whose place it is.
+    pub instead_of: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+/// That another database took the place of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseReplaced {
+    /// What it was called before.
+    pub was: String,
+    /// Id of the one that is in its place.
+    pub by: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Until when the other one has what was committed here; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub data_until: Option<Timestamp>,
 }
 
 /// The backup of a database, on this server.
@@ -194,6 +228,19 @@ pub enum RestoreTarget {
         #[schema(pattern = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$", max_length = 17)]
         lsn: String,
     },
+}
+
+/// Put a restored database in the place of the one it is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteDatabase {
+    /// Name or id of the restored one, for example `main-before`.
+    #[schema(max_length = 80)]
+    pub name: String,
+    /// For how many seconds the other one is kept; without it, seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_536_000)]
+    pub keep_s: Option<u64>,
 }
 
 /// Make a branch of a database.

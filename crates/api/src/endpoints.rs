@@ -455,6 +455,9 @@ endpoints! {
     DATABASE_RESTORE = "database_restore" Post place!("/databases/{database}/restores"), "databases", Right(Manage);
         "Restore a database into a new one" "As of a time, a place in its log, or the latest. The database it is of stays as it is. `invalid` names what can be restored to.",
         takes::<crate::CreateRestore>(), gives(&[Accepted]);
+    DATABASE_PROMOTE = "database_promote" Post place!("/databases/{database}/promote"), "databases", Right(Manage);
+        "Put a restored database in the place of this one" "It takes over name and logins, so that everybody who uses this one uses it; no query of a program that tries once more fails. This one is kept under another name for a while. What was written to it after the restored moment is not in the new one.",
+        takes::<crate::PromoteDatabase>(), gives(&[Accepted]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
         "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
     DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);

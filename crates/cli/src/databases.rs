@@ -1,6 +1,8 @@
 //! `stoa db`.
 
-use api::{CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, RestoreTarget};
+use api::{
+    CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, PromoteDatabase, RestoreTarget,
+};
 
 use crate::args::DbCommand;
 use crate::drills;
@@ -141,6 +143,24 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = client.database_restore(place, name, &body)?;
             follow::finish(session, &follow::follow(session, &operation, patience)?)
         }
+        DbCommand::Promote {
+            name,
+            of,
+            keep,
+            confirm,
+            patience,
+        } => {
+            // What stands in the way is the server's to say: a name may have moved already.
+            if let Ok(new) = client.database(place, name) {
+                terminal::confirm_that(&left_behind(&new, of), of, confirm.as_deref())?;
+            }
+            let body = PromoteDatabase {
+                name: name.clone(),
+                keep_s: keep.map(|keep| keep.as_ms().div_ceil(1000)),
+            };
+            let operation = client.database_promote(place, of, &body)?;
+            follow::finish(session, &follow::follow(session, &operation, patience)?)
+        }
         DbCommand::Destroy {
             name,
             confirm,
@@ -152,6 +172,26 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             follow::finish(session, &operation)
         }
     }
+}
+
+/// What promoting does, above all what the new one has not.
+pub(crate) fn left_behind(new: &Database, of: &str) -> String {
+    let after = match (&new.replaced, &new.restored_from) {
+        (Some(replaced), _) => format!("since {}", replaced.at),
+        (None, Some(from)) => match from.at {
+            Some(at) => format!("after {} (its last commit is of {at})", from.target),
+            None => format!("after {}", from.target),
+        },
+        (None, None) => "since".to_owned(),
+    };
+    let proof = match &new.protection {
+        Some(protection) if protection.state == "unprotected" => "; its own backup is not proven yet",
+        Some(_) | None => "",
+    };
+    format!(
+        "this puts {} in the place of {of}: what was written to {of} {after} is not in it, and stays in the one that is kept{proof}",
+        new.name
+    )
 }
 
 pub(crate) fn table(all: &[Database]) -> String {
@@ -309,6 +349,27 @@ fn page(database: &Database) -> String {
         rows.push((
             "restored",
             format!("from {} as of {}{reached}", from.database, from.target),
+        ));
+    }
+    if let Some(promoted) = &database.promoted {
+        rows.push((
+            "promoted",
+            format!(
+                "was {}; in the place of {} since {}",
+                promoted.was, promoted.instead_of, promoted.at
+            ),
+        ));
+    }
+    if let Some(replaced) = &database.replaced {
+        let until = replaced
+            .data_until
+            .map_or_else(String::new, |until| format!(", which has its data until {until}"));
+        rows.push((
+            "replaced",
+            format!(
+                "was {} until {}; now that is {}{until}",
+                replaced.was, replaced.at, replaced.by
+            ),
         ));
     }
     if let Some(protection) = &database.protection {

@@ -14,18 +14,29 @@ pub(crate) fn is_interactive() -> bool {
 
 /// Makes sure that a destructive step is meant: by flag, or by typing the name at a terminal.
 pub(crate) fn confirm(what: &str, name: &str, given: Option<&str>) -> Result<(), Failure> {
+    confirm_that(&format!("this ends {what} {name}"), name, given)
+}
+
+/// The same for what does something else to it.
+pub(crate) fn confirm_that(effect: &str, name: &str, given: Option<&str>) -> Result<(), Failure> {
     let refuse =
         |message: String| Failure::new(Code::Usage, message, format!("repeat the name: --confirm {name}"));
     let answer = match given {
         Some(given) => given.to_owned(),
-        None if is_interactive() => ask(&format!("This ends {what} {name}. Type its name to go on: "))?,
-        None => return Err(refuse(format!("this ends {what} {name}; it must be confirmed"))),
+        None if is_interactive() => ask(&format!("{}. Type {name} to go on: ", sentence(effect)))?,
+        None => return Err(refuse(format!("{effect}; it must be confirmed"))),
     };
     if answer == name {
         Ok(())
     } else {
         Err(refuse(format!("{answer:?} is not {name:?}; nothing was done")))
     }
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 /// Asks whether to go on.

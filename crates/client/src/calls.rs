@@ -12,10 +12,10 @@ use api::{
     IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
     InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
     MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
-    PatchSecrets, PollDevice, Project, ProjectPage, PutIdentityProvider, PutPassword, PutRole, PutScale,
-    PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret, SecretChange,
-    SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User, UserPage,
-    Whoami,
+    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutIdentityProvider, PutPassword,
+    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
+    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
+    UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -408,6 +408,14 @@ impl Client {
         body: &CreateRestore,
     ) -> Result<Operation, Error> {
         self.call(&e::DATABASE_RESTORE, &at.with([database]), &[], Some(body))
+    }
+    pub fn database_promote(
+        &self,
+        at: &Place,
+        database: &str,
+        body: &PromoteDatabase,
+    ) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_PROMOTE, &at.with([database]), &[], Some(body))
     }
     pub fn database_credentials(&self, at: &Place, database: &str) -> Result<DatabaseCredentials, Error> {
         self.call(&e::DATABASE_CREDENTIALS, &at.with([database]), &[], NONE)

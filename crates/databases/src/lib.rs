@@ -1,7 +1,7 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
 //! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches,
-//! the archive, restore and its drills.
+//! the archive, restore and its drills, taking the place of another one.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
@@ -15,6 +15,7 @@ mod drill;
 mod error;
 mod inside;
 pub mod manifest;
+pub mod promote;
 mod psql;
 mod restore;
 mod session;

@@ -41,6 +41,12 @@ pub struct Database {
     /// Whose backup it was restored from; `None` when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// It took the place of another one; `None` when it did not, or is in the place of none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<Promoted>,
+    /// Another one took its place; it is kept until `expires_at`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Replaced>,
     /// Its backup, once it is kept. A branch has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
@@ -62,6 +68,31 @@ pub struct Origin {
     /// Place in its write-ahead log up to which it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+}
+
+/// That a database took the place of another one: its name, and with it those who use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// What it was called before.
+    pub was: Name,
+    /// In whose place it is.
+    pub instead_of: DatabaseId,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// That another database took the place of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// What it was called before.
+    pub was: Name,
+    /// Who is in its place.
+    pub by: DatabaseId,
+    /// Since when.
+    pub at: Timestamp,
+    /// Until when the other one has what was committed here; `None` where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_until: Option<Timestamp>,
 }
 
 /// A login role over the owner role. The password is sealed in the store under `db:ID`, name, version.

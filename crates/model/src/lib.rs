@@ -23,7 +23,7 @@ pub mod units;
 
 pub use app::{App, Environment, Org, Project};
 pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
-pub use database::{Credential, Database, DatabaseState, Origin, StorageFull};
+pub use database::{Credential, Database, DatabaseState, Origin, Promoted, Replaced, StorageFull};
 pub use drill::{Drill, DrillState};
 pub use email::Email;
 pub use id::*;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AppId, DatabaseId, DrillId, EnvironmentId, OperationId, OrgId, ReleaseId, UploadId};
 use crate::time::Timestamp;
+use crate::units::Millis;
 
 /// Something under way or done. It settles before its deadline, whatever happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +114,15 @@ pub enum Work {
     RestoreDatabase {
         /// The new one.
         database: DatabaseId,
+    },
+    /// Put a restored database in the place of the one it is of: it takes over its name, and with it who uses it.
+    PromoteDatabase {
+        /// The restored one.
+        database: DatabaseId,
+        /// In whose place.
+        of: DatabaseId,
+        /// How long that one is kept from then on.
+        keep: Millis,
     },
     /// End a database; its volume stays under another name for the grace period.
     DestroyDatabase {

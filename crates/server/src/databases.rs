@@ -2,7 +2,8 @@
 
 use api::{
     BackupGap, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackups, DatabaseBase,
-    DatabaseCredentials, DatabasePage, DatabaseRestored, RestoreTarget, RestoreWindow, VolumePage,
+    DatabaseCredentials, DatabasePage, DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase,
+    RestoreTarget, RestoreWindow, VolumePage,
 };
 use control::databases::{self, DatabaseView, Wish};
 use control::{ControlError, volumes};
@@ -151,6 +152,19 @@ pub(crate) fn restore(call: &Call) -> Result<Reply, Refusal> {
     Reply::accepted(&accepted.operation)
 }
 
+pub(crate) fn promote(call: &Call) -> Result<Reply, Refusal> {
+    let body: PromoteDatabase = call.needed_body()?;
+    let accepted = databases::promote(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+        &body.name,
+        body.keep_s.map(Millis::seconds),
+    )?;
+    Reply::accepted(&accepted.operation)
+}
+
 fn place(text: &str) -> Result<Lsn, Refusal> {
     let wrong = |wrong: LsnError| ControlError::invalid("/to/lsn", wrong.to_string());
     Ok(text.parse().map_err(wrong)?)
@@ -260,6 +274,17 @@ fn wire(view: &DatabaseView) -> api::Database {
             target: restored.target.to_string(),
             at: restored.reached.and_then(|reached| reached.at),
             lsn: restored.reached.map(|reached| reached.lsn.to_string()),
+        }),
+        promoted: database.promoted.as_ref().map(|promoted| DatabasePromoted {
+            was: promoted.was.to_string(),
+            instead_of: promoted.instead_of.to_string(),
+            at: promoted.at,
+        }),
+        replaced: database.replaced.as_ref().map(|replaced| DatabaseReplaced {
+            was: replaced.was.to_string(),
+            by: replaced.by.to_string(),
+            at: replaced.at,
+            data_until: replaced.data_until,
         }),
         protection: view.protection.as_ref().map(crate::drills::wire_protection),
         durable: database.origin.is_none(),

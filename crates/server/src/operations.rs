@@ -130,6 +130,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::BackupDatabase { database } => ("backup_database", database.to_string()),
         Work::DrillDatabase { database, .. } => ("drill_database", database.to_string()),
         Work::RestoreDatabase { database } => ("restore_database", database.to_string()),
+        Work::PromoteDatabase { database, .. } => ("promote_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
         Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),
         Work::Image { name, .. } => ("image", name.clone()),

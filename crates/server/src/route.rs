@@ -137,6 +137,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_DRILL, Handler::Act(drills::create)),
     (&e::DATABASE_DRILL_VIEW, Handler::Act(drills::view)),
     (&e::DATABASE_RESTORE, Handler::Act(databases::restore)),
+    (&e::DATABASE_PROMOTE, Handler::Act(databases::promote)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),
     (&e::VOLUME_LIST, Handler::Act(databases::volume_list)),

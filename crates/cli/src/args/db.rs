@@ -132,6 +132,24 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Put a restored database in the place of the one it is of: it takes over name and logins, and no program that
+    /// tries once more sees a failed query. The other one is kept for a while.
+    Promote {
+        /// The restored one.
+        name: String,
+        /// In whose place.
+        #[arg(long, value_name = "NAME")]
+        of: String,
+        /// Keep that one for so long, for example 30d; without it, 7 days.
+        #[arg(long, value_name = "TIME")]
+        keep: Option<Millis>,
+        /// Repeat the name of that one instead of being asked.
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// End a database. Its volume is kept for a grace period; a branch is gone at once.
     Destroy {
         /// Its name.

@@ -12,6 +12,7 @@ use model::{
     Restored, Target, Timestamp,
 };
 use plan::backup::{self, Gap, Run, Stretch, WalFile, Window};
+use store::ReadTx;
 use store::secret::{Sealed, Secret};
 
 use super::need_active;
@@ -104,7 +105,12 @@ pub(crate) fn catalogue(control: &Control, database: &Database) -> Result<Catalo
 
 /// The server of a database, if it answers.
 pub(crate) fn server_of(control: &Control, id: DatabaseId) -> Result<Option<Instance>, ControlError> {
-    let instances = control.read(|tx| Ok(tx.list::<Instance>(&id.to_string())?))?;
+    control.read(|tx| answering(tx, id))
+}
+
+/// The same as a transaction sees it.
+pub(crate) fn answering(tx: &ReadTx, id: DatabaseId) -> Result<Option<Instance>, ControlError> {
+    let instances = tx.list::<Instance>(&id.to_string())?;
     let ready = |instance: &Instance| matches!(instance.condition, Condition::Ready { .. });
     Ok(instances.into_iter().map(|found| found.row).find(ready))
 }
@@ -301,6 +307,8 @@ pub fn restore(
                 target,
                 reached: None,
             }),
+            promoted: None,
+            replaced: None,
             archive: None,
             expires_at: None,
         };

@@ -4,13 +4,10 @@ use model::operation::Work;
 use model::{Action, Actor, Database, DatabaseId, DatabaseState, Millis, Name, Origin};
 use store::ReadTx;
 
-use super::need_active;
+use super::{LIVES, need_active};
 use crate::authorize::{self, EnvPath};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
-
-/// Shorter than it takes to use it, and longer than anybody remembers what it was for.
-const LIVES: std::ops::RangeInclusive<Millis> = Millis::seconds(60)..=Millis::seconds(365 * 24 * 3600);
 
 /// Asks for a branch of a database that runs.
 ///
@@ -57,6 +54,8 @@ pub fn branch(
                 lsn: None,
             }),
             restored: None,
+            promoted: None,
+            replaced: None,
             archive: None,
             expires_at: lives.map(|lives| now.plus(lives)),
         };

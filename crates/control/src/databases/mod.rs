@@ -1,12 +1,13 @@
-//! Managed databases: create, see, connect, rotate, destroy. Making them is `reconcile`'s work.
+//! Managed databases: create, see, connect, rotate, promote, destroy. Making them is `reconcile`'s work.
 
 pub(crate) mod backups;
 mod branches;
 pub(crate) mod drills;
+pub(crate) mod promote;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Name, Resources,
+    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Millis, Name, Resources,
     Timestamp,
 };
 use store::rows::{PASSWORD, database_tenant};
@@ -21,9 +22,9 @@ use crate::{Control, ControlError, rehearsal};
 pub use backups::{Backups, backup, backups, restore};
 pub use branches::{branch, reset};
 pub(crate) use branches::{branches_of, joined};
-pub use plan::drill::Protection;
-
 pub use drills::{Watched, drill, drill_view, drills, watched};
+pub use plan::drill::Protection;
+pub use promote::promote;
 
 /// A database with what runs of it.
 #[derive(Debug, Clone)]
@@ -80,6 +81,9 @@ impl Connection {
     }
 }
 
+/// Shorter than it takes to use it, and longer than anybody remembers what it was for: of a branch, and of what was
+/// replaced.
+const LIVES: std::ops::RangeInclusive<Millis> = Millis::seconds(60)..=Millis::seconds(365 * 24 * 3600);
 /// Budget of a database's volume unless asked otherwise.
 const SIZE: Bytes = Bytes::mi(10 * 1024);
 /// Memory of a database's instance unless asked otherwise.
@@ -251,6 +255,8 @@ pub(crate) fn create_in(
         full: None,
         origin: None,
         restored: None,
+        promoted: None,
+        replaced: None,
         archive: None,
         expires_at: None,
     };
@@ -311,6 +317,7 @@ pub fn destroy(
                 ),
             });
         }
+        promote::refuse_promoted(control, tx, &database.row)?;
         let work = Work::DestroyDatabase {
             database: database.row.id,
         };

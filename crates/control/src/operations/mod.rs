@@ -46,6 +46,7 @@ pub(crate) fn accept(
         | Work::DeleteApp { .. }
         | Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. } => control.settings.operation_deadline,
         // A pool that cannot share blocks copies every byte.
         Work::BranchDatabase { .. } | Work::ResetDatabase { .. } | Work::BackupDatabase { .. } => {
@@ -88,6 +89,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::BackupDatabase { .. }
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
+        | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }
         | Work::Image { .. } => None,
@@ -229,6 +231,15 @@ pub fn cancel(control: &Control, actor: &Actor, id: &str) -> Result<Versioned<Op
             return Err(ControlError::State {
                 message: "what is being deleted cannot be brought back".to_owned(),
                 next_step: "wait for its end: stoa status".to_owned(),
+            });
+        }
+        if let Work::PromoteDatabase { database, of, .. } = &found.row.work
+            && let Some(old) = tx.get::<model::Database>(&of.to_string())?
+            && old.row.replaced.is_some_and(|replaced| replaced.by == *database)
+        {
+            return Err(ControlError::State {
+                message: "its names have changed already".to_owned(),
+                next_step: "wait for its end; then it can be promoted back".to_owned(),
             });
         }
         found.row.cancel = true;

@@ -4,12 +4,14 @@ mod archive;
 mod branch;
 mod drill;
 mod due;
+mod promote;
 mod restore;
+mod rotate;
 mod wait;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use databases::Psql;
 use model::operation::Work;
@@ -24,6 +26,7 @@ use store::{Expect, WriteTx};
 pub(super) use archive::watch as watch_archives;
 pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
+pub(super) use promote::is_switched;
 
 use super::Facts;
 use super::workers::{Job, Workers};
@@ -33,8 +36,6 @@ use crate::{Control, ControlError, operations};
 const STOP_GRACE: Duration = Duration::from_secs(60);
 /// How long a worker waits for an instance of a database.
 const RUNS_WITHIN: Duration = Duration::from_secs(120);
-/// How long sessions of an old login may keep it alive after the apps that had it were replaced.
-const OLD_LOGIN_BOUND: Duration = Duration::from_secs(300);
 
 /// The name of a database's volume.
 pub(crate) fn volume_of(id: DatabaseId) -> String {
@@ -129,6 +130,10 @@ fn one(
             })
         }
         (false, Some(instance)) => stop(control, facts, instance, now),
+        // To be started again: one that was told to end is not forgotten.
+        (true, Some(instance)) if matches!(instance.condition, Condition::Stopping { .. }) => {
+            stop(control, facts, instance, now)
+        }
         (true, Some(_)) | (false, None) => Ok(()),
     }
 }
@@ -227,42 +232,47 @@ fn stop(control: &Control, facts: &Facts, instance: &Instance, now: Timestamp) -
 pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operation) {
     match operation.work.clone() {
         Work::CreateDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 create(job, database)
             });
         }
         Work::RotateDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
-                rotate(job, database)
+            workers.start(control, operation.id, &[database], move |job| {
+                rotate::make(job, database)
             });
         }
         Work::BranchDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 branch::make(job, database)
             });
         }
         Work::ResetDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 branch::reset(job, database)
             });
         }
         Work::BackupDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 archive::backup(job, database)
             });
         }
         Work::DrillDatabase { database, drill } => {
-            workers.start(control, operation.id, None, move |job| {
+            workers.start(control, operation.id, &[], move |job| {
                 drill::make(job, database, drill)
             });
         }
         Work::RestoreDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 restore::make(job, database)
             });
         }
+        Work::PromoteDatabase { database, of, keep } => {
+            workers.start(control, operation.id, &[database, of], move |job| {
+                promote::make(job, database, of, keep)
+            });
+        }
         Work::DestroyDatabase { database } => {
-            workers.start(control, operation.id, Some(database), move |job| {
+            workers.start(control, operation.id, &[database], move |job| {
                 destroy(job, database)
             });
         }
@@ -430,95 +440,6 @@ fn new_login(
         tx.update_status(&found.row, Expect::Rev(found.rev))?;
         Ok(())
     })
-}
-
-/// A second login, fresh instances for the apps that have the first, then the end of the first.
-fn rotate(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
-    let control = &*job.control;
-    operations::step(control, job.operation, "making a second login")?;
-    let psql = Psql {
-        engine: &*control.engine,
-        instance: wait::running(control, id)?,
-    };
-    // Repeated after a crash, it only makes a third one; all but the last end below.
-    let newest = control.write(|tx| login_number(tx, id))?;
-    new_login(control, id, psql, newest, |_| {})?;
-    let database = load(control, id)?;
-    operations::step(
-        control,
-        job.operation,
-        "replacing instances that have the old login",
-    )?;
-    let restarts = control.write(|tx| {
-        let mut restarts = Vec::new();
-        for (app, release) in crate::workload::serving(tx, &database.environment.to_string())? {
-            if !app.deleting
-                && release
-                    .services
-                    .values()
-                    .any(|service| service.uses.contains(&database.name))
-            {
-                let actor = model::Actor::System;
-                let scope =
-                    crate::authorize::environment_by_id(tx, &actor, model::Action::Deploy, app.environment)?;
-                let work = Work::Restart { app: app.id };
-                restarts.push(
-                    operations::accept(control, tx, &actor, Some(&scope), work)?
-                        .operation
-                        .id,
-                );
-            }
-        }
-        Ok(restarts)
-    })?;
-    for restart in restarts {
-        let actor = model::Actor::System;
-        let done = operations::view(control, &actor, &restart.to_string(), OLD_LOGIN_BOUND)?;
-        match &done.row.state {
-            model::OperationState::Succeeded { .. } => {}
-            model::OperationState::Pending
-            | model::OperationState::Running
-            | model::OperationState::Failed { .. }
-            | model::OperationState::Canceled { .. } => {
-                return Err(ControlError::State {
-                    message: "an app that uses it could not be restarted, so the old login stays valid"
-                        .to_owned(),
-                    next_step: format!("mend the app, then again: stoa db rotate {}", database.name),
-                });
-            }
-        }
-    }
-    operations::step(control, job.operation, "ending the old login")?;
-    let until = Instant::now() + OLD_LOGIN_BOUND;
-    for credential in database
-        .credentials
-        .iter()
-        .filter(|credential| credential.version != newest)
-    {
-        while databases::sessions(psql, credential.version).map_err(refused)? > 0 {
-            if Instant::now() >= until {
-                return Err(ControlError::State {
-                    message: format!(
-                        "{} still has sessions; it stays valid",
-                        databases::login_role(credential.version)
-                    ),
-                    next_step: format!("end them, then again: stoa db rotate {}", database.name),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        databases::drop_login(psql, credential.version).map_err(refused)?;
-    }
-    change(control, id, |database| {
-        database
-            .credentials
-            .retain(|credential| credential.version == newest);
-    })?;
-    operations::succeed(
-        control,
-        job.operation,
-        &format!("{} has a new password", database.name),
-    )
 }
 
 /// Ends the server, then gives the volume the name under which it waits for its end.

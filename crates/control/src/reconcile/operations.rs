@@ -31,10 +31,10 @@ enum Turn {
 
 /// A one-off command and a new count change nothing that a rollout owns: they neither wait nor keep others waiting, so
 /// that an hour's `stoa run`, or an app that cannot be scaled because it is broken, never holds up the deploy that mends it.
-fn turn_of(work: &Work) -> Option<Turn> {
+fn turns_of(work: &Work) -> Vec<Turn> {
     match work {
         Work::Deploy { app, .. } | Work::Rollback { app, .. } | Work::Restart { app } => {
-            Some(Turn::App(*app))
+            vec![Turn::App(*app)]
         }
         Work::CreateDatabase { database }
         | Work::RotateDatabase { database }
@@ -42,14 +42,15 @@ fn turn_of(work: &Work) -> Option<Turn> {
         | Work::ResetDatabase { database }
         | Work::BackupDatabase { database }
         | Work::RestoreDatabase { database }
-        | Work::DestroyDatabase { database } => Some(Turn::Database(*database)),
+        | Work::DestroyDatabase { database } => vec![Turn::Database(*database)],
+        Work::PromoteDatabase { database, of, .. } => vec![Turn::Database(*database), Turn::Database(*of)],
         // It reads the backup alone: nobody who wants something of the database waits for it.
-        Work::DrillDatabase { .. } => Some(Turn::Drill),
+        Work::DrillDatabase { .. } => vec![Turn::Drill],
         Work::Scale { .. }
         | Work::Run { .. }
         | Work::DeleteApp { .. }
         | Work::RotateKey { .. }
-        | Work::Image { .. } => None,
+        | Work::Image { .. } => Vec::new(),
     }
 }
 
@@ -64,8 +65,9 @@ pub(super) fn advance(
     }
     let mut taken: BTreeSet<Turn> = BTreeSet::new();
     for operation in facts.operations.values() {
-        let has_turn = turn_of(&operation.work).is_none_or(|turn| taken.insert(turn))
-            || planted::is(Defect::ForgetsTurns);
+        let turns = turns_of(&operation.work);
+        let has_turn = !turns.iter().any(|turn| taken.contains(turn)) || planted::is(Defect::ForgetsTurns);
+        taken.extend(turns);
         let is_over = operation.cancel || operation.deadline <= now;
         let is_going = facts.app_of(operation).is_some_and(|app| app.deleting);
         if !has_turn && !is_over && !is_going {
@@ -91,8 +93,10 @@ fn one(
         .and_then(|app| app.rollout.as_ref())
         .is_some_and(|rollout| rollout.operation == operation.id);
     let is_late = operation.deadline <= now && !planted::is(Defect::ForgetsDeadline);
+    // Its names have changed: the only way is forward.
+    let is_switched = databases::is_switched(facts, &operation.work);
     // The end of a movement's time is the planner's to judge: what is ready by then is promoted.
-    if operation.cancel || (is_late && !moves) {
+    if !is_switched && (operation.cancel || (is_late && !moves)) {
         return give_up(control, facts, operation, now);
     }
     match &operation.work {
@@ -108,16 +112,17 @@ fn one(
         | Work::BackupDatabase { .. }
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
+        | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
             Ok(())
         }
         Work::Image { .. } => {
-            workers.start(control, operation.id, None, deploy::image);
+            workers.start(control, operation.id, &[], deploy::image);
             Ok(())
         }
         Work::RotateKey { .. } => {
-            workers.start(control, operation.id, None, keys::rotate);
+            workers.start(control, operation.id, &[], keys::rotate);
             Ok(())
         }
         Work::Deploy { .. }
@@ -151,7 +156,7 @@ fn of_app(
                 Ok(())
             }
             None => {
-                workers.start(control, operation.id, None, deploy::prepare);
+                workers.start(control, operation.id, &[], deploy::prepare);
                 Ok(())
             }
             Some(Some(release)) => gate(control, facts, operation, app, release, now),
@@ -176,6 +181,7 @@ fn of_app(
         | Work::BackupDatabase { .. }
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
+        | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::RotateKey { .. }
         | Work::Image { .. } => Ok(()),

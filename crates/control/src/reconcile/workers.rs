@@ -28,8 +28,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Work under way, and the database it is about.
-    busy: BTreeMap<OperationId, Option<DatabaseId>>,
+    /// Work under way, and the databases it is about.
+    busy: BTreeMap<OperationId, Vec<DatabaseId>>,
     places: BTreeMap<InstanceId, OperationId>,
     building: usize,
 }
@@ -134,22 +134,22 @@ impl Workers {
         }
     }
 
-    /// Starts the work of an operation unless it is under way, or work on the same database is (of an operation that was
-    /// given up and has not noticed). An error or a panic of it settles the operation.
+    /// Starts the work of an operation unless it is under way, or work on one of the same databases is (of an operation
+    /// that was given up and has not noticed). An error or a panic of it settles the operation.
     pub(crate) fn start(
         &self,
         control: &Arc<Control>,
         operation: OperationId,
-        database: Option<DatabaseId>,
+        databases: &[DatabaseId],
         work: impl FnOnce(&Job) -> Result<(), ControlError> + Send + 'static,
     ) {
         {
             let mut state = self.shared.state();
-            let is_shared = |other: &Option<DatabaseId>| other.is_some() && *other == database;
+            let is_shared = |others: &Vec<DatabaseId>| others.iter().any(|other| databases.contains(other));
             if state.busy.contains_key(&operation) || state.busy.values().any(is_shared) {
                 return;
             }
-            state.busy.insert(operation, database);
+            state.busy.insert(operation, databases.to_vec());
         }
         let job = Job {
             control: Arc::clone(control),

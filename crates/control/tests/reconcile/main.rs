@@ -19,6 +19,7 @@ mod jobs;
 mod keys;
 mod people;
 mod places;
+mod promotes;
 mod speed;
 mod storage;
 mod strategies;

@@ -509,6 +509,7 @@ fn work(work: &Work) -> &'static str {
         Work::BackupDatabase { .. } => "backup database",
         Work::DrillDatabase { .. } => "drill database",
         Work::RestoreDatabase { .. } => "restore database",
+        Work::PromoteDatabase { .. } => "promote database",
         Work::DestroyDatabase { .. } => "destroy database",
         Work::RotateKey { .. } => "rotate_key",
         Work::Image { .. } => "image",

@@ -361,6 +361,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::BackupDatabase { .. }
             | Work::DrillDatabase { .. }
             | Work::RestoreDatabase { .. }
+            | Work::PromoteDatabase { .. }
             | Work::DestroyDatabase { .. }
             | Work::RotateKey { .. }
             | Work::Image { .. } => None,

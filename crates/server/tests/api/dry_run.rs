@@ -125,6 +125,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
             json!({"name": "before", "to": {"kind": "latest"}}),
             "database",
         ),
+        ("database_promote", json!({"name": "restored"}), "operation"),
         ("database_exec", command, "session"),
         (
             "image_create",
@@ -158,7 +159,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         DatabaseId::fresh(),
         DatabaseId::fresh(),
     );
-    let (instance, operation) = (InstanceId::fresh(), OperationId::fresh());
+    let (restored, instance, operation) = (DatabaseId::fresh(), InstanceId::fresh(), OperationId::fresh());
     let serving = Serving { release, epoch: 1 };
     world.put(&App {
         id: app,
@@ -194,7 +195,19 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         Purpose::Database { database: branch },
         InstanceId::fresh(),
     ));
+    world.put(&place(
+        Purpose::Database { database: restored },
+        InstanceId::fresh(),
+    ));
     world.put(&database_of(database, environment, "main", None, at));
+    let mut before = database_of(restored, environment, "restored", None, at);
+    before.restored = Some(model::Restored {
+        of: database,
+        name: name("main"),
+        target: model::Target::Latest,
+        reached: None,
+    });
+    world.put(&before);
     world.put(&database_of(branch, environment, "branch", Some(database), at));
     world.put(&Operation {
         id: operation,
@@ -239,6 +252,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         ("key", "KEY".to_owned()),
         ("instance", instance.to_string()),
         ("database", "branch".to_owned()),
+        ("main", "main".to_owned()),
         ("drill", model::DrillId::fresh().to_string()),
         ("image", "base:0".to_owned()),
         ("operation", operation.to_string()),
@@ -373,6 +387,7 @@ fn stands_for<'p>(id: &str, parameter: &'p str) -> &'p str {
     match (id, parameter) {
         ("user_invitation_delete", "invitation") => "whole_invitation",
         ("deploy_token_delete", "token") => "deploy_token",
+        ("database_promote", "database") => "main",
         ("org_delete", "org") | ("project_delete", "project") | ("environment_delete", "environment") => {
             "empty"
         }
@@ -460,6 +475,8 @@ fn database_of(
             lsn: None,
         }),
         restored: None,
+        promoted: None,
+        replaced: None,
         archive: of.map(|_| model::Archive {
             stretch: 1,
             sealed: Vec::new(),

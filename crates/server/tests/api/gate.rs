@@ -147,6 +147,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_drill", Project, Developer),
     ("database_drill_view", Project, Viewer),
     ("database_restore", Project, Developer),
+    ("database_promote", Project, Developer),
     ("database_credentials_view", Project, Developer),
     ("database_exec", Project, Developer),
     ("volume_list", Project, Viewer),

@@ -89,8 +89,10 @@ pub(super) fn advance(
         Purpose::Receiver { stretch, .. } => Some(*stretch),
         Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
     };
+    // One that was told to end is not forgotten: another one begins with what is true then.
+    let is_told = |instance: &Instance| matches!(instance.condition, Condition::Stopping { .. });
     match (wanted, live) {
-        (Some(stretch), Some(receiver)) if into(receiver) == Some(stretch) => Ok(()),
+        (Some(stretch), Some(receiver)) if into(receiver) == Some(stretch) && !is_told(receiver) => Ok(()),
         (Some(_) | None, Some(receiver)) => stop(control, facts, receiver, now),
         (None, None) => Ok(()),
         (Some(stretch), None) => {

@@ -188,13 +188,21 @@ pub(super) fn expire(control: &Control, database: &Database, now: Timestamp) -> 
     if !is_there || database.expires_at.is_none_or(|at| at > now) {
         return Ok(());
     }
-    let is_free = control.read(|tx| Ok(crate::databases::users_of(tx, database)?.is_empty()))?;
+    let is_free = control.read(|tx| {
+        let is_used = !crate::databases::users_of(tx, database)?.is_empty();
+        Ok(!is_used && crate::databases::promote::refuse_promoted(control, tx, database).is_ok())
+    })?;
     if !is_free {
         return Ok(());
     }
     let (actor, name) = (Actor::System, database.name.as_str());
     control.mutate(&actor, "database.expire", name, |tx| {
         let mut found = tx.need::<Database>(&database.id.to_string())?;
+        // It may have been called back since it was read, or be about to.
+        let is_over = found.row.expires_at.is_some_and(|at| at <= now);
+        if !is_over || crate::databases::promote::refuse_promoted(control, tx, &found.row).is_err() {
+            return Ok(());
+        }
         found.row.expires_at = Some(now.plus(EXPIRE_AGAIN));
         tx.update_status(&found.row, store::Expect::Rev(found.rev))?;
         let scope = authorize::environment_by_id(tx, &actor, Action::Manage, database.environment)?;
