@@ -14,23 +14,17 @@ const MINUTE: Millis = Millis::seconds(60);
 /// The machine's own clock, which deadlines are counted from, stays behind.
 const KEEP: Millis = Millis::seconds(300);
 
-fn write(world: &World, change: impl Fn(&store::WriteTx) + Send + Sync) {
+fn write(world: &World, change: impl Fn(&store::WriteTx) -> Result<(), store::StoreError> + Send + Sync) {
     let now = store::Now::at(world.now.as_ms());
-    let written = world.parts().store.write(now, |tx| {
-        change(tx);
-        Ok::<_, store::StoreError>(())
-    });
-    written.expect("written");
+    world.parts().store.write(now, change).expect("written");
 }
 
 fn insert<R: store::Row + Sync>(world: &World, row: &R) {
-    write(world, |tx| drop(tx.insert(row).expect("inserted")));
+    write(world, |tx| tx.insert(row).map(drop));
 }
 
 fn update(world: &World, row: &Database) {
-    write(world, |tx| {
-        drop(tx.update(row, store::Expect::Any).expect("updated"))
-    });
+    write(world, |tx| tx.update(row, store::Expect::Any).map(drop));
 }
 
 fn load(world: &World, id: DatabaseId) -> Option<Database> {
@@ -243,7 +237,7 @@ fn a_server_that_is_told_to_end_is_started_again() {
     let mut first = server(&world, main.id).expect("it runs");
     first.condition = Condition::Stopping { since: world.now };
     write(&world, |tx| {
-        drop(tx.update_status(&first, store::Expect::Any).expect("told"));
+        tx.update_status(&first, store::Expect::Any).map(drop)
     });
     world.until(MINUTE, "another one", |world| {
         answers(world, main.id) && server(world, main.id).is_some_and(|row| row.id != first.id)
