@@ -201,7 +201,7 @@ const WRONG: &[(&[&str], i32, &str)] = &[
         2,
         "0/3000060",
     ),
-    (&["db", "promote", "nowhere", "--of", "main"], 3, "nowhere"),
+    (&["db", "promote", "before", "--of", "nowhere"], 3, "nowhere"),
     (&["db", "promote", "nowhere"], 2, "--of"),
     (&["db", "destroy", "nowhere"], 3, "nowhere"),
     (&["image", "ls", "--context", "nowhere"], 3, "nowhere"),
