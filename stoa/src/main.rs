@@ -47,6 +47,12 @@ fn main() -> ExitCode {
                 Command::Server {
                     command: ServerCommand::RotateKey(args),
                 } => return cli::rotate_key(&parsed.globals, args),
+                Command::Server {
+                    command: ServerCommand::BackupTarget { command },
+                } => return cli::backup_target(&parsed.globals, command),
+                Command::Server {
+                    command: ServerCommand::BackupKey { command },
+                } => return cli::backup_key(&parsed.globals, command),
                 Command::Doctor(args) => doctor::run(args, parsed.globals.json),
                 Command::Remote(command) => return cli::run(&parsed.globals, command),
             }

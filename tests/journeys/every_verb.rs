@@ -74,6 +74,40 @@ const WRONG: &[(&[&str], i32, &str)] = &[
         "nowhere",
     ),
     (&["server", "rotate-key", "--data-dir", "nowhere"], 1, "nowhere"),
+    (
+        &[
+            "server",
+            "backup-target",
+            "set",
+            "--directory",
+            "nowhere",
+            "--data-dir",
+            "DATA",
+        ],
+        1,
+        "nowhere",
+    ),
+    (
+        &["server", "backup-target", "set", "--data-dir", "DATA"],
+        2,
+        "--directory",
+    ),
+    (
+        &["server", "backup-target", "view", "--data-dir", "DATA"],
+        3,
+        "backup target",
+    ),
+    (
+        &["server", "backup-target", "remove", "--data-dir", "DATA"],
+        3,
+        "backup target",
+    ),
+    (
+        &["server", "backup-key", "check", "--data-dir", "DATA"],
+        3,
+        "backup target",
+    ),
+    (&["db", "backups", "--target"], 3, "backup target"),
     (&["login", "--claim", "stoa_claim_nonsense"], 4, "claim token"),
     (&["login"], 6, "no users"),
     (&["login", "--local", "--token"], 2, "--token"),
@@ -482,6 +516,22 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["api", "GET", "/v1/server"], Form::One),
     (&["api", "GET", "/metrics"], Form::One),
     (&["server", "rotate-key", "--data-dir", "DATA"], Form::One),
+    (
+        &[
+            "server",
+            "backup-target",
+            "set",
+            "--directory",
+            "fresh",
+            "--data-dir",
+            "DATA",
+        ],
+        Form::One,
+    ),
+    (
+        &["server", "backup-target", "view", "--data-dir", "DATA"],
+        Form::One,
+    ),
     (&["completion", "bash"], Form::One),
     (&["context", "ls"], Form::One),
     (&["context", "use", "default"], Form::One),
@@ -519,6 +569,9 @@ const ELSEWHERE: &[&[&str]] = &[
     &["image", "pull"],
     // Needs an operation that takes its time.
     &["op", "cancel"],
+    // They need the key, which is shown once (journeys/elsewhere.rs).
+    &["server", "backup-key", "check"],
+    &["server", "backup-target", "remove"],
     // Replaces the program under all others (journeys/upgrade.rs).
     &["server", "upgrade"],
 ];

@@ -9,6 +9,7 @@ mod fuzz;
 mod judge;
 mod packages;
 mod repository;
+mod s3;
 mod soak;
 mod step;
 mod test;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         ["soak", rest @ ..] => soak::run(rest),
-        ["packages"] => packages::install(),
+        ["packages"] => packages::install().and_then(|()| s3::install()),
         ["help" | "--help" | "-h"] => {
             print!("{}", usage());
             return ExitCode::SUCCESS;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::step::{Done, Step};
-use crate::{bench, check, judge, packages, repository, soak};
+use crate::{bench, check, judge, packages, repository, s3, soak};
 
 /// Bounds of a single test.
 const NEXTEST: &str = "xtask/nextest.toml";
@@ -81,6 +81,7 @@ pub fn run() -> Result<()> {
     let begin = Instant::now();
     check_room()?;
     packages::install()?;
+    s3::install()?;
     let mut summary = Summary::default();
     summary.step("fmt", Step::cargo("fmt").args(["fmt", "--all", "--check"]).run());
     let clippy = [

@@ -99,6 +99,9 @@ pub struct DatabaseOrigin {
 pub struct DatabaseRestored {
     /// Name of the other one at that time.
     pub database: String,
+    /// The server that wrote its backup to the target elsewhere; absent when it was one of this server's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_server: Option<String>,
     /// What was asked for: a time, a place in the log, or `the latest`.
     pub target: String,
     /// When the last transaction in it was committed; absent while it is under way, or when there was none after the base.
@@ -138,7 +141,7 @@ pub struct DatabaseReplaced {
     pub data_until: Option<Timestamp>,
 }
 
-/// The backup of a database, on this server.
+/// The backup of a database: on this server, and how far it is elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatabaseBackups {
     /// Whether its write-ahead log is received as it is written.
@@ -153,6 +156,9 @@ pub struct DatabaseBackups {
     pub wal_bytes: u64,
     /// How far back is kept, as long as there is room for it.
     pub keep_s: u64,
+    /// How far it is on the target elsewhere; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<crate::DatabaseElsewhere>,
 }
 
 /// A span of time, and of the write-ahead log, that can be restored to.

@@ -440,7 +440,7 @@ endpoints! {
         "Give a branch the data its parent has now" "What the branch has is lost; its address and logins stay.",
         gives(&[Accepted]);
     DATABASE_BACKUPS_VIEW = "database_backups_view" Get place!("/databases/{database}/backups"), "databases", Right(Read);
-        "Show the backup of a database" "What it can be restored to, and what is missing. It lies on this server: it helps against mistakes, not against the loss of the disk.",
+        "Show the backup of a database" "What it can be restored to, and what is missing. What lies on this server helps against mistakes, not against the loss of the disk; `elsewhere` tells how far it is on the target.",
         gives(&[json::<crate::DatabaseBackups>(200)]);
     DATABASE_BACKUP = "database_backup" Post place!("/databases/{database}/backups"), "databases", Right(Manage);
         "Take a base of a database" "A copy to begin a restore from. One is taken by itself each day.",
@@ -458,6 +458,9 @@ endpoints! {
     DATABASE_PROMOTE = "database_promote" Post place!("/databases/{database}/promote"), "databases", Right(Manage);
         "Put a restored database in the place of this one" "It takes over name and logins, so that everybody who uses this one uses it; no query of a program that tries once more fails. This one is kept under another name for a while. What was written to it after the restored moment is not in the new one.",
         takes::<crate::PromoteDatabase>(), gives(&[Accepted]);
+    DATABASE_RESTORE_FROM_TARGET = "database_restore_from_target" Post place!("/restores"), "databases", Installation(Administer);
+        "Restore a database from the target elsewhere" "Also one of a server that is gone, when the target was set with its key. Needs the right for the whole installation: the key opens everybody's. `invalid` names what can be restored to.",
+        takes::<crate::RestoreFromTarget>(), gives(&[Accepted]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
         "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
     DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);
@@ -509,6 +512,20 @@ endpoints! {
     MASTER_KEY_ROTATE = "master_key_rotate" Post "/v1/server/master-key/rotate", "installation", Installation(Administer);
         "Go over to another master key" "A new key seals from then on, everything sealed is sealed again with it, and the old one is taken out of the key's file. Nothing stops meanwhile; the operation's step counts. Older copies of the store open only with the key's file of their time.",
         gives(&[Accepted]);
+    BACKUP_TARGET_VIEW = "backup_target_view" Get "/v1/server/backup-target", "installation", Installation(Administer);
+        "Show where backups are also written to" "404 without a target. Keys are never shown.",
+        gives(&[tagged::<crate::BackupTarget>(200)]);
+    BACKUP_TARGET_PUT = "backup_target_put" Put "/v1/server/backup-target", "installation", Installation(Administer);
+        "Write backups also to a target elsewhere" "It is proven first: an object is written, read, listed and removed. Everything that goes there is sealed; the key is in this answer when it was made now, and never shown again. With `backup_key` what another server wrote there can be restored; one that opens nothing there is refused.",
+        takes::<crate::PutBackupTarget>(), gives(&[tagged::<crate::SetBackupTarget>(200)]), conditional();
+    BACKUP_TARGET_DELETE = "backup_target_delete" Delete "/v1/server/backup-target", "installation", Installation(Administer);
+        "Write backups to no target any more" "What is there stays there, and opens only with its key.", gives(&[Empty]), conditional();
+    BACKUP_KEY_CHECK = "backup_key_check" Post "/v1/server/backup-target/check-key", "installation", Installation(Administer);
+        "Show that the backup key is kept elsewhere" "Until that was done once, the key may be lost with this machine, and the backup with it.",
+        takes::<crate::CheckBackupKey>(), gives(&[json::<crate::BackupTarget>(200)]);
+    TARGET_DATABASE_LIST = "target_database_list" Get "/v1/server/backup-target/databases", "installation", Installation(Administer);
+        "List databases whose backup is on the target" "This server's and others', as far as the key opens them: what they can be restored to, and what is missing. Objects are looked at by name and size.",
+        query(PAGES), gives(&[json::<crate::TargetDatabasePage>(200)]);
     HEALTH = "health_view" Get "/healthz", "installation", Nothing;
         "Say that the process answers" "", gives(&[json::<crate::Health>(200)]);
     READINESS = "readiness_view" Get "/readyz", "installation", Nothing;

@@ -22,7 +22,8 @@ pub use local::{Color, ContextCommand, ManArgs};
 pub use places::{EnvironmentsCommand, OrgsCommand, ProjectsCommand};
 
 pub use crate::host_args::{
-    Command, DoctorArgs, DownArgs, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
+    BackupKeyCommand, BackupTargetCommand, Command, DoctorArgs, DownArgs, RotateKeyArgs, ServerCommand,
+    UpArgs, UpgradeArgs,
 };
 pub use crate::people_args::{
     AuditCommand, IdentitiesCommand, LoginArgs, LoginCommand, MembersCommand, ProvidersCommand,

@@ -6,6 +6,7 @@ use api::{
 
 use crate::args::DbCommand;
 use crate::drills;
+use crate::elsewhere;
 use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
@@ -109,7 +110,14 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_backup(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
-        DbCommand::Backups { name } => {
+        DbCommand::Backups {
+            name: None,
+            target: _,
+        } => elsewhere::kept(session),
+        DbCommand::Backups {
+            name: Some(name),
+            target: _,
+        } => {
             let backups = client.database_backups(place, name)?;
             if session.json {
                 output::json(&backups)?;
@@ -125,6 +133,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
         DbCommand::Drills { name, drill } => drills::show(session, name, drill.as_deref()),
         DbCommand::Restore {
             name,
+            from_target,
             new,
             at,
             lsn,
@@ -136,6 +145,9 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
                 (None, Some(lsn)) => RestoreTarget::Place { lsn: lsn.to_string() },
                 (None, None) => RestoreTarget::Latest {},
             };
+            if *from_target {
+                return elsewhere::restore(session, name, (new, to), patience);
+            }
             let body = CreateRestore {
                 name: new.to_string(),
                 to,
@@ -235,6 +247,9 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
             output::size(backups.wal_bytes)
         ),
     );
+    for (name, value) in backups.elsewhere.iter().flat_map(elsewhere::told) {
+        row(name, value);
+    }
     for window in &backups.windows {
         row(
             "restorable",

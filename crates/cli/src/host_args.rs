@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use crate::args::{Patience, Remote};
 
@@ -34,6 +34,105 @@ pub enum ServerCommand {
     Upgrade(UpgradeArgs),
     /// Seal all secrets with another master key and retire the one before; nothing stops meanwhile.
     RotateKey(RotateKeyArgs),
+    /// Where backups of all databases are also written to, sealed: another disk, a share, an S3 bucket.
+    BackupTarget {
+        /// What to do.
+        #[command(subcommand)]
+        command: BackupTargetCommand,
+    },
+    /// The key that backups elsewhere are sealed with.
+    BackupKey {
+        /// What to do.
+        #[command(subcommand)]
+        command: BackupKeyCommand,
+    },
+}
+
+/// What `stoa server backup-target` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BackupTargetCommand {
+    /// Write backups there from now on. It is proven first; the key is printed once, when it is made.
+    #[command(group = ArgGroup::new("place").required(true).args(["directory", "s3"]))]
+    Set {
+        /// A directory that is there: another disk, a share.
+        #[arg(long, value_name = "PATH")]
+        directory: Option<PathBuf>,
+        /// A server that speaks S3: https://HOST or https://HOST:PORT. Its secret key comes from AWS_SECRET_ACCESS_KEY or
+        /// standard input.
+        #[arg(long, value_name = "ENDPOINT")]
+        s3: Option<String>,
+        /// The bucket. It must be there.
+        #[arg(long, value_name = "NAME", conflicts_with = "directory")]
+        bucket: Option<String>,
+        /// Its region.
+        #[arg(long, value_name = "REGION", default_value = "us-east-1")]
+        region: String,
+        /// Under which everything lies in the bucket.
+        #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+        prefix: String,
+        /// The access key of the bucket: its public name.
+        #[arg(long, value_name = "ID", env = "AWS_ACCESS_KEY_ID", hide_env_values = true)]
+        access_key: Option<String>,
+        /// The backup key of what is there already, to restore from it on this server; - reads it from standard input.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// Where everything is kept.
+        #[arg(
+            long,
+            env = "STOA_DATA_DIR",
+            hide_env_values = true,
+            default_value = "/var/lib/stoa",
+            value_name = "DIR"
+        )]
+        data_dir: PathBuf,
+    },
+    /// Show it.
+    View {
+        /// Where everything is kept.
+        #[arg(
+            long,
+            env = "STOA_DATA_DIR",
+            hide_env_values = true,
+            default_value = "/var/lib/stoa",
+            value_name = "DIR"
+        )]
+        data_dir: PathBuf,
+    },
+    /// Write backups there no more. What is there stays there.
+    Remove {
+        /// Repeat the fingerprint of the key instead of being asked.
+        #[arg(long, value_name = "FINGERPRINT")]
+        confirm: Option<String>,
+        /// Where everything is kept.
+        #[arg(
+            long,
+            env = "STOA_DATA_DIR",
+            hide_env_values = true,
+            default_value = "/var/lib/stoa",
+            value_name = "DIR"
+        )]
+        data_dir: PathBuf,
+    },
+}
+
+/// What `stoa server backup-key` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BackupKeyCommand {
+    /// Show that you have the key: it is read from a terminal, a file or standard input, and compared.
+    Check {
+        /// Where it is; without it, it is asked for or read from standard input.
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// Where everything is kept.
+        #[arg(
+            long,
+            env = "STOA_DATA_DIR",
+            hide_env_values = true,
+            default_value = "/var/lib/stoa",
+            value_name = "DIR"
+        )]
+        data_dir: PathBuf,
+    },
 }
 
 /// Arguments of `stoa server rotate-key`.

@@ -14,6 +14,7 @@ mod databases;
 mod deploy;
 mod device;
 mod drills;
+mod elsewhere;
 mod events;
 mod exec;
 mod export;
@@ -49,7 +50,8 @@ use clap::{CommandFactory as _, FromArgMatches as _, ValueEnum as _};
 
 use args::Color;
 pub use args::{
-    Cli, Command, DoctorArgs, DownArgs, Globals, Remote, RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
+    BackupKeyCommand, BackupTargetCommand, Cli, Command, DoctorArgs, DownArgs, Globals, Remote,
+    RotateKeyArgs, ServerCommand, UpArgs, UpgradeArgs,
 };
 pub use failure::{Code, Failure};
 pub use output::data as print;
@@ -113,19 +115,29 @@ fn color_of(arguments: &[OsString]) -> Color {
 /// Does a command that asks a server, and says how it went.
 #[must_use]
 pub fn run(globals: &Globals, command: &Remote) -> ExitCode {
-    match perform(globals, command) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            failure.report(globals.json);
-            failure.exit_code()
-        }
-    }
+    exit(globals, perform(globals, command))
 }
 
 /// Does `stoa server rotate-key`, as root on the host, and says how it went.
 #[must_use]
 pub fn rotate_key(globals: &Globals, args: &RotateKeyArgs) -> ExitCode {
-    match keys::rotate(globals, args) {
+    exit(globals, keys::rotate(globals, args))
+}
+
+/// Does `stoa server backup-target`, as root on the host, and says how it went.
+#[must_use]
+pub fn backup_target(globals: &Globals, command: &BackupTargetCommand) -> ExitCode {
+    exit(globals, elsewhere::target(globals, command))
+}
+
+/// Does `stoa server backup-key`, as root on the host, and says how it went.
+#[must_use]
+pub fn backup_key(globals: &Globals, command: &BackupKeyCommand) -> ExitCode {
+    exit(globals, elsewhere::key(globals, command))
+}
+
+fn exit(globals: &Globals, result: Result<u8, Failure>) -> ExitCode {
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(globals.json);

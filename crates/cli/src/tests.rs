@@ -324,7 +324,9 @@ fn words_of(text: &str) -> Vec<&str> {
         {
             continue;
         }
-        let end = word.find(|c: char| !c.is_ascii_lowercase() && c != '-');
+        let is_option = word.starts_with("--");
+        let is_part = |c: char| c.is_ascii_lowercase() || c == '-' || is_option && c.is_ascii_digit();
+        let end = word.find(|c: char| !is_part(c));
         words.push(&word[..end.unwrap_or(word.len())]);
         if end.is_some() {
             break;

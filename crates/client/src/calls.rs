@@ -4,18 +4,19 @@ use std::fs::File;
 
 use api::endpoints as e;
 use api::{
-    AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, Claim,
-    CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice, CreateEnvironment, CreateImage,
-    CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore, CreateSession, CreateToken,
-    CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials, DatabasePage, Device,
-    DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage, Exec, FetchSession, Identity,
-    IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
+    AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, BackupTarget,
+    CheckBackupKey, Claim, CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice,
+    CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore,
+    CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials,
+    DatabasePage, Device, DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage, Exec, FetchSession,
+    Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
     InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
     MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
-    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutIdentityProvider, PutPassword,
-    PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, Role, Rollback, Run, Secret,
-    SecretChange, SecretPage, SecretsChange, Server, SessionPage, SignedIn, Token, TokenPage, Upload, User,
-    UserPage, Whoami,
+    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget, PutIdentityProvider,
+    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget,
+    Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
+    SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, Upload, User, UserPage,
+    Whoami,
 };
 
 use crate::error::Error;
@@ -417,6 +418,13 @@ impl Client {
     ) -> Result<Operation, Error> {
         self.call(&e::DATABASE_PROMOTE, &at.with([database]), &[], Some(body))
     }
+    pub fn database_restore_from_target(
+        &self,
+        at: &Place,
+        body: &RestoreFromTarget,
+    ) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_RESTORE_FROM_TARGET, &at.with([]), &[], Some(body))
+    }
     pub fn database_credentials(&self, at: &Place, database: &str) -> Result<DatabaseCredentials, Error> {
         self.call(&e::DATABASE_CREDENTIALS, &at.with([database]), &[], NONE)
     }
@@ -450,6 +458,21 @@ impl Client {
     }
     pub fn master_key(&self) -> Result<MasterKey, Error> {
         self.call(&e::MASTER_KEY_VIEW, &[], &[], NONE)
+    }
+    pub fn backup_target(&self) -> Result<BackupTarget, Error> {
+        self.call(&e::BACKUP_TARGET_VIEW, &[], &[], NONE)
+    }
+    pub fn backup_target_put(&self, body: &PutBackupTarget) -> Result<SetBackupTarget, Error> {
+        self.call(&e::BACKUP_TARGET_PUT, &[], &[], Some(body))
+    }
+    pub fn backup_target_delete(&self) -> Result<(), Error> {
+        self.call_empty(&e::BACKUP_TARGET_DELETE, &[])
+    }
+    pub fn backup_key_check(&self, body: &CheckBackupKey) -> Result<BackupTarget, Error> {
+        self.call(&e::BACKUP_KEY_CHECK, &[], &[], Some(body))
+    }
+    pub fn target_databases(&self) -> Result<Vec<TargetDatabase>, Error> {
+        self.all::<TargetDatabasePage>(&e::TARGET_DATABASE_LIST, &[])
     }
     pub fn master_key_rotate(&self) -> Result<Operation, Error> {
         self.call(&e::MASTER_KEY_ROTATE, &[], &[], NONE)

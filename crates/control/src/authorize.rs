@@ -416,20 +416,24 @@ pub fn admit(
 ) -> Result<(), ControlError> {
     control.read(|tx| {
         let rights = Rights::of(tx, actor)?;
+        let path = match (named.org, named.project, named.environment) {
+            (Some(org), Some(project), Some(environment)) => Some(EnvPath {
+                org: org.to_owned(),
+                project: project.to_owned(),
+                environment: environment.to_owned(),
+            }),
+            _less => None,
+        };
         if reach == Reach::Installation {
-            named
-                .org
-                .map(|org| rights.org(tx, Action::See, org))
-                .transpose()?;
+            match (&path, named.org) {
+                (Some(path), _) => rights.environment(tx, Action::Read, path).map(drop)?,
+                (None, Some(org)) => rights.org(tx, Action::See, org).map(drop)?,
+                (None, None) => {}
+            }
             return rights.demand(action, Realm::Installation, "installation", "");
         }
-        match (named.org, named.project, named.environment) {
-            (Some(org), Some(project), Some(environment)) => {
-                let path = EnvPath {
-                    org: org.to_owned(),
-                    project: project.to_owned(),
-                    environment: environment.to_owned(),
-                };
+        match (named.org, named.project, path) {
+            (Some(_), Some(_), Some(path)) => {
                 let scope = rights.environment(tx, Action::Read, &path)?;
                 named.app.map(|app| scope.app(tx, app)).transpose()?;
                 named.database.map(|name| scope.database(tx, name)).transpose()?;

@@ -193,6 +193,9 @@ impl ControlError {
                 "identity" => "see what is there: stoa identities ls".to_owned(),
                 "user" | "member" => "see who is there: stoa members ls".to_owned(),
                 "org" | "project" | "environment" => "see what is there: stoa orgs ls".to_owned(),
+                "backup target" => {
+                    "set one: stoa server backup-target set --directory PATH, or --s3 ENDPOINT --bucket NAME".to_owned()
+                }
                 "instance" => "see what runs: stoa ps".to_owned(),
                 _ => "see what is there: stoa status".to_owned(),
             },

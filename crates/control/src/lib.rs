@@ -10,6 +10,7 @@ pub mod apps;
 pub mod audit;
 pub mod authorize;
 pub mod databases;
+pub mod elsewhere;
 pub mod error;
 pub mod events;
 pub mod idempotency;

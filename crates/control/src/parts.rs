@@ -10,6 +10,7 @@ use store::Store;
 
 use crate::bell::Bell;
 use crate::clock::Clock;
+use crate::elsewhere::Uploads;
 use crate::operations::Open;
 use crate::people::Door;
 use crate::routes::EdgeLink;
@@ -30,6 +31,8 @@ pub struct Parts {
     pub bell: Arc<Bell>,
     /// What time it is.
     pub clock: Clock,
+    /// How far backups are on the target elsewhere.
+    pub uploads: Arc<Uploads>,
     /// What the door asks before anything else.
     pub door: Arc<Door>,
 }
@@ -50,6 +53,7 @@ impl Parts {
             settings,
             bell: Arc::default(),
             clock: Clock::default(),
+            uploads: Arc::default(),
             door: Arc::default(),
         }
     }
@@ -66,6 +70,7 @@ pub struct Control {
     pub(crate) clock: Clock,
     /// The operations that have not settled.
     pub(crate) open: Open,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) door: Arc<Door>,
 }
 
@@ -80,6 +85,7 @@ impl Control {
             settings,
             bell,
             clock,
+            uploads,
             door,
         } = parts;
         Self {
@@ -90,6 +96,7 @@ impl Control {
             bell,
             clock,
             open: Open::default(),
+            uploads,
             door,
         }
     }

@@ -22,7 +22,7 @@ const ROLE: &str = "stoa_archive";
 /// Where a stretch is inside of the receiver's instance.
 const TARGET: &str = "/var/lib/postgresql/archive";
 /// What `pg_receivewal` calls the segment it is at.
-const OPEN: &str = ".partial";
+pub(crate) const OPEN: &str = ".partial";
 /// Says until when everything is in a stretch.
 const COMPLETE: &str = "complete";
 /// A server that vanished without a word, its network with it, is given up after some 20 s, not after the 15 minutes for

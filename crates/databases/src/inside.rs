@@ -55,6 +55,17 @@ impl Inside {
         Ok(file)
     }
 
+    /// A directory that was not there.
+    pub(crate) fn make_directory(&self, name: &str) -> io::Result<Self> {
+        rustix::fs::mkdirat(&self.0, name, Mode::RWXU)?;
+        self.below(name)
+    }
+
+    /// The directory itself.
+    pub(crate) fn as_file(&self) -> &File {
+        &self.0
+    }
+
     /// A file with this content, new or instead of the one that is there.
     pub(crate) fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
         self.remove(name)?;

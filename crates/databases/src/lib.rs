@@ -9,6 +9,7 @@
 pub mod archive;
 mod branch;
 pub mod canary;
+pub mod carry;
 mod cluster;
 mod control_file;
 mod drill;
@@ -26,7 +27,7 @@ pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
-pub use restore::{Replay, replay, supply};
+pub use restore::{Replay, ask_for_replay, replay, supply};
 pub use template::{
     Place, can_make, collect_templates, create_volume, ensure_image, ensure_template, find_image,
     find_template, prepare_spare,

@@ -50,6 +50,15 @@ pub fn supply(
 ) -> Result<(), DatabaseError> {
     let path = engine.volume_path(volume)?;
     archive::supply(engine, stretch, &path, first, last)?;
+    ask_for_replay(engine, volume)
+}
+
+/// Has a clone of a base replay the log that is in it when it starts.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn ask_for_replay(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
+    let path = engine.volume_path(volume)?;
     crate::manifest::remove(&path).map_err(DatabaseError::file("manifest"))?;
     let cluster = Inside::cluster(&path).map_err(DatabaseError::file("pgdata"))?;
     let signal = cluster.put("recovery.signal", b"").and_then(|()| cluster.sync());

@@ -217,6 +217,9 @@ pub struct Restored {
     pub of: DatabaseId,
     /// Its name at that time.
     pub name: Name,
+    /// The server whose backup on the target elsewhere it is; nothing when it is one of this server's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// What was asked for.
     pub target: Target,
     /// Where it got; nothing while it is under way.

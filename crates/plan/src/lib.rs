@@ -8,5 +8,6 @@ pub mod app;
 pub mod backoff;
 pub mod backup;
 pub mod drill;
+pub mod elsewhere;
 pub mod prune;
 pub mod storage;

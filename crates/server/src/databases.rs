@@ -7,7 +7,7 @@ use api::{
 };
 use control::databases::{self, DatabaseView, Wish};
 use control::{ControlError, volumes};
-use model::{Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, StorageFull, Target};
+use model::{Base, Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, StorageFull, Target};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -94,38 +94,43 @@ pub(crate) fn backups(call: &Call) -> Result<Reply, Refusal> {
     let found = databases::backups(call.control(), call.actor()?, &call.place()?, database)?;
     Reply::ok(&DatabaseBackups {
         receiving: found.is_receiving,
-        windows: found
-            .windows
-            .iter()
-            .map(|window| RestoreWindow {
-                from: window.from,
-                until: window.until,
-                from_lsn: window.from_lsn.to_string(),
-                until_lsn: window.until_lsn.to_string(),
-            })
-            .collect(),
-        bases: found
-            .bases
-            .iter()
-            .map(|(base, is_usable)| DatabaseBase {
-                number: base.number,
-                at: base.at,
-                lsn: base.lsn.to_string(),
-                usable: *is_usable,
-            })
-            .collect(),
-        gaps: found
-            .gaps
-            .iter()
-            .map(|gap| BackupGap {
-                after: gap.after.to_string(),
-                before: gap.before.to_string(),
-                since: gap.since,
-            })
-            .collect(),
+        windows: windows(&found.windows),
+        bases: bases(&found.bases),
+        gaps: gaps(&found.gaps),
         wal_bytes: found.wal.get(),
         keep_s: found.keep.as_ms() / 1000,
+        elsewhere: crate::elsewhere::of(&found),
     })
+}
+
+pub(crate) fn windows(all: &[databases::Window]) -> Vec<RestoreWindow> {
+    let wire = |window: &databases::Window| RestoreWindow {
+        from: window.from,
+        until: window.until,
+        from_lsn: window.from_lsn.to_string(),
+        until_lsn: window.until_lsn.to_string(),
+    };
+    all.iter().map(wire).collect()
+}
+
+/// Each with whether something can be restored from it.
+pub(crate) fn bases(all: &[(Base, bool)]) -> Vec<DatabaseBase> {
+    let wire = |(base, is_usable): &(Base, bool)| DatabaseBase {
+        number: base.number,
+        at: base.at,
+        lsn: base.lsn.to_string(),
+        usable: *is_usable,
+    };
+    all.iter().map(wire).collect()
+}
+
+pub(crate) fn gaps(all: &[databases::Gap]) -> Vec<BackupGap> {
+    let wire = |gap: &databases::Gap| BackupGap {
+        after: gap.after.to_string(),
+        before: gap.before.to_string(),
+        since: gap.since,
+    };
+    all.iter().map(wire).collect()
 }
 
 pub(crate) fn backup(call: &Call) -> Result<Reply, Refusal> {
@@ -136,11 +141,7 @@ pub(crate) fn backup(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn restore(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateRestore = call.needed_body()?;
-    let target = match &body.to {
-        RestoreTarget::Latest {} => Target::Latest,
-        RestoreTarget::Time { at } => Target::Time { at: *at },
-        RestoreTarget::Place { lsn } => Target::Lsn { lsn: place(lsn)? },
-    };
+    let target = target(&body.to)?;
     let accepted = databases::restore(
         call.control(),
         call.actor()?,
@@ -163,6 +164,15 @@ pub(crate) fn promote(call: &Call) -> Result<Reply, Refusal> {
         body.keep_s.map(Millis::seconds),
     )?;
     Reply::accepted(&accepted.operation)
+}
+
+/// What a restore aims at.
+pub(crate) fn target(to: &RestoreTarget) -> Result<Target, Refusal> {
+    Ok(match to {
+        RestoreTarget::Latest {} => Target::Latest,
+        RestoreTarget::Time { at } => Target::Time { at: *at },
+        RestoreTarget::Place { lsn } => Target::Lsn { lsn: place(lsn)? },
+    })
 }
 
 fn place(text: &str) -> Result<Lsn, Refusal> {
@@ -271,6 +281,7 @@ fn wire(view: &DatabaseView) -> api::Database {
         branches: view.branches.iter().map(ToString::to_string).collect(),
         restored_from: database.restored.as_ref().map(|restored| DatabaseRestored {
             database: restored.name.to_string(),
+            backup_server: restored.server.clone(),
             target: restored.target.to_string(),
             at: restored.reached.and_then(|reached| reached.at),
             lsn: restored.reached.map(|reached| reached.lsn.to_string()),

@@ -90,6 +90,7 @@ pub(crate) fn readiness(call: &Call) -> Result<Reply, Refusal> {
 #[allow(clippy::unnecessary_wraps, reason = "has the form of a handler")]
 pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
     let mut text = call.shared.metrics.text();
+    text.push_str(&crate::elsewhere::metrics(call.control()));
     match control::routes::requests(call.control()) {
         Ok(requests) => text.push_str(&crate::metrics::requests(&requests)),
         // What control itself counted is worth telling even while the edge restarts.

@@ -15,6 +15,7 @@ mod device;
 mod device_page;
 mod drills;
 mod dry_run;
+mod elsewhere;
 mod exec;
 mod html;
 mod idempotency;

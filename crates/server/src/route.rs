@@ -10,8 +10,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, device, device_page, drills, exec, images, installation, members, oidc, operations,
-    people, places, releases, sessions,
+    apps, databases, device, device_page, drills, elsewhere, exec, images, installation, members, oidc,
+    operations, people, places, releases, sessions,
 };
 use control::ExecStreams;
 
@@ -138,6 +138,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_DRILL_VIEW, Handler::Act(drills::view)),
     (&e::DATABASE_RESTORE, Handler::Act(databases::restore)),
     (&e::DATABASE_PROMOTE, Handler::Act(databases::promote)),
+    (&e::DATABASE_RESTORE_FROM_TARGET, Handler::Act(elsewhere::restore)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),
     (&e::VOLUME_LIST, Handler::Act(databases::volume_list)),
@@ -160,6 +161,11 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
         &e::MASTER_KEY_ROTATE,
         Handler::Act(installation::rotate_master_key),
     ),
+    (&e::BACKUP_TARGET_VIEW, Handler::Act(elsewhere::view)),
+    (&e::BACKUP_TARGET_PUT, Handler::Act(elsewhere::put)),
+    (&e::BACKUP_TARGET_DELETE, Handler::Act(elsewhere::delete)),
+    (&e::BACKUP_KEY_CHECK, Handler::Act(elsewhere::check_key)),
+    (&e::TARGET_DATABASE_LIST, Handler::Act(elsewhere::list)),
     (&e::HEALTH, Handler::Act(installation::health)),
     (&e::READINESS, Handler::Act(installation::readiness)),
     (&e::METRICS, Handler::Act(installation::metrics)),

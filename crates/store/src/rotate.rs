@@ -16,7 +16,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use model::{Database, IdentityProvider};
+use model::{BackupTarget, Database, IdentityProvider};
 use rusqlite::params;
 
 use crate::Store;
@@ -31,7 +31,7 @@ use crate::tx::{Keys, Now, ReadTx, WriteTx, number, to_db};
 /// Rows looked at in one transaction: other writers wait for it.
 const STEP: i64 = 200;
 /// The kinds of rows that hold sealed values, as a list for SQL.
-const HOLDERS: &str = "('secret', 'database', 'identity_provider')";
+const HOLDERS: &str = "('secret', 'database', 'identity_provider', 'backup_target')";
 
 /// A walk over everything that is sealed.
 #[derive(Debug, Default, Clone)]
@@ -169,6 +169,7 @@ impl Keys {
             SecretVersion::KIND => self.renew_row::<SecretVersion>(body, found),
             Database::KIND => self.renew_row::<Database>(body, found),
             IdentityProvider::KIND => self.renew_row::<IdentityProvider>(body, found),
+            BackupTarget::KIND => self.renew_row::<BackupTarget>(body, found),
             _ => None,
         }
     }
@@ -271,6 +272,7 @@ impl WriteTx {
                 let done = match kind.as_str() {
                     SecretVersion::KIND => self.put_back::<SecretVersion>(&kind, &id, &body),
                     IdentityProvider::KIND => self.put_back::<IdentityProvider>(&kind, &id, &body),
+                    BackupTarget::KIND => self.put_back::<BackupTarget>(&kind, &id, &body),
                     _ => self.put_back::<Database>(&kind, &id, &body),
                 };
                 match done {
@@ -357,7 +359,13 @@ mod tests {
     /// The kinds that the SQL names are those that `renew` knows.
     #[test]
     fn every_holder_is_in_the_list() {
-        for kind in [SecretVersion::KIND, Database::KIND, IdentityProvider::KIND] {
+        let kinds = [
+            SecretVersion::KIND,
+            Database::KIND,
+            IdentityProvider::KIND,
+            BackupTarget::KIND,
+        ];
+        for kind in kinds {
             assert!(HOLDERS.contains(&format!("'{kind}'")), "{kind}");
         }
     }

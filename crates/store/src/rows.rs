@@ -5,9 +5,9 @@
 use std::borrow::Cow;
 
 use model::{
-    App, AppId, Database, DatabaseId, Drill, EnvKey, Environment, EnvironmentId, Identity, IdentityProvider,
-    ImageDigest, Instance, Invitation, Membership, Operation, Org, Project, ProviderId, Purpose, Realm,
-    Release, SecretId, Session, Timestamp, Token, UploadId, User,
+    App, AppId, BackupTarget, Database, DatabaseId, Drill, EnvKey, Environment, EnvironmentId, Identity,
+    IdentityProvider, ImageDigest, Instance, Invitation, Membership, Operation, Org, Project, ProviderId,
+    Purpose, Realm, Release, SecretId, Session, Timestamp, Token, UploadId, User,
 };
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,7 @@ rows! {
     IdentityProvider, "identity_provider", |it| it.id.to_string(), { let _ = it; "" }, it.name.as_str();
     // By provider: the same subject is another one elsewhere.
     Identity, "identity", |it| it.id.to_string(), it.provider.to_string(), it.subject.as_str();
+    BackupTarget, "backup_target", |it| { let _ = it; BACKUP_TARGET }, { let _ = it; "" }, { let _ = it; BACKUP_TARGET };
     Claim, "claim", |it| it.hash.as_str(), { let _ = it; "" }, it.hash.as_str();
 }
 
@@ -222,6 +223,31 @@ impl Holder for IdentityProvider {
             })
             .into_iter()
             .collect()
+    }
+}
+
+/// The id of the only target there is; also whose its secrets are.
+pub const BACKUP_TARGET: &str = "backup-target";
+/// The name the key of the backup is sealed under.
+pub const BACKUP_KEY: &str = "key";
+/// The name the secret key of a bucket is sealed under.
+pub const BUCKET_SECRET: &str = "secret";
+
+impl Holder for BackupTarget {
+    fn inside(&mut self) -> Vec<Inside<'_>> {
+        let version = self.version;
+        let place = |name, sealed| Inside {
+            tenant: BACKUP_TARGET.to_owned(),
+            name,
+            version,
+            sealed,
+        };
+        let mut all = vec![place(BACKUP_KEY, &mut self.key)];
+        // A directory has none.
+        if !self.secret.is_empty() {
+            all.push(place(BUCKET_SECRET, &mut self.secret));
+        }
+        all
     }
 }
 

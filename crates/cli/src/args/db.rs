@@ -94,7 +94,11 @@ pub enum DbCommand {
     /// Show what it can be restored to, its bases, and what is missing.
     Backups {
         /// Its name.
-        name: String,
+        #[arg(required_unless_present = "target")]
+        name: Option<String>,
+        /// Show what is on the target elsewhere instead: this server's databases and others'.
+        #[arg(long, conflicts_with = "name")]
+        target: bool,
     },
     /// Prove its backup now: restore it into a throw-away instance and look. It is done by itself each day.
     Drill {
@@ -112,10 +116,13 @@ pub enum DbCommand {
         drill: Option<String>,
     },
     /// Restore it into a new database, as of a time, a place in its log, or the latest. It stays as it is.
-    #[command(group = ArgGroup::new("target").required(true).args(["at", "lsn", "latest"]))]
+    #[command(group = ArgGroup::new("moment").required(true).args(["at", "lsn", "latest"]))]
     Restore {
         /// Whose backup.
         name: String,
+        /// From the target elsewhere: the name or id that `stoa db backups --target` shows.
+        #[arg(long)]
+        from_target: bool,
         /// The name of the new database.
         #[arg(long = "as", value_name = "NEW")]
         new: Name,

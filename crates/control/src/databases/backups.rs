@@ -17,6 +17,7 @@ use store::secret::{Sealed, Secret};
 
 use super::need_active;
 use crate::authorize::{self, EnvPath};
+use crate::elsewhere::Progress;
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError, rehearsal};
 
@@ -41,6 +42,21 @@ pub struct Backups {
     pub is_receiving: bool,
     /// How far back is kept.
     pub keep: Millis,
+    /// How far it is on the target elsewhere, if there is one.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// How far the backup of a database is on the target elsewhere.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// The target.
+    pub place: model::TargetPlace,
+    /// Whether somebody proved to have the key elsewhere.
+    pub is_escrowed: bool,
+    /// How far it is.
+    pub progress: Progress,
+    /// It has not been up to date for long.
+    pub is_stale: bool,
 }
 
 /// The name of the volume of a stretch of a database's log.
@@ -131,28 +147,7 @@ pub fn backups(
     })?;
     let database = database.row;
     refuse_branch(&database)?;
-    let mut is_receiving = false;
-    if let Some(server) = server_of(control, database.id)?
-        && database.archive.is_some()
-    {
-        let psql = Psql {
-            engine: &*control.engine,
-            instance: server.id,
-        };
-        let now = Timestamp::now();
-        // One that does not answer now has its backup all the same.
-        if let Ok(seen) = ::databases::archive::look(psql) {
-            is_receiving = seen.is_connected && !seen.is_lost;
-            if is_received(seen.received, seen.written) {
-                note(
-                    control,
-                    &database,
-                    Timestamp::from_ms(now.as_ms().saturating_sub(WRITTEN_AFTER.as_ms())),
-                    seen.written,
-                );
-            }
-        }
-    }
+    let is_receiving = freshen(control, &database)?;
     let found = catalogue(control, &database)?;
     let of_use = |base: &Base| backup::run_of(base, &found.runs).is_some();
     let files = found.stretches.iter().flat_map(|stretch| &stretch.files);
@@ -167,7 +162,37 @@ pub fn backups(
         wal: Bytes::new(files.map(|file| file.bytes).sum()),
         is_receiving,
         keep: backup::KEEP,
+        elsewhere: crate::elsewhere::row(control)?.map(|target| {
+            let (progress, is_stale) = control.uploads.of(database.id);
+            Elsewhere {
+                place: target.place,
+                is_escrowed: target.escrowed_at.is_some(),
+                progress,
+                is_stale,
+            }
+        }),
     })
+}
+
+/// Asks the server how far its archive is, and notes it. Whether it is received now; one that does not answer has its
+/// backup all the same.
+pub(crate) fn freshen(control: &Control, database: &Database) -> Result<bool, ControlError> {
+    let Some(server) = server_of(control, database.id)?.filter(|_| database.archive.is_some()) else {
+        return Ok(false);
+    };
+    let psql = Psql {
+        engine: &*control.engine,
+        instance: server.id,
+    };
+    let now = Timestamp::now();
+    let Ok(seen) = ::databases::archive::look(psql) else {
+        return Ok(false);
+    };
+    if is_received(seen.received, seen.written) {
+        let committed = Timestamp::from_ms(now.as_ms().saturating_sub(WRITTEN_AFTER.as_ms()));
+        note(control, database, committed, seen.written);
+    }
+    Ok(seen.is_connected && !seen.is_lost)
 }
 
 fn is_received(received: Option<Lsn>, written: Lsn) -> bool {
@@ -277,7 +302,8 @@ pub fn restore(
     let found = catalogue(control, &before)?;
     // Where the latest lies is seen when it is done.
     if target != Target::Latest && backup::way(&found.bases, &found.runs, target).is_none() {
-        return Err(outside(&before, &found, target));
+        let windows = backup::windows(&found.bases, &found.runs);
+        return Err(outside(&before.name, &windows, target));
     }
     control.mutate(actor, "database.restore", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
@@ -304,6 +330,7 @@ pub fn restore(
             restored: Some(Restored {
                 of: of.id,
                 name: of.name,
+                server: None,
                 target,
                 reached: None,
             }),
@@ -321,9 +348,7 @@ pub fn restore(
 }
 
 /// Says what can be restored where something cannot.
-pub(crate) fn outside(database: &Database, found: &Catalogue, target: Target) -> ControlError {
-    let windows = backup::windows(&found.bases, &found.runs);
-    let name = &database.name;
+pub(crate) fn outside(name: &Name, windows: &[Window], target: Target) -> ControlError {
     let by_place = matches!(target, Target::Lsn { .. });
     let kept: Vec<String> = windows
         .iter()

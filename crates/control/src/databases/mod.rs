@@ -19,6 +19,8 @@ use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError, rehearsal};
 
+pub use plan::backup::{Gap, Window};
+
 pub use backups::{Backups, backup, backups, restore};
 pub use branches::{branch, reset};
 pub(crate) use branches::{branches_of, joined};
@@ -85,9 +87,9 @@ impl Connection {
 /// replaced.
 const LIVES: std::ops::RangeInclusive<Millis> = Millis::seconds(60)..=Millis::seconds(365 * 24 * 3600);
 /// Budget of a database's volume unless asked otherwise.
-const SIZE: Bytes = Bytes::mi(10 * 1024);
+pub(crate) const SIZE: Bytes = Bytes::mi(10 * 1024);
 /// Memory of a database's instance unless asked otherwise.
-const MEMORY: Bytes = Bytes::mi(256);
+pub(crate) const MEMORY: Bytes = Bytes::mi(256);
 /// Least memory in which PostgreSQL starts and serves some connections.
 const MEMORY_LEAST: Bytes = Bytes::mi(64);
 

@@ -4,9 +4,11 @@ mod archive;
 mod branch;
 mod drill;
 mod due;
+mod fetch;
 mod promote;
 mod restore;
 mod rotate;
+mod upload;
 mod wait;
 
 use std::collections::BTreeSet;
@@ -27,6 +29,7 @@ pub(super) use archive::watch as watch_archives;
 pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
 pub(super) use promote::is_switched;
+pub(super) use upload::watch as watch_uploads;
 
 use super::Facts;
 use super::workers::{Job, Workers};

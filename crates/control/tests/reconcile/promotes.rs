@@ -51,6 +51,7 @@ fn furnished() -> (World, Database, Database) {
     before.restored = Some(Restored {
         of: main.id,
         name: main.name.clone(),
+        server: None,
         target: Target::Time { at: main.created_at },
         reached: None,
     });

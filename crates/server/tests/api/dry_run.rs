@@ -134,6 +134,22 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ),
         ("image_delete", Value::Null, "image"),
         ("operation_cancel", Value::Null, "operation"),
+        (
+            "database_restore_from_target",
+            json!({"database": "main", "name": "back", "to": {"kind": "latest"}}),
+            "database",
+        ),
+        (
+            "backup_target_put",
+            json!({"place": {"kind": "directory", "path": "ELSEWHERE"}}),
+            "backup_target",
+        ),
+        ("backup_target_delete", Value::Null, "backup_target"),
+        (
+            "backup_key_check",
+            json!({"backup_key": BACKUP_KEY}),
+            "backup_target",
+        ),
         ("master_key_rotate", Value::Null, "operation"),
     ]
     .into_iter()
@@ -141,6 +157,9 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
     .collect()
 }
 
+/// Seven in each byte, and its check sum.
+const BACKUP_KEY: &str =
+    "stoa-backup-key:0707070707070707070707070707070707070707070707070707070707070707:04dea595";
 const CLAIM: &str = "stoa_claim_0";
 const INVITATION: &str = "stoa_inv_0";
 const ADA: &str = "ada@example.org";
@@ -204,6 +223,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
     before.restored = Some(model::Restored {
         of: database,
         name: name("main"),
+        server: None,
         target: model::Target::Latest,
         reached: None,
     });
@@ -222,6 +242,23 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         release: None,
         outcome: None,
         exit_code: None,
+    });
+    let sealed = world.parts.store.write(store::Now::at(at.as_ms()), |tx| {
+        let key = store::Secret::new(BACKUP_KEY.as_bytes().to_vec());
+        tx.seal(store::rows::BACKUP_TARGET, store::rows::BACKUP_KEY, 1, &key)
+            .map_err(store::StoreError::from)
+    });
+    world.put(&model::BackupTarget {
+        place: model::TargetPlace::Directory {
+            path: world.elsewhere.path().to_string_lossy().into_owned(),
+        },
+        server: "0".repeat(32),
+        fingerprint: "428ef498cd619056".to_owned(),
+        version: 1,
+        key: sealed.expect("sealed").0,
+        secret: Vec::new(),
+        escrowed_at: None,
+        since: at,
     });
     let hash = Sha256::digest(CLAIM.as_bytes());
     world.put(&Claim {
@@ -244,6 +281,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         .secret_put(&super::place(), "shop", "KEY", &secret)
         .expect("a secret");
     let (session, people) = people(&world);
+    let elsewhere = world.elsewhere.path().to_string_lossy().into_owned();
     let known = [
         ("org", "default".to_owned()),
         ("project", "default".to_owned()),
@@ -260,6 +298,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         ("user", ADA.to_owned()),
         ("empty", "empty".to_owned()),
         ("cookie", session),
+        ("elsewhere", elsewhere),
     ];
     (world, known.into_iter().chain(people).collect())
 }
@@ -568,7 +607,8 @@ fn mutations(known: &BTreeMap<&'static str, String>) -> Vec<Mutation> {
                     body.to_string()
                         .replace("DEVICE", &known["device"])
                         .replace("PROVEN", &known["proven"])
-                        .replace("UNLINKED", &known["unlinked"]),
+                        .replace("UNLINKED", &known["unlinked"])
+                        .replace("ELSEWHERE", &known["elsewhere"]),
                     "application/json",
                 ),
             };
@@ -658,15 +698,18 @@ fn without_dry_run_the_same_requests_change_something() {
             headers,
             ..
         } = mutation;
-        // Hands the connection over, or needs an instance that is real.
-        if matches!(id.as_str(), "instance_exec" | "database_exec") {
+        // Hands the connection over, or needs an instance or a backup that is real.
+        if matches!(
+            id.as_str(),
+            "instance_exec" | "database_exec" | "database_restore_from_target"
+        ) {
             continue;
         }
         let (world, here) = furnished();
         let path = known.iter().fold(path, |path, (parameter, value)| {
             path.replace(value, &here[parameter])
         });
-        let body = ["device", "code", "proven", "unlinked"]
+        let body = ["device", "code", "proven", "unlinked", "elsewhere"]
             .iter()
             .fold(body, |body, what| body.replace(&known[what], &here[what]));
         let token = world.token(api::Role::Owner);

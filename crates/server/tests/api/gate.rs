@@ -30,8 +30,10 @@ enum At {
     Somewhere,
     /// In the whole installation.
     Installation,
+    /// In the whole installation, and its path names a project.
+    Both,
 }
-use At::{Anybody, Installation, Open, Org, Project, Somewhere};
+use At::{Anybody, Both, Installation, Open, Org, Project, Somewhere};
 
 /// The least role. Knowing of an org or project needs any role in it or below it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -148,6 +150,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_drill_view", Project, Viewer),
     ("database_restore", Project, Developer),
     ("database_promote", Project, Developer),
+    ("database_restore_from_target", Both, Admin),
     ("database_credentials_view", Project, Developer),
     ("database_exec", Project, Developer),
     ("volume_list", Project, Viewer),
@@ -165,6 +168,11 @@ const ROWS: &[(&str, At, Least)] = &[
     ("node_list", Somewhere, Viewer),
     ("node_view", Somewhere, Viewer),
     ("server_view", Somewhere, Viewer),
+    ("backup_target_view", Installation, Admin),
+    ("backup_target_put", Installation, Admin),
+    ("backup_target_delete", Installation, Admin),
+    ("backup_key_check", Installation, Admin),
+    ("target_database_list", Installation, Admin),
     ("master_key_view", Installation, Admin),
     ("master_key_rotate", Installation, Admin),
     ("health_view", Open, Any),
@@ -377,22 +385,22 @@ fn expected(who: &Who, at: At, least: Least, target: Target, has_org: bool) -> u
     if has_org && (target == Target::Absent || !is_near) {
         return 404;
     }
+    let in_project = match target {
+        Target::Side => in_org.max(who.side),
+        Target::Own | Target::Absent => in_org,
+    };
     match at {
         Open | Anybody => 422,
         Somewhere => passes(strongest),
         Installation => passes(who.whole),
+        Both if in_project.is_none() => 404,
+        Both => passes(who.whole),
         Org if least == Any => 422,
         Org => passes(in_org),
-        Project => {
-            let in_project = match target {
-                Target::Side => in_org.max(who.side),
-                Target::Own | Target::Absent => in_org,
-            };
-            match in_project {
-                None => 404,
-                role => passes(role),
-            }
-        }
+        Project => match in_project {
+            None => 404,
+            role => passes(role),
+        },
     }
 }
 

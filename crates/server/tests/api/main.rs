@@ -48,6 +48,8 @@ struct World {
     engine: Arc<engine::simulated::Simulated>,
     address: SocketAddr,
     dir: tempfile::TempDir,
+    /// Where backups are also written to.
+    elsewhere: tempfile::TempDir,
     stop: Arc<AtomicBool>,
     reconciler: Option<std::thread::JoinHandle<()>>,
     _turn: Turn,
@@ -104,6 +106,7 @@ impl World {
             engine,
             address,
             dir,
+            elsewhere: tempfile::tempdir().expect("a directory"),
             stop: Arc::default(),
             reconciler: None,
             _turn: turn,

@@ -40,7 +40,11 @@ fn restore(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         engine.remove_volume(&volume_of(id))?;
         let volume = super::branch::making(id);
         engine.remove_volume(&volume)?;
-        if let Err(cause) = bring_back(job, &database, &from, &volume) {
+        let brought = match &from.server {
+            None => bring_back(job, &database, &from, &volume),
+            Some(server) => super::fetch::bring_back(job, &database, &from, server, &volume),
+        };
+        if let Err(cause) = brought {
             drop(engine.remove_volume(&volume));
             return Err(cause);
         }
@@ -70,7 +74,10 @@ fn bring_back(job: &Job, database: &Database, from: &Restored, volume: &str) -> 
     let engine = &*control.engine;
     let (source, found) = wait_way(job, from)?;
     let way = plan::backup::way(&found.bases, &found.runs, from.target);
-    let way = way.ok_or_else(|| backups::outside(&source, &found, from.target))?;
+    let way = way.ok_or_else(|| {
+        let windows = plan::backup::windows(&found.bases, &found.runs);
+        backups::outside(&source.name, &windows, from.target)
+    })?;
     let (base, run) = (way.base, way.run);
     let step = format!("copying base {} of {}, taken {}", base.number, from.name, base.at);
     operations::step(control, job.operation, &step)?;
@@ -147,7 +154,12 @@ fn source_of(control: &Control, from: &Restored) -> Result<Database, ControlErro
 }
 
 /// Up to where the log is handed over.
-fn last_needed(first: Segment, run: &plan::backup::Run, bases: &[model::Base], target: Target) -> Segment {
+pub(super) fn last_needed(
+    first: Segment,
+    run: &plan::backup::Run,
+    bases: &[model::Base],
+    target: Target,
+) -> Segment {
     let is_later = |base: &&model::Base| match target {
         Target::Latest => false,
         Target::Time { at } => base.at > at,
