@@ -401,11 +401,19 @@ fn requests_wait_for_an_instance_and_are_then_refused() {
     );
 }
 
+/// A socket that has its port to itself and refuses connections until it listens.
+fn bound() -> TcpListener {
+    use rustix::net::{AddressFamily, SocketType};
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    rustix::net::bind(&socket, &any).unwrap();
+    TcpListener::from(socket)
+}
+
 #[test]
 fn an_instance_that_refuses_connections_is_passed_over_or_waited_for() {
-    let (good, late) = (Backend::start("good"), TcpListener::bind("127.0.0.1:0").unwrap());
+    let (good, late) = (Backend::start("good"), bound());
     let address = late.local_addr().unwrap();
-    drop(late);
     let edge = Edge::start();
     let mut table = table(1, &[("a", &[&good]), ("only-late", &[])]);
     table.services[0].targets.push(target("gone", address));
@@ -421,7 +429,8 @@ fn an_instance_that_refuses_connections_is_passed_over_or_waited_for() {
     wait_for("a refused connection", || {
         (metrics(&edge)["only-late"].refused_connects >= 1).then_some(())
     });
-    let _late = Backend::on("late", TcpListener::bind(address).unwrap());
+    rustix::net::listen(&late, 128).unwrap();
+    let _late = Backend::on("late", late);
     assert_eq!(wire.answer().1.lines().next(), Some("late"));
 }
 
