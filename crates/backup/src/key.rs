@@ -14,6 +14,7 @@ use crate::BackupError;
 const HEAD: &str = "stoa-backup-key";
 const CHECK_BYTES: usize = 4;
 const FINGERPRINT_BYTES: usize = 8;
+const MARK_BYTES: usize = 16;
 
 /// 256 random bits. Everything that leaves the machine is sealed with what is derived from them.
 #[derive(Clone)]
@@ -59,6 +60,14 @@ impl Key {
             <Hmac<Sha256> as Mac>::new_from_slice(&self.0[..]).expect("HMAC takes keys of any length");
         mac.update(purpose.as_bytes());
         Zeroizing::new(mac.finalize().into_bytes().into())
+    }
+
+    /// A mark of a content: who has the key tells by it whether a content is the same, and nobody else can.
+    pub(crate) fn mark(&self, content: &[u8]) -> String {
+        let key = self.derive("stoa-backup: content mark 1");
+        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&key[..]).expect("HMAC takes keys of any length");
+        mac.update(content);
+        hex(&mac.finalize().into_bytes()[..MARK_BYTES])
     }
 
     fn check(&self) -> [u8; CHECK_BYTES] {
@@ -133,6 +142,15 @@ mod tests {
             assert_eq!(wrong.parse::<Key>().err(), Some(KeyError::Form), "{wrong}");
         }
         assert!(!format!("{key:?}").contains(&text[16..80]));
+    }
+
+    #[test]
+    fn a_mark_tells_contents_apart_under_one_key_only() {
+        let (key, other) = (Key::fresh().expect("a key"), Key::fresh().expect("a key"));
+        assert_eq!(key.mark(b"rows"), key.mark(b"rows"));
+        assert_ne!(key.mark(b"rows"), key.mark(b"other rows"));
+        assert_ne!(key.mark(b"rows"), other.mark(b"rows"));
+        assert_eq!(key.mark(b"").len(), 2 * MARK_BYTES);
     }
 
     /// What was sealed by an earlier version opens: neither its text nor its name may change.

@@ -5,14 +5,14 @@
 //! stoa-backup-1/SERVER/DATABASE/catalogue                 what there is of a database
 //!                              /wal/STRETCH/SEGMENT       a closed segment
 //!                              /wal/STRETCH/SEGMENT.TIME  one as far as it was received then
-//!                              /base/NUMBER/PART-HASH     a part of a base
+//!                              /base/NUMBER/PART-MARK     a part of a base
 //!                              /base/NUMBER/manifest      all of them; written last
 //! ```
 //! Names that PostgreSQL, people or the host chose are in no name: only ids and numbers.
 
 use model::{DatabaseId, Segment, Timestamp};
 
-use crate::{BackupError, Target};
+use crate::{BackupError, Key, Target};
 
 /// Under which everything lies.
 pub const ROOT: &str = "stoa-backup-1/";
@@ -74,11 +74,11 @@ impl Names {
         format!("{}base/{number:06}/", self.database(id))
     }
 
-    /// A part of a base; what is in it is in its name, so that one that was put need not be put again.
+    /// A part of a base; a mark of what is in it is in its name, so that one that was put need not be put again. Who has not
+    /// the key learns nothing by it.
     #[must_use]
-    pub fn part(&self, id: DatabaseId, number: u64, part: u64, content: &[u8]) -> String {
-        let hash = crate::key::sha256(content);
-        format!("{}{part:06}-{}", self.base(id, number), &hash[..16])
+    pub fn part(&self, id: DatabaseId, number: u64, part: u64, content: &[u8], key: &Key) -> String {
+        format!("{}{part:06}-{}", self.base(id, number), key.mark(content))
     }
 
     /// All parts of a base.

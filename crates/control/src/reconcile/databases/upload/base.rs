@@ -204,11 +204,14 @@ impl Parts<'_, '_> {
             return Err(GivenUp::Unwanted);
         }
         let index = self.put.len() as u64;
-        let name = self
-            .uploader
-            .names
-            .part(self.id, self.number, index, &self.buffer);
-        // Its content is in its name.
+        let name = self.uploader.names.part(
+            self.id,
+            self.number,
+            index,
+            &self.buffer,
+            &self.uploader.ready.key,
+        );
+        // A mark of its content is in its name.
         let bytes = match self.there.get(&name) {
             Some(bytes) => *bytes,
             None => self
