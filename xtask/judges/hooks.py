@@ -11,7 +11,9 @@ PAGE = re.compile(r"^[1-9][0-9]{0,14}\.[ -~]{1,200}\Z")
 NAME = re.compile(r"^[a-z]([a-z0-9-]{0,37}[a-z0-9])?\Z")
 VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 MOMENT = re.compile(r"^([0-9]{1,6}(ms|s|m|h|d)|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z)\Z")
-ADDRESS = re.compile(r"^[^@]{1,64}@")
+ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+ADDRESS = re.compile(rf"^(?=[^@]{{1,64}}@){ATOM}(\.{ATOM})*@{LABEL}(\.{LABEL})*\Z")
 DEVELOPER = ["read", "deploy", "configure", "read_secrets", "manage"]
 # What each role may be limited to.
 ROLES = {
@@ -107,7 +109,7 @@ def body(known):
 
 
     if isinstance(known.get("email"), str) and not ADDRESS.match(known["email"]):
-        # What stands before the @ has at most 64 characters.
+        # What stands before the @ has at most 64 characters; a form takes any text, to say on its page what is wrong.
         known["email"] = "ada@example.org"
     if isinstance(known.get("scopes"), list):
         allowed = ROLES[known.get("role") or "owner"]

@@ -35,7 +35,7 @@ pub enum BackupPlace {
     #[schema(title = "DirectoryPlace")]
     Directory {
         /// Its path from the root. It must be there.
-        #[schema(max_length = 4096)]
+        #[schema(pattern = "^/", max_length = 4096)]
         path: String,
     },
     /// A bucket of a server that speaks S3.

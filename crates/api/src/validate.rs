@@ -179,6 +179,8 @@ const MAJOR: &str = "^[0-9]{1,3}$";
 const PACKAGE: &str = "^[A-Za-z0-9][A-Za-z0-9+.:-]*$";
 /// The pattern of a place in a write-ahead log.
 const LSN: &str = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$";
+/// The pattern of a path on the host.
+const ROOTED: &str = "^/";
 
 /// The pattern of the name of an image: visible ASCII, not beginning with `-`.
 const IMAGE: &str = "^[!-,.-~][!-~]*$";
@@ -195,6 +197,8 @@ fn mismatch(pattern: &str, text: &str) -> Option<String> {
         LSN => return text.parse::<model::Lsn>().err().map(|why| why.to_string()),
         IMAGE => !text.starts_with('-') && text.bytes().all(|b| b.is_ascii_graphic()),
         EMAIL => return text.parse::<model::Email>().err().map(|why| why.to_string()),
+        ROOTED if !text.starts_with('/') => return Some("write the whole path, from /".to_owned()),
+        ROOTED => true,
         PACKAGE => {
             starts_well
                 && text
@@ -437,7 +441,7 @@ mod tests {
                     "oneOf" => value.as_array().into_iter().flatten().for_each(walk),
                     "items" | "additionalProperties" => walk(value),
                     "pattern" => assert!(
-                        [NAME, MAJOR, PACKAGE, LSN, IMAGE, EMAIL]
+                        [NAME, MAJOR, PACKAGE, LSN, IMAGE, EMAIL, ROOTED]
                             .contains(&value.as_str().unwrap_or_default()),
                         "{value}"
                     ),

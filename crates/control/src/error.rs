@@ -83,6 +83,14 @@ pub enum ControlError {
         /// Who.
         what: &'static str,
     },
+    /// Too many from one place are under way already.
+    #[error("too many {what} from there; the next place is free in {} s", wait.as_ms().div_ceil(1000))]
+    Crowded {
+        /// Who.
+        what: &'static str,
+        /// Until one of them is over by itself.
+        wait: model::Millis,
+    },
     /// It is not the content that the caller has seen.
     #[error("it is another one meanwhile ({found}, you have {expected})")]
     Replaced {
@@ -147,6 +155,7 @@ impl ControlError {
             Self::Stale { .. } | Self::Replaced { .. } => "stale",
             Self::Guessed { .. } => "too_many_attempts",
             Self::Busy { .. } => "busy",
+            Self::Crowded { .. } => "too_many_waiting",
             Self::Device(why) => why.code(),
             Self::Provider(_) => "identity_provider",
             Self::NotLinked => "not_linked",
@@ -211,6 +220,7 @@ impl ControlError {
                     .to_owned()
             }
             Self::Busy { .. } => "try again in a few seconds".to_owned(),
+            Self::Crowded { .. } => "finish one of those that were begun, or wait".to_owned(),
             Self::Stale { .. } | Self::Replaced { .. } => "read it again and repeat the change".to_owned(),
             Self::Device(why) => why.next(),
             Self::Provider(_) => {

@@ -296,7 +296,7 @@ impl From<ControlError> for Refusal {
                     error.next(),
                 );
             }
-            ControlError::Guessed { .. } => 429,
+            ControlError::Guessed { .. } | ControlError::Crowded { .. } => 429,
             ControlError::Busy { .. } => 503,
             ControlError::Device(_) => 400,
             ControlError::Provider(OidcError::Unusable { .. }) => 422,
@@ -321,7 +321,7 @@ impl From<ControlError> for Refusal {
             refusal.0.header = Some(("www-authenticate", "Bearer realm=\"stoa\"".to_owned()));
         }
         match &error {
-            ControlError::Guessed { wait } => {
+            ControlError::Guessed { wait } | ControlError::Crowded { wait, .. } => {
                 refusal.0.header = Some(("retry-after", wait.as_ms().div_ceil(1000).to_string()));
             }
             ControlError::Busy { .. } => refusal.0.header = Some(("retry-after", "5".to_owned())),
@@ -354,6 +354,7 @@ mod tests {
             "sign_in",
             "cross_site",
             "too_many_attempts",
+            "too_many_waiting",
             "identity_provider",
             "not_linked",
             "authorization_pending",

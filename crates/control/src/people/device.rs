@@ -253,7 +253,7 @@ fn user_code() -> Result<String, ControlError> {
 /// A machine asks to be signed in.
 ///
 /// # Errors
-/// `State` where there are no users; `Busy` when too many wait; `Invalid` for values that cannot be.
+/// `State` where there are no users; `Crowded` when too many of its source wait; `Invalid` for values that cannot be.
 pub fn begin(control: &Control, wish: &Wish, source: &Source) -> Result<Begun, ControlError> {
     tokens::check(wish)?;
     if control.read(|tx| Ok(tx.count::<model::User>("")?))? == 0 {
@@ -265,10 +265,13 @@ pub fn begin(control: &Control, wish: &Wish, source: &Source) -> Result<Begun, C
     let now_ms = control.clock.now().mono_ms;
     let device_code = random_text(DEVICE_PREFIX)?;
     let mut waiting = control.door.devices.lock(now_ms);
-    let of_source = waiting.of(source).count();
-    if of_source >= WAITING_OF_SOURCE {
-        return Err(ControlError::Busy {
+    let of_source: Vec<u64> = waiting.of(source).map(|device| device.until_ms).collect();
+    if let Some(first) = of_source.iter().min()
+        && of_source.len() >= WAITING_OF_SOURCE
+    {
+        return Err(ControlError::Crowded {
             what: "machines that wait to be signed in",
+            wait: Millis::new(first.saturating_sub(now_ms)),
         });
     }
     let code = waiting.unused_code()?;

@@ -227,7 +227,7 @@ fn only_the_browser_that_began_comes_back() {
     let begin = || home.world.call("GET", "/v1/oidc/home", "", "").0;
     let statuses: Vec<u16> = (0..30).map(|_| begin()).collect();
     assert!(
-        statuses.contains(&303) && statuses.last() == Some(&503),
+        statuses.contains(&303) && statuses.last() == Some(&429),
         "{statuses:?}"
     );
 }

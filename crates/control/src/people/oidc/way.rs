@@ -5,7 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use model::{IdentityProvider, ProviderId, Timestamp};
+use model::{IdentityProvider, Millis, ProviderId, Timestamp};
 use oidc::Secrets;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -33,7 +33,7 @@ pub fn answers(control: &Control, name: &str) -> Result<(), ControlError> {
 /// Sends a browser to a provider.
 ///
 /// # Errors
-/// `NotFound`; `Busy` when too many are on their way; `Provider` when it cannot be asked.
+/// `NotFound`; `Crowded` when too many from there are on their way; `Busy` when too many are asked; `Provider` when it cannot be asked.
 pub fn begin(
     control: &Control,
     name: &str,
@@ -52,9 +52,13 @@ pub fn begin(
     let mut state = control.door.browsers.lock();
     state.waiting.retain(|_, waiting| waiting.until_ms > now_ms);
     let of_source = state.waiting.values().filter(|one| one.source == *source);
-    if of_source.count() >= WAITING_OF_SOURCE {
-        return Err(ControlError::Busy {
-            what: "people signing in from there",
+    let of_source: Vec<u64> = of_source.map(|one| one.until_ms).collect();
+    if let Some(first) = of_source.iter().min()
+        && of_source.len() >= WAITING_OF_SOURCE
+    {
+        return Err(ControlError::Crowded {
+            what: "people signing in",
+            wait: Millis::new(first.saturating_sub(now_ms)),
         });
     }
     state.make_room();
