@@ -100,6 +100,9 @@ def body(known):
     if known.get("value") == "":
         # What is wrong with the name is said first, so the document leaves it to the answer that a value is not empty.
         known["value"] = "sk_live_51H"
+    if isinstance(known.get("mask"), str) and (not known["mask"].strip() or "\0" in known["mask"]):
+        # A script has a statement.
+        known["mask"] = "UPDATE users SET email = 'ada@example.org';"
     if known.get("set"):
         known["set"] = {named(key, VARIABLE, "A"): value.replace("\0", "") for key, value in known["set"].items()}
     if known.get("services"):

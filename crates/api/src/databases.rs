@@ -92,6 +92,12 @@ pub struct DatabaseOrigin {
     /// Place in the other one's write-ahead log up to which it was taken, for example `0/3000060`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+    /// What it is a copy of.
+    pub from: BranchSource,
+    /// A script changed its data before anybody could sign in.
+    pub masked: bool,
+    /// It came without rows.
+    pub schema_only: bool,
 }
 
 /// Where the data of a restored database came from.
@@ -260,6 +266,36 @@ pub struct CreateBranch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 60, maximum = 31_536_000)]
     pub ttl_s: Option<u64>,
+    /// What it is a copy of; without it, the database as it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<BranchSource>,
+    /// SQL that is run on the copy before anybody can sign in to it, as the owner of its data and as one transaction. What it
+    /// changed is also gone from older versions of rows, from the statistics and from the log of the copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 65_536)]
+    pub mask: Option<String>,
+    /// Its tables, sequences and large objects are empty.
+    #[serde(default)]
+    pub schema_only: bool,
+}
+
+/// What a branch is a copy of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BranchSource {
+    /// The database as it runs: what it has now.
+    #[schema(title = "LiveSource")]
+    Live {},
+    /// The cluster that its last passed drill left: what it had then. The database is not touched.
+    #[schema(title = "DrilledSource")]
+    Drilled {},
+    /// Its backup: what it had at a time. The database is not touched.
+    #[schema(title = "BackupSource")]
+    Backup {
+        /// When.
+        #[schema(value_type = String, format = DateTime)]
+        at: Timestamp,
+    },
 }
 
 /// Make a database.

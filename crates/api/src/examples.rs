@@ -33,6 +33,10 @@ const FIELDS: &[(&str, &str)] = &[
     ("Database.version", r#""17""#),
     ("Database.volume", r#""main-20260314""#),
     ("CreateBranch.name", r#""preview-x""#),
+    (
+        "CreateBranch.mask",
+        r#""UPDATE users SET email = id || '@example.org';""#,
+    ),
     ("CreateRestore.name", r#""main-before""#),
     ("CreateDatabase.name", r#""main""#),
     ("CreateDatabase.version", r#""17""#),

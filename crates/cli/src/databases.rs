@@ -1,15 +1,17 @@
 //! `stoa db`.
 
 use api::{
-    CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, PromoteDatabase, RestoreTarget,
+    BranchSource, CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, PromoteDatabase,
+    RestoreTarget,
 };
 
-use crate::args::DbCommand;
+use crate::args::{BranchFrom, DbCommand};
 use crate::drills;
 use crate::elsewhere;
 use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
+use crate::input;
 use crate::output::{self, say};
 use crate::session::Session;
 use crate::terminal;
@@ -86,12 +88,26 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             name,
             branch,
             ttl,
+            from,
+            at,
+            mask,
+            schema_only,
             patience,
         } => {
             let body = CreateBranch {
                 name: branch.to_string(),
                 // Rounded up: a span below a second is refused as too short, not taken as none.
                 ttl_s: ttl.map(|ttl| ttl.as_ms().div_ceil(1000)),
+                from: Some(match (at, from) {
+                    (Some(at), _) => BranchSource::Backup { at: *at },
+                    (None, BranchFrom::Live) => BranchSource::Live {},
+                    (None, BranchFrom::Drilled) => BranchSource::Drilled {},
+                }),
+                mask: mask
+                    .as_deref()
+                    .map(|file| input::text(Some(file), "the mask script"))
+                    .transpose()?,
+                schema_only: *schema_only,
             };
             let operation = client.database_branch(place, name, &body)?;
             follow::finish(session, &follow::follow(session, &operation, patience)?)
@@ -353,7 +369,21 @@ fn page(database: &Database) -> String {
         let at = origin
             .at
             .map_or_else(|| "being taken".to_owned(), |at| at.to_string());
-        rows.push(("branch", format!("of {} as of {at}", origin.database)));
+        let from = match origin.from {
+            BranchSource::Live {} => "as it ran",
+            BranchSource::Drilled {} => "out of its last drill",
+            BranchSource::Backup { .. } => "out of its backup",
+        };
+        let shape = match (origin.schema_only, origin.masked) {
+            (false, false) => "",
+            (false, true) => ", masked",
+            (true, false) => ", without rows",
+            (true, true) => ", without rows, masked",
+        };
+        rows.push((
+            "branch",
+            format!("of {} as of {at}, {from}{shape}", origin.database),
+        ));
     }
     if let Some(from) = &database.restored_from {
         let reached = match (from.at, &from.lsn) {

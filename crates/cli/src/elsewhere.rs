@@ -1,6 +1,5 @@
 //! `stoa server backup-target` and `stoa server backup-key`, as root on the host; what is on the target.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use api::{
@@ -11,12 +10,12 @@ use api::{
 use crate::args::{BackupKeyCommand, BackupTargetCommand, Globals, Patience};
 use crate::failure::{Code, Failure};
 use crate::follow;
+use crate::input;
 use crate::output::{self, say};
 use crate::session::Session;
 use crate::terminal;
 
 /// A key and a line end, and some.
-const INPUT_MAX: u64 = 4096;
 /// Where the tools of S3 look for what opens a bucket.
 const SECRET_VARIABLE: &str = "AWS_SECRET_ACCESS_KEY";
 
@@ -148,27 +147,19 @@ fn secret_of(access_key: &str) -> Result<String, Failure> {
         _ if terminal::is_typed() => {
             terminal::ask_hidden(&format!("Secret key of {access_key} (not shown): "))
         }
-        _ => read_line(None, "the secret key"),
+        _ => line(None, "the secret key"),
     }
 }
 
 fn key_from(file: Option<&Path>) -> Result<String, Failure> {
     match file.filter(|file| *file != Path::new("-")) {
         None if terminal::is_typed() => terminal::ask_hidden("Backup key (not shown): "),
-        file => read_line(file, "the backup key"),
+        file => line(file, "the backup key"),
     }
 }
 
-fn read_line(file: Option<&Path>, what: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read = match file {
-        Some(file) => {
-            std::fs::File::open(file).and_then(|file| file.take(INPUT_MAX).read_to_string(&mut text))
-        }
-        None => std::io::stdin().take(INPUT_MAX).read_to_string(&mut text),
-    };
-    read.map_err(|cause| Failure::local(format!("could not read {what}"), &cause))?;
-    Ok(text.trim().to_owned())
+fn line(file: Option<&Path>, what: &str) -> Result<String, Failure> {
+    Ok(input::text(file, what)?.trim().to_owned())
 }
 
 fn page(target: &BackupTarget) -> String {

@@ -23,6 +23,7 @@ mod follow;
 mod host_args;
 mod images;
 mod init;
+mod input;
 mod keys;
 mod logs;
 mod man;

@@ -1,13 +1,12 @@
 //! `stoa secrets`: values come from standard input or a hidden prompt, never from the command line.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::Path;
 
 use api::{PatchSecrets, PutSecret};
 
 use crate::args::SecretsCommand;
 use crate::failure::{Code, Failure};
+use crate::input;
 use crate::output::{self, say};
 use crate::project;
 use crate::session::Session;
@@ -15,7 +14,7 @@ use crate::settings::follow_change;
 use crate::terminal;
 
 /// More than the server takes in one request; it bounds what we read.
-const INPUT_MAX: u64 = 1 << 20;
+const VALUES: &str = "the values";
 
 pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8, Failure> {
     match command {
@@ -50,7 +49,7 @@ pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8,
         }
         SecretsCommand::Import { file, of, patience } => {
             let app = project::app(of)?;
-            let pairs = parse(&read(file.as_deref())?)?;
+            let pairs = parse(&input::text(file.as_deref(), VALUES)?)?;
             let body = PatchSecrets {
                 set: pairs,
                 unset: Vec::new(),
@@ -76,25 +75,13 @@ fn value(key: &str) -> Result<String, Failure> {
     if terminal::is_typed() {
         return terminal::ask_hidden(&format!("Value of {key} (not shown): "));
     }
-    let text = read(None)?;
+    let text = input::text(None, VALUES)?;
     // `echo value | stoa secrets set KEY` ends with a line end that nobody means.
     Ok(text
         .strip_suffix('\n')
         .map(|t| t.strip_suffix('\r').unwrap_or(t))
         .unwrap_or(&text)
         .to_owned())
-}
-
-fn read(file: Option<&Path>) -> Result<String, Failure> {
-    let mut text = String::new();
-    let done = match file.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            std::fs::File::open(path).and_then(|file| file.take(INPUT_MAX).read_to_string(&mut text))
-        }
-        None => std::io::stdin().take(INPUT_MAX).read_to_string(&mut text),
-    };
-    done.map_err(|cause| Failure::local("could not read the values", &cause))?;
-    Ok(text)
 }
 
 /// The lines of a `.env` file. No line is half understood, and no value is changed: a dollar sign stays one.

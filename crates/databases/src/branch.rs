@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use engine::{Engine, LineSink, LogQuery, Phase};
-use model::{ImageDigest, Lsn, Millis, Resources, Segment, Timestamp};
+use model::{ImageDigest, Lsn, Millis, Resources, Segment, Shape, Timestamp};
 
 use crate::DatabaseError;
 use crate::cluster;
@@ -21,6 +21,7 @@ use crate::control_file::is_segment;
 use crate::inside::{self, Inside};
 use crate::psql::{self, Psql};
 use crate::session::Session;
+use crate::shape;
 use crate::template::{PROGRAM_LIMIT, Place, identify, temporary, wait_end};
 
 /// The first checkpoint, the copy and the WAL since the last checkpoint bound it; what takes longer is stuck.
@@ -177,31 +178,49 @@ fn complete(theirs: &Inside, ours: &Inside, end: &End) -> std::io::Result<()> {
     ours.sync()
 }
 
-/// Starts a copy for the first time, without a network, until it has recovered; takes from it what belongs to the former
-/// cluster; stops it and gives it an identifier of its own.
+/// A copy that is to become a cluster of its own.
+pub struct Copy<'a> {
+    /// The image it runs from.
+    pub image: &'a ImageDigest,
+    /// Its major version.
+    pub version: &'a str,
+    /// Its volume.
+    pub volume: &'a str,
+    /// Limits of its instance.
+    pub resources: Resources,
+    /// What is made of it.
+    pub shape: &'a Shape,
+}
+
+/// Starts a copy for the first time, on no network, until it has recovered; takes from it what belongs to the former
+/// cluster; makes of it what is wanted; stops it and gives it an identifier of its own.
 ///
 /// # Errors
-/// When it does not recover, or one of the changes is refused. The volume stays for whoever called.
-pub fn settle(
-    engine: &dyn Engine,
-    place: &Place,
-    image: &ImageDigest,
-    version: &str,
-    volume: &str,
-    resources: Resources,
-) -> Result<(), DatabaseError> {
+/// When it does not recover, or one of the changes is refused; `Mask` when the script is. The volume stays for whoever
+/// called.
+pub fn settle(engine: &dyn Engine, mut place: Place, copy: &Copy<'_>) -> Result<(), DatabaseError> {
+    place.network.clear();
     let start = FirstStart {
-        place,
-        image,
-        version,
-        volume,
-        resources,
-        command: cluster::alone(version, resources),
+        place: &place,
+        image: copy.image,
+        version: copy.version,
+        volume: copy.volume,
+        resources: copy.resources,
+        command: cluster::alone(copy.version, copy.resources),
         hostname: "copy",
         within: RECOVERS_WITHIN,
         is_wanted: &|| true,
+        shape: copy.shape,
     };
     first_start(engine, &start, &|_| {}, |_| Ok(()))
+}
+
+/// Gives a clone of a cluster that was settled before, and stopped, an identifier of its own.
+///
+/// # Errors
+/// When its files cannot be written.
+pub fn rename_identity(engine: &dyn Engine, volume: &str) -> Result<(), DatabaseError> {
+    identify(engine, volume)
 }
 
 /// The first start of a copy.
@@ -217,6 +236,8 @@ pub(crate) struct FirstStart<'a> {
     pub(crate) within: Duration,
     /// Whether to go on waiting for it.
     pub(crate) is_wanted: &'a dyn Fn() -> bool,
+    /// What is made of it.
+    pub(crate) shape: &'a Shape,
 }
 
 /// Does it; `tell` asks what is to be known of it, when it has recovered and before anything is changed.
@@ -238,20 +259,27 @@ pub(crate) fn first_start<T>(
         psql.run("postgres", NO_LOGINS)?;
         // The former one may have been full; this one has a budget of its own.
         psql::write_again(psql)?;
-        for name in databases.lines().filter(|name| !name.is_empty()) {
+        let databases: Vec<&str> = databases.lines().filter(|name| !name.is_empty()).collect();
+        for name in &databases {
             psql.run(&psql::named(name), NOTHING_OUTSIDE)?;
         }
-        Ok(told)
+        Ok((told, shape::make(psql, &databases, start.shape)?))
     });
     let stopped = engine.stop(id, PROGRAM_LIMIT);
     let ended = stopped
         .map_err(DatabaseError::from)
         .and_then(|()| wait_end(engine, id, "stopping the copy"));
     let removed = engine.remove(id);
-    let told = prepared?;
+    let (told, log_begins) = prepared?;
     removed?;
     match ended? {
-        model::Exit::Code { code: 0 } => identify(engine, start.volume).map(|()| told),
+        model::Exit::Code { code: 0 } => {
+            if let Some(before) = log_begins {
+                let cluster = open(engine, start.volume)?;
+                shape::forget_log(&cluster, before).map_err(DatabaseError::file("pg_wal"))?;
+            }
+            identify(engine, start.volume).map(|()| told)
+        }
         exit => Err(DatabaseError::Program {
             program: "postgres",
             output: exit.describe(),

@@ -114,10 +114,16 @@ fn of_a_branch() -> impl Iterator<Item = (&'static str, String)> {
     )
 }
 
+/// Segments made ahead are empty ones: what is masked later must not lie in an old one under a new name.
+fn no_old_log() -> (&'static str, String) {
+    ("wal_recycle", "off".to_owned())
+}
+
 /// The server of a copy at its first start: nobody reaches it but over its private socket.
 pub(crate) fn alone(version: &str, resources: Resources) -> Vec<String> {
     let mut all = settings(resources);
     all.extend(of_a_branch());
+    all.push(no_old_log());
     all.push(("listen_addresses", String::new()));
     server(version, all)
 }
@@ -135,6 +141,7 @@ const RECOVERY_TARGETS: [&str; 5] = [
 pub(crate) fn replaying(version: &str, resources: Resources, target: Target) -> Vec<String> {
     let mut all = settings(resources);
     all.extend(of_a_copy().filter(|(name, _)| *name != "restore_command"));
+    all.push(no_old_log());
     all.push(("listen_addresses", String::new()));
     // Nobody reads before the end, and the former server may have had room for more sessions.
     all.push(("hot_standby", "off".to_owned()));

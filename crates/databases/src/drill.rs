@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use engine::{Engine, Exec, LineSink};
 use model::drill::{Check, CheckKind, Expected, Outcome};
-use model::{ImageDigest, Millis, Reached, Resources, Target};
+use model::{ImageDigest, Millis, Reached, Resources, Shape, Target};
 
 use crate::branch::{FirstStart, first_start};
 use crate::cluster::{self, SOCKETS, USER};
@@ -83,6 +83,7 @@ pub fn drill(
         hostname: "drill",
         within: REPLAYS_WITHIN,
         is_wanted: rehearsal.is_wanted,
+        shape: &Shape::default(),
     };
     let mut findings = None;
     let done = first_start(engine, &start, lines, |psql| {

@@ -52,6 +52,12 @@ pub enum DatabaseError {
         /// What the server said.
         said: String,
     },
+    /// A script that masks data failed; nothing of it was done.
+    #[error("the mask script failed, and nothing of the copy is left: {said}")]
+    Mask {
+        /// What psql said first, without values.
+        said: String,
+    },
     /// A file of the cluster is not what it must be.
     #[error("{file}: {why}")]
     File {

@@ -1,7 +1,7 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
-//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches,
-//! the archive, restore and its drills, taking the place of another one.
+//! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches and what is
+//! made of them, the archive, restore and its drills, taking the place of another one.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
@@ -20,9 +20,10 @@ pub mod promote;
 mod psql;
 mod restore;
 mod session;
+mod shape;
 mod template;
 
-pub use branch::{Taken, settle, take};
+pub use branch::{Copy, Taken, rename_identity, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;

@@ -125,7 +125,7 @@ pub(crate) struct Said {
     pub(crate) complaint: String,
     pub(crate) code: i32,
     /// It took all that it was sent.
-    is_heard: bool,
+    pub(crate) is_heard: bool,
 }
 
 /// Sends SQL to a running psql, and returns what that prints. With a limit psql is ended when it is over.

@@ -6,7 +6,7 @@
 //! is known to be in the log is that no refusal; what serves afterwards has nothing of the former cluster (`branch`).
 
 use engine::{Engine, LineSink};
-use model::{ImageDigest, Lsn, Reached, Resources, Segment, Target, Timestamp};
+use model::{ImageDigest, Lsn, Reached, Resources, Segment, Shape, Target, Timestamp};
 
 use crate::branch::{FirstStart, first_start};
 use crate::inside::Inside;
@@ -87,6 +87,7 @@ pub fn replay(
             hostname: "restore",
             within: REPLAYS_WITHIN,
             is_wanted: replay.is_wanted,
+            shape: &Shape::default(),
         };
         first_start(engine, &start, lines, reached)
     };

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::id::DatabaseId;
+use crate::id::{DatabaseId, DrillId};
 use crate::name::Name;
 use crate::spec::ImageDigest;
 use crate::time::Timestamp;
@@ -158,6 +158,24 @@ pub struct Archive {
     /// Copies to begin a restore from, oldest first.
     #[serde(default)]
     pub bases: Vec<Base>,
+    /// What branches can be made of without the database; nothing before a drill passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drilled: Option<Drilled>,
+}
+
+/// The cluster that a passed drill left: restored, looked at, without a login of the former one, and stopped cleanly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drilled {
+    /// The drill; names its volume.
+    pub drill: DrillId,
+    /// What was committed by then is in it.
+    pub at: Timestamp,
+    /// Place in the log of the database up to which it was replayed.
+    pub lsn: Lsn,
+    /// Major version of PostgreSQL.
+    pub version: String,
+    /// The image it ran from.
+    pub image: ImageDigest,
 }
 
 /// A copy of a database to begin a restore from.

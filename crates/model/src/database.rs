@@ -68,6 +68,47 @@ pub struct Origin {
     /// Place in its write-ahead log up to which it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lsn: Option<String>,
+    /// What is copied.
+    #[serde(default)]
+    pub source: BranchSource,
+    /// What is made of the copy before anybody can sign in.
+    #[serde(default)]
+    pub shape: Shape,
+}
+
+/// What a branch is a copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum BranchSource {
+    /// The other one as it runs: what it has now.
+    #[default]
+    Live,
+    /// The cluster that its last passed drill left: what it had then.
+    Drilled,
+    /// Its backup: what it had at a time.
+    Backup {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What is made of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Shape {
+    /// Its tables have no rows.
+    #[serde(default)]
+    pub is_schema_only: bool,
+    /// A script of SQL that is run as the owner of its data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+}
+
+impl Shape {
+    /// Whether the copy stays as it is.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.is_schema_only && self.mask.is_none()
+    }
 }
 
 /// That a database took the place of another one: its name, and with it those who use it.

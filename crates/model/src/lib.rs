@@ -23,8 +23,10 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
-pub use backup::{Archive, Base, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
-pub use database::{Credential, Database, DatabaseState, Origin, Promoted, Replaced, StorageFull};
+pub use backup::{Archive, Base, Drilled, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
+pub use database::{
+    BranchSource, Credential, Database, DatabaseState, Origin, Promoted, Replaced, Shape, StorageFull,
+};
 pub use drill::{Drill, DrillState};
 pub use elsewhere::{BackupTarget, TargetPlace};
 pub use email::Email;

@@ -1,13 +1,13 @@
 //! Managed databases.
 
 use api::{
-    BackupGap, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackups, DatabaseBase,
+    BackupGap, BranchSource, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackups, DatabaseBase,
     DatabaseCredentials, DatabasePage, DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase,
     RestoreTarget, RestoreWindow, VolumePage,
 };
-use control::databases::{self, DatabaseView, Wish};
+use control::databases::{self, BranchWish, DatabaseView, Wish};
 use control::{ControlError, volumes};
-use model::{Base, Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, StorageFull, Target};
+use model::{Base, Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, Shape, StorageFull, Target};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -72,14 +72,21 @@ pub(crate) fn rotate(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn branch(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateBranch = call.needed_body()?;
-    let accepted = databases::branch(
-        call.control(),
-        call.actor()?,
-        &call.place()?,
-        call.parameter("database")?,
-        &name(&body.name, "/name")?,
-        body.ttl_s.map(Millis::seconds),
-    )?;
+    let wish = BranchWish {
+        name: name(&body.name, "/name")?,
+        source: match body.from {
+            None | Some(BranchSource::Live {}) => model::BranchSource::Live,
+            Some(BranchSource::Drilled {}) => model::BranchSource::Drilled,
+            Some(BranchSource::Backup { at }) => model::BranchSource::Backup { at },
+        },
+        shape: Shape {
+            is_schema_only: body.schema_only,
+            mask: body.mask,
+        },
+        lives: body.ttl_s.map(Millis::seconds),
+    };
+    let (place, database) = (call.place()?, call.parameter("database")?);
+    let accepted = databases::branch(call.control(), call.actor()?, &place, database, &wish)?;
     Reply::accepted(&accepted.operation)
 }
 
@@ -277,6 +284,13 @@ fn wire(view: &DatabaseView) -> api::Database {
             database: origin.name.to_string(),
             at: origin.at,
             lsn: origin.lsn.clone(),
+            from: match origin.source {
+                model::BranchSource::Live => BranchSource::Live {},
+                model::BranchSource::Drilled => BranchSource::Drilled {},
+                model::BranchSource::Backup { at } => BranchSource::Backup { at },
+            },
+            masked: origin.shape.mask.is_some(),
+            schema_only: origin.shape.is_schema_only,
         }),
         branches: view.branches.iter().map(ToString::to_string).collect(),
         restored_from: database.restored.as_ref().map(|restored| DatabaseRestored {

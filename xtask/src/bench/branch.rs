@@ -1,7 +1,8 @@
-//! How long from asking for a branch of a live database until it answers a query.
+//! How long from asking for a branch of a database until it answers a query: of what its last drill left, and of the
+//! database as it runs.
 //!
 //! Ours: the call to the API until the operation has succeeded and `stoa db connect` has answered a query. The peer:
-//! `pg_basebackup` of a cluster with the same rows and a start of the copy, without any container around it. Both copies
+//! `pg_basebackup` of a cluster with the same rows and a start of the copy, without any container around it. All copies
 //! must hold every row, which is looked at outside of what is timed.
 
 use std::fs;
@@ -15,8 +16,9 @@ use serde_json::json;
 use super::db::{Cluster, answers};
 use super::{Figure, Pairs, Rounds, noise};
 
-/// The promise for a live branch of 1 to 3 GB.
-const GOAL: f64 = 0.125;
+/// The promises for a branch of 1 to 3 GB.
+const GOAL_LIVE: f64 = 0.125;
+const GOAL_DRILLED: f64 = 0.02;
 /// About 1 GB with their index.
 const ROWS: u64 = 7_500_000;
 /// Enough to show that both sides are measured.
@@ -44,38 +46,63 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     source.sql("postgres", &fill)?;
     source.sql("postgres", "CHECKPOINT")?;
 
-    let mut pairs = Pairs::default();
+    // It waits for a base first, which has every row by now.
+    stoa.cli(&["db", "backup", "main"])?.ok()?;
+    stoa.cli(&["db", "drill", "main"])?.ok()?;
+
+    let (mut live, mut drilled) = (Pairs::default(), Pairs::default());
     noise::quiet_rounds(
         rounds,
         |round| {
             let copy = stoa.root().join(format!("copy-{round}"));
-            let name = format!("bench-{round}");
+            let (one, other) = (format!("live-{round}"), format!("drilled-{round}"));
+            let ours = || -> Result<(f64, f64)> {
+                Ok((
+                    ours(&stoa, &one, "live", rows)?,
+                    ours(&stoa, &other, "drilled", rows)?,
+                ))
+            };
             if round % 2 == 0 {
-                let ours = ours(&stoa, &name, rows)?;
+                let ours = ours()?;
                 Ok((ours, peer(&stoa.root().join("source"), &copy, rows)?))
             } else {
                 let peer = peer(&stoa.root().join("source"), &copy, rows)?;
-                Ok((ours(&stoa, &name, rows)?, peer))
+                Ok((ours()?, peer))
             }
         },
-        |(ours, peer): (f64, f64)| pairs.add(ours, peer),
+        |((ours_live, ours_drilled), peer): ((f64, f64), f64)| {
+            live.add(ours_live, peer);
+            drilled.add(ours_drilled, peer);
+        },
     )?;
     source.step("pg_ctl", &["--wait", "--silent", "--mode=immediate", "stop"])?;
     stoa.finish()?;
-    Ok(vec![Figure {
-        what: "branch of a live database to first answer".into(),
+    let figure = |what: &str, pairs, goal| Figure {
+        what: what.into(),
         peer: "pg_basebackup and start".into(),
         unit: "ms",
         pairs,
-        goal: GOAL,
-    }])
+        goal,
+    };
+    Ok(vec![
+        figure(
+            "branch of what a drill left to first answer",
+            drilled,
+            GOAL_DRILLED,
+        ),
+        figure("branch of a live database to first answer", live, GOAL_LIVE),
+    ])
 }
 
-fn ours(stoa: &Stoa, name: &str, rows: u64) -> Result<f64> {
+fn ours(stoa: &Stoa, name: &str, from: &str, rows: u64) -> Result<f64> {
     let api = stoa.api()?;
     let begin = Instant::now();
     let path = format!("{ENVIRONMENT}/databases/main/branches");
-    api.done("POST", &path, Some(&json!({ "name": name })))?;
+    api.done(
+        "POST",
+        &path,
+        Some(&json!({"name": name, "from": {"kind": from}})),
+    )?;
     answers(stoa, name)?;
     let took = begin.elapsed();
     let counted = stoa

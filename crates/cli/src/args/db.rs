@@ -2,10 +2,21 @@
 //!
 //! Lives here: arguments and help texts.
 
-use clap::{ArgGroup, Subcommand};
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Subcommand, ValueEnum};
 use model::{Bytes, Lsn, Millis, Name, Timestamp};
 
 use super::Patience;
+
+/// What a branch is a copy of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BranchFrom {
+    /// The database as it runs.
+    Live,
+    /// What its last passed drill left.
+    Drilled,
+}
 
 /// What `stoa db` does.
 #[derive(Debug, Clone, Subcommand)]
@@ -58,7 +69,7 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
-    /// Make a branch: a copy of it as it runs, with logins of its own, to try things out on.
+    /// Make a branch: a copy of it, with logins of its own, to try things out on.
     Branch {
         /// Of which database.
         name: String,
@@ -68,11 +79,25 @@ pub enum DbCommand {
         /// End it after that time, for example 7d.
         #[arg(long, value_name = "TIME")]
         ttl: Option<Millis>,
+        /// Copy it as it runs, or what its last passed drill left: that is as old as the drill, there in a moment, and leaves
+        /// the database alone.
+        #[arg(long, value_name = "WHAT", default_value = "live", conflicts_with = "at")]
+        from: BranchFrom,
+        /// Copy what it had at that time, out of its backup, for example 2026-03-14T15:09:26Z.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+        /// Run this SQL on the copy before anybody can sign in, as the owner of its data; - reads it from standard input.
+        /// What it changed is nowhere in the copy any more.
+        #[arg(long, value_name = "FILE")]
+        mask: Option<PathBuf>,
+        /// Leave every table without rows.
+        #[arg(long)]
+        schema_only: bool,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,
     },
-    /// Give a branch the data its parent has now. What it has is lost; its logins stay.
+    /// Give a branch the data it was made of, taken anew. What it has is lost; its logins stay.
     Reset {
         /// Its name.
         name: String,

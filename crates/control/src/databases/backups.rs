@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Action, Actor, Base, Bytes, Condition, Database, DatabaseId, DatabaseState, Instance, Lsn, Millis, Name,
-    Restored, Target, Timestamp,
+    Action, Actor, Base, Bytes, Condition, Database, DatabaseId, DatabaseState, DrillId, Instance, Lsn,
+    Millis, Name, Restored, Target, Timestamp,
 };
 use plan::backup::{self, Gap, Run, Stretch, WalFile, Window};
 use store::ReadTx;
@@ -77,6 +77,16 @@ pub(crate) fn base_volume(id: DatabaseId, number: u64) -> String {
 /// How the names of those begin.
 pub(crate) fn bases_of(id: DatabaseId) -> String {
     format!("base-{}-", id.short(26))
+}
+
+/// The name of the volume that a passed drill left.
+pub(crate) fn drilled_volume(id: DatabaseId, drill: DrillId) -> String {
+    format!("{}{}", drilled_of(id), drill.short(26))
+}
+
+/// How the names of those begin.
+pub(crate) fn drilled_of(id: DatabaseId) -> String {
+    format!("drilled-{}-", id.short(26))
 }
 
 /// What can be restored, as the files of the archive and the row tell.
@@ -296,15 +306,7 @@ pub fn restore(
     };
     let before = control.read(read)?;
     // Outside of the transaction: it asks the server and looks at every file.
-    if !rehearsal::is_on() {
-        bring_up(control, &before)?;
-    }
-    let found = catalogue(control, &before)?;
-    // Where the latest lies is seen when it is done.
-    if target != Target::Latest && backup::way(&found.bases, &found.runs, target).is_none() {
-        let windows = backup::windows(&found.bases, &found.runs);
-        return Err(outside(&before.name, &windows, target));
-    }
+    need_in_window(control, &before, target, "/to")?;
     control.mutate(actor, "database.restore", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let of = read(tx)?;
@@ -347,8 +349,27 @@ pub fn restore(
     })
 }
 
+/// Refuses what lies outside of what is kept, as of now; `given` is where it was asked for.
+pub(crate) fn need_in_window(
+    control: &Control,
+    database: &Database,
+    target: Target,
+    given: &str,
+) -> Result<(), ControlError> {
+    if !rehearsal::is_on() {
+        bring_up(control, database)?;
+    }
+    let found = catalogue(control, database)?;
+    // Where the latest lies is seen when it is done.
+    if target == Target::Latest || backup::way(&found.bases, &found.runs, target).is_some() {
+        return Ok(());
+    }
+    let windows = backup::windows(&found.bases, &found.runs);
+    Err(outside(&database.name, &windows, target, given))
+}
+
 /// Says what can be restored where something cannot.
-pub(crate) fn outside(name: &Name, windows: &[Window], target: Target) -> ControlError {
+pub(crate) fn outside(name: &Name, windows: &[Window], target: Target, given: &str) -> ControlError {
     let by_place = matches!(target, Target::Lsn { .. });
     let kept: Vec<String> = windows
         .iter()
@@ -367,11 +388,11 @@ pub(crate) fn outside(name: &Name, windows: &[Window], target: Target) -> Contro
         ),
     };
     let at = match target {
-        Target::Latest => "/name",
-        Target::Time { .. } => "/to/at",
-        Target::Lsn { .. } => "/to/lsn",
+        Target::Latest => "/name".to_owned(),
+        Target::Time { .. } => format!("{given}/at"),
+        Target::Lsn { .. } => format!("{given}/lsn"),
     };
-    ControlError::invalid(at, message)
+    ControlError::invalid(&at, message)
 }
 
 /// The password of the receiver of a database.

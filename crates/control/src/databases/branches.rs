@@ -1,44 +1,75 @@
 //! Branches of a database: ask for one, ask for its reset. Making them is `reconcile`'s work.
 
 use model::operation::Work;
-use model::{Action, Actor, Database, DatabaseId, DatabaseState, Millis, Name, Origin};
+use model::{
+    Action, Actor, BranchSource, Database, DatabaseId, DatabaseState, Millis, Name, Origin, Shape, Target,
+};
 use store::ReadTx;
 
+use super::backups::{self, refuse_branch};
 use super::{LIVES, need_active};
 use crate::authorize::{self, EnvPath};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
 
-/// Asks for a branch of a database that runs.
+/// The longest mask script: one that is longer builds something, and belongs into a migration.
+const MASK_MOST: usize = 64 << 10;
+
+/// What a branch is to be.
+#[derive(Debug, Clone)]
+pub struct BranchWish {
+    /// Its name.
+    pub name: Name,
+    /// What it is a copy of.
+    pub source: BranchSource,
+    /// What is made of the copy.
+    pub shape: Shape,
+    /// After which time it ends by itself.
+    pub lives: Option<Millis>,
+}
+
+/// Asks for a branch of a database.
 ///
 /// # Errors
-/// As the gate's; `Taken`; `State` unless the parent is active; `Invalid` for a time it cannot live.
+/// As the gate's; `Taken`; `State` unless the parent is active and has what the branch is to be a copy of; `Invalid` for a
+/// time it cannot live, and a script that is none.
 pub fn branch(
     control: &Control,
     actor: &Actor,
     path: &EnvPath,
     parent: &str,
-    name: &Name,
-    lives: Option<Millis>,
+    wish: &BranchWish,
 ) -> Result<Accepted, ControlError> {
-    control.mutate(actor, "database.branch", name.as_str(), |tx| {
+    let read = |tx: &ReadTx| -> Result<Database, ControlError> {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let parent = scope.database(tx, parent)?.row;
-        if lives.is_some_and(|lives| !LIVES.contains(&lives)) {
-            return Err(ControlError::invalid("/ttl_s", "between a minute and a year"));
-        }
+        check(wish)?;
         need_active(&parent)?;
-        if tx.find::<Database>(&scope.parent(), name.as_str())?.is_some() {
+        has_source(&parent, wish.source)?;
+        Ok(parent)
+    };
+    if let BranchSource::Backup { at } = wish.source {
+        let parent = control.read(read)?;
+        // Outside of the transaction: it asks the server and looks at every file.
+        backups::need_in_window(control, &parent, Target::Time { at }, "/from")?;
+    }
+    control.mutate(actor, "database.branch", wish.name.as_str(), |tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        let parent = read(tx)?;
+        if tx
+            .find::<Database>(&scope.parent(), wish.name.as_str())?
+            .is_some()
+        {
             return Err(ControlError::Taken {
                 kind: "database",
-                name: name.to_string(),
+                name: wish.name.to_string(),
             });
         }
         let now = control.now_of(tx);
         let database = Database {
             id: DatabaseId::fresh(),
             environment: scope.environment.id,
-            name: name.clone(),
+            name: wish.name.clone(),
             version: parent.version,
             image: None,
             size: parent.size,
@@ -52,12 +83,14 @@ pub fn branch(
                 name: parent.name,
                 at: None,
                 lsn: None,
+                source: wish.source,
+                shape: wish.shape.clone(),
             }),
             restored: None,
             promoted: None,
             replaced: None,
             archive: None,
-            expires_at: lives.map(|lives| now.plus(lives)),
+            expires_at: wish.lives.map(|lives| now.plus(lives)),
         };
         tx.insert(&database)?;
         let work = Work::BranchDatabase {
@@ -67,7 +100,43 @@ pub fn branch(
     })
 }
 
-/// Asks for the data that the parent has now; what the branch has is lost.
+fn check(wish: &BranchWish) -> Result<(), ControlError> {
+    if wish.lives.is_some_and(|lives| !LIVES.contains(&lives)) {
+        return Err(ControlError::invalid("/ttl_s", "between a minute and a year"));
+    }
+    let Some(mask) = &wish.shape.mask else {
+        return Ok(());
+    };
+    let why = if mask.trim().is_empty() {
+        "the script is empty: without one, leave it out".to_owned()
+    } else if mask.len() > MASK_MOST {
+        format!("the script has more than {} KiB", MASK_MOST >> 10)
+    } else if mask.contains('\0') {
+        "the script is no text: it has a zero byte".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(ControlError::invalid("/mask", why))
+}
+
+/// A branch has neither drills nor a backup to make another one of.
+fn has_source(parent: &Database, source: BranchSource) -> Result<(), ControlError> {
+    match source {
+        BranchSource::Live => Ok(()),
+        BranchSource::Backup { .. } => refuse_branch(parent),
+        BranchSource::Drilled => {
+            refuse_branch(parent)?;
+            let archive = parent.archive.as_ref();
+            match archive.and_then(|archive| archive.drilled.as_ref()) {
+                Some(_) => Ok(()),
+                None => Err(not_drilled(parent)),
+            }
+        }
+    }
+}
+
+/// Asks for the data it was made of, taken anew: what the parent has now, what its last drill left, or its backup of the same
+/// time; what the branch has is lost.
 ///
 /// # Errors
 /// As the gate's; `State` when it is no branch, does not answer, or its parent is gone.
@@ -83,7 +152,7 @@ pub fn reset(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Re
             });
         };
         let parent = tx.get::<Database>(&origin.of.to_string())?.map(|found| found.row);
-        if parent.is_none_or(|parent| parent.state != DatabaseState::Active) {
+        let Some(parent) = parent.filter(|parent| parent.state == DatabaseState::Active) else {
             return Err(ControlError::State {
                 message: format!(
                     "{}, of which {name} is a branch, is gone or does not answer",
@@ -91,12 +160,22 @@ pub fn reset(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Re
                 ),
                 next_step: "see what there is: stoa db ls".to_owned(),
             });
-        }
+        };
+        has_source(&parent, origin.source)?;
         let work = Work::ResetDatabase {
             database: database.id,
         };
         operations::accept(control, tx, actor, Some(&scope), work)
     })
+}
+
+/// That there is nothing to branch from without the database.
+pub(crate) fn not_drilled(parent: &Database) -> ControlError {
+    let name = &parent.name;
+    ControlError::State {
+        message: format!("no drill of {name} has left anything to branch from yet"),
+        next_step: format!("do one: stoa db drill {name}; or branch what it has now: --from live"),
+    }
 }
 
 /// Names of the databases that were branched from it and are still there.

@@ -22,8 +22,8 @@ use crate::{Control, ControlError, rehearsal};
 pub use plan::backup::{Gap, Window};
 
 pub use backups::{Backups, backup, backups, restore};
-pub use branches::{branch, reset};
-pub(crate) use branches::{branches_of, joined};
+pub use branches::{BranchWish, branch, reset};
+pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Watched, drill, drill_view, drills, watched};
 pub use plan::drill::Protection;
 pub use promote::promote;

@@ -267,7 +267,7 @@ pub fn restore(
             let kept = find(&ready(control, row)?, server, database)?;
             if planned::way(&kept.bases, &kept.runs, to).is_none() {
                 let windows = planned::windows(&kept.bases, &kept.runs);
-                return Err(backups::outside(&kept.catalogue.name, &windows, to));
+                return Err(backups::outside(&kept.catalogue.name, &windows, to, "/to"));
             }
             Of::known(kept)
         }

@@ -507,6 +507,12 @@ pub(crate) fn refused(cause: databases::DatabaseError) -> ControlError {
                 next_step: "see what can be restored: stoa db backups NAME".to_owned(),
             }
         }
+        script @ databases::DatabaseError::Mask { .. } => ControlError::State {
+            message: script.to_string(),
+            next_step:
+                "mend the script and try again; psql runs it as the owner of the data, as one transaction"
+                    .to_owned(),
+        },
         other @ (databases::DatabaseError::Program { .. }
         | databases::DatabaseError::Slow { .. }
         | databases::DatabaseError::Version { .. }

@@ -211,10 +211,13 @@ pub(super) fn images(control: &Control) -> Result<(), ControlError> {
             let own = release.images.into_values();
             own.chain([release.image])
         });
-        // A base is replayed by the image it ran from, whatever runs now.
+        // A base is replayed by the image it ran from, whatever runs now; so is what a drill left.
         let databases = databases.into_iter().flat_map(|database| {
-            let bases = database.archive.into_iter().flat_map(|archive| archive.bases);
-            bases.map(|base| base.image).chain(database.image)
+            let archived = database.archive.into_iter().flat_map(|archive| {
+                let bases = archive.bases.into_iter().map(|base| base.image);
+                bases.chain(archive.drilled.map(|drilled| drilled.image))
+            });
+            archived.chain(database.image)
         });
         let keep: BTreeSet<ImageDigest> = images.chain(databases).collect();
         Ok(Some(keep.into_iter().collect::<Vec<_>>()))

@@ -29,6 +29,7 @@ pub fn with_archive(world: &mut World) -> Database {
             version: 1,
             since: now,
             bases: Vec::new(),
+            drilled: None,
         });
     });
     world.all::<Database>()[0].clone()
@@ -107,6 +108,7 @@ fn nothing_of_a_backup_outlives_the_kept_data_of_its_database() {
         format!("wal-{short}-000001"),
         format!("base-{short}-000001"),
         format!("making-base-{short}"),
+        format!("drilled-{short}-01"),
     ] {
         world.engine.create_volume(&left).expect("made");
     }
@@ -122,7 +124,7 @@ fn nothing_of_a_backup_outlives_the_kept_data_of_its_database() {
     let kept = world.engine.volumes().expect("listed");
     assert_eq!(
         kept.len(),
-        3,
+        4,
         "it can be restored for as long as its data is kept: {kept:?}"
     );
     world.now = world.now.plus(Millis::seconds(8 * 24 * 3600));

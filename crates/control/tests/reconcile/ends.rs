@@ -207,8 +207,7 @@ fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
         &ROOT,
         &path,
         "main",
-        &crate::world::name("early"),
-        None,
+        &crate::world::branch_wish("early"),
     );
     assert!(
         matches!(early, Err(control::ControlError::State { .. })),
@@ -223,6 +222,8 @@ fn a_branch_ends_when_its_time_is_over_and_leaves_no_volume() {
         name: parent.row.name.clone(),
         at: Some(world.now),
         lsn: Some("0/1".to_owned()),
+        source: model::BranchSource::Live,
+        shape: model::Shape::default(),
     });
     let written = world
         .parts()

@@ -12,7 +12,7 @@ use model::operation::{ImageSource, Source};
 use model::{Action, Actor, Millis, Org, OrgId, Realm, Role, Token, TokenId};
 use store::{AuditBody, Now, Secret};
 
-use crate::world::{ROOT, World, name};
+use crate::world::{ROOT, World, branch_wish, name};
 
 #[test]
 fn founding_is_idempotent() {
@@ -194,7 +194,7 @@ fn cases() -> Vec<Case> {
             databases::rotate(c, a, &p(), "main").map(drop)
         }),
         ("databases::branch", Action::Manage, false, |c, a| {
-            databases::branch(c, a, &p(), "main", &name("try"), None).map(drop)
+            databases::branch(c, a, &p(), "main", &branch_wish("try")).map(drop)
         }),
         ("databases::reset", Action::Manage, false, |c, a| {
             databases::reset(c, a, &p(), "main").map(drop)

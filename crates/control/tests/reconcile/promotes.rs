@@ -90,6 +90,8 @@ fn what_does_not_fit_is_refused() {
             name: main.name.clone(),
             at: None,
             lsn: None,
+            source: model::BranchSource::Live,
+            shape: model::Shape::default(),
         });
     });
     with("other", &|row| row.restored = None);

@@ -463,6 +463,15 @@ pub fn name(text: &str) -> Name {
     text.parse().expect("a name")
 }
 
+pub fn branch_wish(text: &str) -> control::databases::BranchWish {
+    control::databases::BranchWish {
+        name: name(text),
+        source: model::BranchSource::Live,
+        shape: model::Shape::default(),
+        lives: None,
+    }
+}
+
 #[track_caller]
 pub fn succeeded(operation: &Operation) {
     assert!(

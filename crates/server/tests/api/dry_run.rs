@@ -512,6 +512,8 @@ fn database_of(
             name: name("main"),
             at: Some(at),
             lsn: None,
+            source: model::BranchSource::Live,
+            shape: model::Shape::default(),
         }),
         restored: None,
         promoted: None,
@@ -522,6 +524,7 @@ fn database_of(
             version: 1,
             since: at,
             bases: Vec::new(),
+            drilled: None,
         }),
         expires_at: None,
     }

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Action, Actor, Archive, Base, Condition, Database, DatabaseId, DatabaseState, Instance, InstanceId, Lsn,
-    Operation, Purpose, Timestamp,
+    Action, Actor, Archive, Base, BranchSource, Condition, Database, DatabaseId, DatabaseState, Instance,
+    InstanceId, Lsn, Operation, Purpose, Timestamp,
 };
 use plan::backup::{self, Policy, Why};
 use plan::storage::POOL_RESERVE;
@@ -29,7 +29,7 @@ use store::{Expect, WriteTx};
 
 use super::{change, ended_at, fresh_password, is_ready, next_attempt, prune, refused, stop, volume_of};
 use crate::databases::backups::{
-    WRITTEN_AFTER, base_volume, bases_of, catalogue, stretch_volume, stretches_of,
+    WRITTEN_AFTER, base_volume, bases_of, catalogue, drilled_of, stretch_volume, stretches_of,
 };
 use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
@@ -160,9 +160,14 @@ pub(super) fn is_removed(control: &Control, facts: &Facts, id: DatabaseId) -> Re
         return Ok(false);
     }
     for volume in control.engine.volumes()? {
-        let is_of_it = [bases_of(id), stretches_of(id), super::drill::makings_of(id)]
-            .iter()
-            .any(|prefix| volume.name.starts_with(prefix));
+        let is_of_it = [
+            bases_of(id),
+            stretches_of(id),
+            drilled_of(id),
+            super::drill::makings_of(id),
+        ]
+        .iter()
+        .any(|prefix| volume.name.starts_with(prefix));
         if is_of_it || volume.name == making(id) {
             control.engine.remove_volume(&volume.name)?;
         }
@@ -258,6 +263,7 @@ fn begin(control: &Control, database: &Database, psql: Psql<'_>) -> Result<(), C
                 version,
                 since: control.now_of(tx),
                 bases: Vec::new(),
+                drilled: None,
             });
             tx.update_status(&found.row, Expect::Rev(found.rev))?;
         }
@@ -338,9 +344,17 @@ fn keep_up(
         let mut is_restored = false;
         for operation in &open {
             is_restored |= is_drilled(operation, id);
-            if let Work::RestoreDatabase { database: new } = &operation.work {
-                let new = tx.get::<Database>(&new.to_string())?;
-                is_restored |= new.is_some_and(|new| new.row.restored.is_some_and(|from| from.of == id));
+            if let Work::RestoreDatabase { database: new }
+            | Work::BranchDatabase { database: new }
+            | Work::ResetDatabase { database: new } = &operation.work
+                && let Some(new) = tx.get::<Database>(&new.to_string())?
+            {
+                let restored = new.row.restored.map(|from| from.of);
+                let branched = new
+                    .row
+                    .origin
+                    .filter(|origin| origin.source != BranchSource::Live);
+                is_restored |= [restored, branched.map(|origin| origin.of)].contains(&Some(id));
             }
         }
         Ok((

@@ -1,18 +1,26 @@
-//! Branches: a copy of a database that runs, its reset to what the parent has now, and its end when its time is over.
+//! Branches: a copy of a database, its reset to what the parent has now, and its end when its time is over.
 //!
 //! ```text
-//! make:  copy (making-..) -> first start, settled -> named -> row has an image: wanted -> login -> active
+//! copy:  live: taken in backup mode -> first start, settled, shaped
+//!        drilled: cloned -> an identifier of its own; shaped at a first start, if it is to be
+//!        backup: clone of a base, log replayed, settled -> shaped at a second start, if it is to be
+//! make:  copy (making-..) -> named -> row has an image: wanted -> login -> active
 //! reset: copy (making-..) -> settled -> next-.. -> row has no image: the server ends -> old volume away, next-.. named
 //!        -> row has an image -> the same logins again
 //! ```
 //! Invariants: only what is complete has a volume's final name or `next-`; after a crash of ours what is not complete is
-//! made again. A reset that fails before the copy is complete has changed nothing.
+//! made again. A reset that fails before the copy is complete has changed nothing. Nobody signs in to a copy before it is
+//! what it is to be made.
 
-use databases::{Psql, Taken};
+use databases::Psql;
 use model::operation::Work;
-use model::{Action, Actor, Database, DatabaseId, DatabaseState, ImageDigest, Millis, Origin, Timestamp};
+use model::{
+    Action, Actor, BranchSource, Database, DatabaseId, DatabaseState, Drilled, ImageDigest, Lsn, Millis,
+    Origin, Restored, Target, Timestamp,
+};
 
-use super::{change, load, refused, serve, unmake, volume_of, wait};
+use super::{change, load, refused, restore, serve, unmake, volume_of, wait};
+use crate::databases::{backups, not_drilled};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, authorize, operations};
 
@@ -56,16 +64,35 @@ fn branch(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         })?;
     }
     serve(job, &database, None)?;
+    let database = load(control, id)?;
     let outcome = format!(
-        "{} answers with the data of {}; to sign in: stoa db url {}",
-        database.name, origin.name, database.name
+        "{} answers with {}; to sign in: stoa db url {}",
+        database.name,
+        content(origin_of(&database)?),
+        database.name
     );
     operations::succeed(control, job.operation, &outcome)
 }
 
+/// What a branch has, in words.
+fn content(origin: &Origin) -> String {
+    let what = match (origin.shape.is_schema_only, &origin.shape.mask) {
+        (false, None) => "the data",
+        (false, Some(_)) => "the masked data",
+        (true, None) => "the tables, without their rows,",
+        (true, Some(_)) => "the tables, without their rows but for what the script made,",
+    };
+    match origin.at {
+        Some(at) => format!("{what} of {} as of {at}", origin.name),
+        None => format!("{what} of {}", origin.name),
+    }
+}
+
 /// A settled copy in the volume `making-..`.
 struct Settled {
-    taken: Taken,
+    /// What was committed by then is in it, and nothing after that place.
+    at: Timestamp,
+    lsn: Lsn,
     image: ImageDigest,
     version: String,
 }
@@ -73,41 +100,164 @@ struct Settled {
 fn take_over(database: &mut Database, copy: &Settled) {
     database.version = Some(copy.version.clone());
     if let Some(origin) = &mut database.origin {
-        origin.at = Some(copy.taken.at);
-        origin.lsn = Some(copy.taken.lsn.to_string());
+        origin.at = Some(copy.at);
+        origin.lsn = Some(copy.lsn.to_string());
     }
 }
 
 fn copy(job: &Job, database: &Database, origin: &Origin) -> Result<Settled, ControlError> {
-    let control = &*job.control;
-    let engine = &*control.engine;
+    let engine = &*job.control.engine;
     let volume = making(database.id);
     engine.remove_volume(&volume)?;
-    let parent = parent_of(control, database, origin)?;
-    let (Some(image), Some(version)) = (parent.image, parent.version) else {
+    let parent = parent_of(&job.control, database, origin)?;
+    let settled = match origin.source {
+        BranchSource::Live => from_live(job, database, origin, &parent, &volume),
+        BranchSource::Drilled => from_drilled(job, database, origin, &parent, &volume),
+        BranchSource::Backup { at } => from_backup(job, database, origin, at, &volume),
+    };
+    let settled = settled.and_then(|settled| job.still_wanted().map(|()| settled));
+    if settled.is_err() {
+        drop(engine.remove_volume(&volume));
+    }
+    settled
+}
+
+fn from_live(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    parent: &Database,
+    volume: &str,
+) -> Result<Settled, ControlError> {
+    let control = &*job.control;
+    let (Some(image), Some(version)) = (parent.image.clone(), parent.version.clone()) else {
         return Err(gone(database, origin));
     };
     operations::step(control, job.operation, &format!("copying {}", origin.name))?;
     let source = Psql {
-        engine,
+        engine: &*control.engine,
         instance: wait::running(control, parent.id)?,
     };
-    let taken = databases::take(source, &volume_of(parent.id), &volume).map_err(refused)?;
-    let settled = job.still_wanted().and_then(|()| {
-        operations::step(control, job.operation, "recovering the copy")?;
-        let place = job.place(&database.environment.to_string())?;
-        databases::settle(engine, &place, &image, &version, &volume, database.resources).map_err(refused)?;
-        job.still_wanted()
-    });
-    if let Err(cause) = settled {
-        drop(engine.remove_volume(&volume));
-        return Err(cause);
-    }
-    Ok(Settled {
-        taken,
+    let taken = databases::take(source, &volume_of(parent.id), volume).map_err(refused)?;
+    job.still_wanted()?;
+    operations::step(control, job.operation, "recovering the copy")?;
+    let settled = Settled {
+        at: taken.at,
+        lsn: taken.lsn,
         image,
         version,
-    })
+    };
+    settle(job, database, origin, &settled, volume)?;
+    Ok(settled)
+}
+
+fn settle(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    settled: &Settled,
+    volume: &str,
+) -> Result<(), ControlError> {
+    let copy = databases::Copy {
+        image: &settled.image,
+        version: &settled.version,
+        volume,
+        resources: database.resources,
+        shape: &origin.shape,
+    };
+    let place = job.place(&database.environment.to_string())?;
+    databases::settle(&*job.control.engine, place, &copy).map_err(refused)
+}
+
+/// What is whole stays as it is; for what is not, it is started once more.
+fn shape(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    settled: &Settled,
+    volume: &str,
+) -> Result<(), ControlError> {
+    if origin.shape.is_whole() {
+        return Ok(());
+    }
+    operations::step(&job.control, job.operation, "making it what it is to be")?;
+    settle(job, database, origin, settled, volume)
+}
+
+fn from_drilled(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    parent: &Database,
+    volume: &str,
+) -> Result<Settled, ControlError> {
+    let control = &*job.control;
+    let engine = &*control.engine;
+    let drilled_of = |parent: &Database| {
+        parent
+            .archive
+            .as_ref()
+            .and_then(|archive| archive.drilled.clone())
+    };
+    let mut drilled = drilled_of(parent).ok_or_else(|| not_drilled(parent))?;
+    operations::step(
+        control,
+        job.operation,
+        &format!("copying what the drill of {} left", origin.name),
+    )?;
+    loop {
+        let cloned = engine.clone_volume(&backups::drilled_volume(parent.id, drilled.drill), volume);
+        let Err(cause) = cloned else { break };
+        drop(engine.remove_volume(volume));
+        // Another drill may have put its own in the place of it meanwhile.
+        match drilled_of(&load(control, parent.id)?) {
+            Some(newer) if newer.drill != drilled.drill => drilled = newer,
+            Some(_) | None => return Err(cause.into()),
+        }
+    }
+    let Drilled {
+        at,
+        lsn,
+        version,
+        image,
+        ..
+    } = drilled;
+    let settled = Settled {
+        at,
+        lsn,
+        image,
+        version,
+    };
+    if origin.shape.is_whole() {
+        databases::rename_identity(engine, volume).map_err(refused)?;
+    }
+    shape(job, database, origin, &settled, volume)?;
+    Ok(settled)
+}
+
+fn from_backup(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    at: Timestamp,
+    volume: &str,
+) -> Result<Settled, ControlError> {
+    let from = Restored {
+        of: origin.of,
+        name: origin.name.clone(),
+        server: None,
+        target: Target::Time { at },
+        reached: None,
+    };
+    let brought = restore::bring_back(job, database, &from, volume)?;
+    let settled = Settled {
+        at,
+        lsn: brought.reached.lsn,
+        image: brought.image,
+        version: brought.version,
+    };
+    shape(job, database, origin, &settled, volume)?;
+    Ok(settled)
 }
 
 /// The parent, while it is there to be copied.
@@ -136,7 +286,7 @@ fn origin_of(database: &Database) -> Result<&Origin, ControlError> {
     })
 }
 
-/// The data of the parent as of now, under the same name, address and logins.
+/// The data of the parent as it was made at first, taken anew, under the same name, address and logins.
 pub(super) fn reset(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
@@ -173,8 +323,9 @@ pub(super) fn reset(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         databases::add_login(psql, credential.version, password).map_err(refused)?;
     }
     let outcome = format!(
-        "{} has the data of {} again; its logins are the same",
-        database.name, origin.name
+        "{} has {} again; its logins are the same",
+        database.name,
+        content(origin_of(&load(control, id)?)?)
     );
     operations::succeed(control, job.operation, &outcome)
 }

@@ -14,17 +14,21 @@ use std::time::{Duration, Instant};
 use databases::{Estimates, Findings, Psql, Rehearsal};
 use model::drill::{Check, CheckKind, Expected, Outcome};
 use model::{
-    Base, Bytes, Database, DatabaseId, Drill, DrillId, DrillState, Instance, Millis, Segment, Timestamp,
+    Base, Bytes, Database, DatabaseId, Drill, DrillId, DrillState, Drilled, Instance, Millis, Segment,
+    Timestamp,
 };
 use plan::backup::Way;
 use plan::drill;
 use store::{Expect, WriteTx};
 
 use super::archive::{is_archived, takes_base};
-use super::{load, refused};
+use super::{change, load, refused};
 use crate::databases::backups;
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
+
+/// What a pool says of itself that can only copy.
+const COPY: &str = "copy";
 
 /// The clone of a base that a drill works on: of its own name, for one that was given up may not have noticed yet.
 fn making(id: DatabaseId, drill: DrillId) -> String {
@@ -198,7 +202,45 @@ fn rehearse(job: &Job, id: DatabaseId, drill: DrillId, volume: &str) -> Result<(
         tell(job, &mut checks, rows);
     }
     let size = engine.volume_bytes(volume, Bytes::new(u64::MAX)).ok();
+    if let (true, Some(reached)) = (is_all_well(&checks), findings.reached) {
+        let drilled = Drilled {
+            drill,
+            at: expected.at,
+            lsn: reached.lsn,
+            version: way.base.version.clone(),
+            image: way.base.image.clone(),
+        };
+        keep(control, id, &drilled, volume)?;
+    }
     verdict(control, drill, &checks, &findings, size)
+}
+
+/// Keeps what the drill made, in the place of what the one before it left: branches are made of it. Where a clone is a whole
+/// copy, it is not kept: it would take the room of another database.
+fn keep(control: &Control, id: DatabaseId, drilled: &Drilled, volume: &str) -> Result<(), ControlError> {
+    let engine = &*control.engine;
+    if engine.capabilities().clone.as_str() == COPY {
+        return Ok(());
+    }
+    let kept = backups::drilled_volume(id, drilled.drill);
+    engine.rename_volume(volume, &kept)?;
+    change(control, id, |database| {
+        if let Some(archive) = &mut database.archive {
+            archive.drilled = Some(drilled.clone());
+        }
+    })?;
+    forget_others(control, id, Some(drilled.drill))
+}
+
+/// Removes what drills left, but for one.
+fn forget_others(control: &Control, id: DatabaseId, but: Option<DrillId>) -> Result<(), ControlError> {
+    let but = but.map(|drill| backups::drilled_volume(id, drill));
+    for left in control.engine.volumes()? {
+        if left.name.starts_with(&backups::drilled_of(id)) && Some(&left.name) != but.as_ref() {
+            control.engine.remove_volume(&left.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_all_well(checks: &[Check]) -> bool {
@@ -364,13 +406,24 @@ fn need_room(control: &Control, database: &Database, way: Way<'_>) -> Result<(),
     let Segment { number: first, .. } = way.base.last;
     let log = Bytes::new((way.run.last.number - first + 1) * model::backup::SEGMENT_BYTES);
     let base = match engine.capabilities().clone.as_str() {
-        "copy" => {
+        COPY => {
             let volume = backups::base_volume(database.id, way.base.number);
             engine.volume_bytes(&volume, Bytes::new(u64::MAX)).ok()
         }
         _ => None,
     };
-    let (free, needed) = (engine.pool_free()?, drill::room(log, base));
+    let needed = drill::room(log, base);
+    if engine.pool_free()? >= needed {
+        return Ok(());
+    }
+    // Proof goes before what branches are made of.
+    change(control, database.id, |database| {
+        if let Some(archive) = &mut database.archive {
+            archive.drilled = None;
+        }
+    })?;
+    forget_others(control, database.id, None)?;
+    let free = engine.pool_free()?;
     if free >= needed {
         return Ok(());
     }

@@ -39,7 +39,7 @@ pub(super) fn bring_back(
     let way = planned::way(&kept.bases, &kept.runs, from.target);
     let Some(way) = way else {
         let windows = planned::windows(&kept.bases, &kept.runs);
-        return Err(backups::outside(&from.name, &windows, from.target));
+        return Err(backups::outside(&from.name, &windows, from.target, "/to"));
     };
     let (base, run) = (way.base.clone(), *way.run);
     let image = image_for(job, &base.version)?;

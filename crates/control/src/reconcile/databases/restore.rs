@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use databases::Replay;
-use model::{Database, DatabaseId, Reached, Restored, Segment, Target};
+use model::{Database, DatabaseId, ImageDigest, Reached, Restored, Segment, Target};
 
 use super::{change, load, refused, serve, unmake, volume_of};
 use crate::databases::backups;
@@ -41,7 +41,16 @@ fn restore(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         let volume = super::branch::making(id);
         engine.remove_volume(&volume)?;
         let brought = match &from.server {
-            None => bring_back(job, &database, &from, &volume),
+            None => bring_back(job, &database, &from, &volume).and_then(|brought| {
+                engine.rename_volume(&volume, &volume_of(id))?;
+                change(control, id, |database| {
+                    database.version = Some(brought.version.clone());
+                    database.image = Some(brought.image.clone());
+                    if let Some(restored) = &mut database.restored {
+                        restored.reached = Some(brought.reached);
+                    }
+                })
+            }),
             Some(server) => super::fetch::bring_back(job, &database, &from, server, &volume),
         };
         if let Err(cause) = brought {
@@ -69,14 +78,27 @@ fn told(reached: Reached) -> String {
     }
 }
 
-fn bring_back(job: &Job, database: &Database, from: &Restored, volume: &str) -> Result<(), ControlError> {
+/// A settled cluster, and what it holds.
+pub(super) struct Brought {
+    pub(super) version: String,
+    pub(super) image: ImageDigest,
+    pub(super) reached: Reached,
+}
+
+/// Brings what a database had to a volume, settled and stopped.
+pub(super) fn bring_back(
+    job: &Job,
+    database: &Database,
+    from: &Restored,
+    volume: &str,
+) -> Result<Brought, ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
     let (source, found) = wait_way(job, from)?;
     let way = plan::backup::way(&found.bases, &found.runs, from.target);
     let way = way.ok_or_else(|| {
         let windows = plan::backup::windows(&found.bases, &found.runs);
-        backups::outside(&source.name, &windows, from.target)
+        backups::outside(&source.name, &windows, from.target, "/to")
     })?;
     let (base, run) = (way.base, way.run);
     let step = format!("copying base {} of {}, taken {}", base.number, from.name, base.at);
@@ -110,13 +132,10 @@ fn bring_back(job: &Job, database: &Database, from: &Restored, volume: &str) -> 
     let lines = |line: &str| operations::log_line(control, job.operation, line);
     let reached = databases::replay(engine, places, &replay, &lines).map_err(refused)?;
     job.still_wanted()?;
-    engine.rename_volume(volume, &volume_of(database.id))?;
-    change(control, database.id, |database| {
-        database.version = Some(base.version.clone());
-        database.image = Some(base.image.clone());
-        if let Some(restored) = &mut database.restored {
-            restored.reached = Some(reached);
-        }
+    Ok(Brought {
+        version: base.version.clone(),
+        image: base.image.clone(),
+        reached,
     })
 }
 
