@@ -1,7 +1,9 @@
-//! The short soak: kills at random moments under traffic lose nothing, do nothing twice and leave nothing behind.
+//! The short soaks: kills at random moments under traffic lose nothing, do nothing twice and leave nothing behind; no query
+//! fails while a database gets another password, or another one takes its place.
 
 use anyhow::{Result, ensure};
 use journeys::soak::kill::{self, Aim, Options};
+use journeys::soak::queries;
 use journeys::traffic::Load;
 
 /// `cargo xtask soak kill` runs more of them, with databases too.
@@ -16,6 +18,18 @@ fn kills_at_random_moments_lose_nothing() -> Result<()> {
         databases: false,
         load: Load::times(0.5),
         aim: Aim::Anything,
+    })?;
+    println!("{outcome}");
+    ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));
+    Ok(())
+}
+
+/// `cargo xtask soak db-queries` goes through a hundred of each.
+#[test]
+fn no_query_fails_while_a_database_changes() -> Result<()> {
+    let outcome = queries::run(queries::Options {
+        rotations: 2,
+        promotions: 2,
     })?;
     println!("{outcome}");
     ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));

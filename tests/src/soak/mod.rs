@@ -13,6 +13,7 @@ pub mod kill;
 mod operation;
 mod outcome;
 pub mod power;
+pub mod queries;
 mod state;
 pub mod syscall;
 mod world;

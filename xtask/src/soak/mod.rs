@@ -5,6 +5,7 @@
 
 pub mod api;
 mod control;
+mod db_queries;
 mod deploys;
 mod edge;
 mod hostile;
@@ -41,6 +42,12 @@ const SOAKS: &[Soak] = &[
         about: "kill -9 of control again and again under traffic",
         flags: &[("kills", "N"), ("seed", "S"), ("load", "X")],
         run: control::run,
+    },
+    Soak {
+        name: "db-queries",
+        about: "a database gets new passwords and is replaced by another while programs query it: no query fails",
+        flags: &[("rotations", "N"), ("promotions", "N")],
+        run: db_queries::run,
     },
     Soak {
         name: "deploys",
