@@ -157,7 +157,12 @@ fn what_a_drill_left_is_branched_without_the_database() -> Result<()> {
         .says("no drill of main")?
         .says("stoa db drill main")?;
     let at = moment(&stoa)?;
+    let kept = stoa.cli(&["db", "backups", "main", "--json"])?.ok()?.json()?;
+    ensure!(kept["drilled_at"].is_null(), "{kept:#}");
     stoa.cli(&["db", "drill", "main"])?.ok()?;
+    stoa.cli(&["db", "backups", "main"])?
+        .ok()?
+        .says("--from drilled")?;
     query(&stoa, "main", "INSERT INTO people (email) VALUES ('later')")?;
     query(&stoa, "main", "DELETE FROM orders")?;
 

@@ -162,6 +162,10 @@ pub struct DatabaseBackups {
     pub wal_bytes: u64,
     /// How far back is kept, as long as there is room for it.
     pub keep_s: u64,
+    /// As of when the cluster is that its last passed drill left, for branches `from` `drilled`; absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub drilled_at: Option<Timestamp>,
     /// How far it is on the target elsewhere; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<crate::DatabaseElsewhere>,

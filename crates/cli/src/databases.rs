@@ -266,6 +266,10 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
     for (name, value) in backups.elsewhere.iter().flat_map(elsewhere::told) {
         row(name, value);
     }
+    if let Some(at) = backups.drilled_at {
+        let value = format!("as of {at}; a branch of it: stoa db branch {name} --as NAME --from drilled");
+        row("drilled", value);
+    }
     for window in &backups.windows {
         row(
             "restorable",

@@ -106,6 +106,7 @@ pub(crate) fn backups(call: &Call) -> Result<Reply, Refusal> {
         gaps: gaps(&found.gaps),
         wal_bytes: found.wal.get(),
         keep_s: found.keep.as_ms() / 1000,
+        drilled_at: found.drilled_at,
         elsewhere: crate::elsewhere::of(&found),
     })
 }

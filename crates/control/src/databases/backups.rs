@@ -42,6 +42,8 @@ pub struct Backups {
     pub is_receiving: bool,
     /// How far back is kept.
     pub keep: Millis,
+    /// As of when the cluster is that its last passed drill left.
+    pub drilled_at: Option<Timestamp>,
     /// How far it is on the target elsewhere, if there is one.
     pub elsewhere: Option<Elsewhere>,
 }
@@ -172,6 +174,11 @@ pub fn backups(
         wal: Bytes::new(files.map(|file| file.bytes).sum()),
         is_receiving,
         keep: backup::KEEP,
+        drilled_at: database
+            .archive
+            .as_ref()
+            .and_then(|archive| archive.drilled.as_ref())
+            .map(|drilled| drilled.at),
         elsewhere: crate::elsewhere::row(control)?.map(|target| {
             let (progress, is_stale) = control.uploads.of(database.id);
             Elsewhere {
