@@ -464,6 +464,23 @@ fn an_s3_server_that_dies_and_comes_back_has_everything() -> Result<()> {
         .ok()?
         .says("the last try failed")?
         .says("received as it is written")?;
+    // A target that does not answer says nothing of what is on it.
+    first
+        .cli(&["db", "drill", "main", "--from-target"])?
+        .exits(1)?
+        .says(&endpoint)?
+        .has_next_step()?;
+    let drilled = first
+        .cli(&["db", "drills", "main", "last", "--json"])?
+        .ok()?
+        .json()?;
+    ensure!(
+        drilled["state"] == "undone" && drilled["why"].as_str().is_some_and(|why| why.contains(&endpoint)),
+        "{drilled:#}"
+    );
+    server(&first, &["backup-target", "verify"], "")?
+        .exits(1)?
+        .says(&endpoint)?;
     s3.again()?;
     // Control is killed while it puts what waited there.
     for _kill in 0..3 {
@@ -494,6 +511,13 @@ fn an_s3_server_that_dies_and_comes_back_has_everything() -> Result<()> {
         "RPO: what was committed was in the bucket {:.1} s later",
         took.as_secs_f64()
     );
+    first
+        .cli(&["db", "drill", "main", "--from-target"])?
+        .ok()?
+        .says("brings it back")?;
+    server(&first, &["backup-target", "verify"], "")?
+        .ok()?
+        .says("is as it was put there")?;
     let expected = query(
         &first,
         "main",

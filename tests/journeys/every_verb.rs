@@ -98,6 +98,11 @@ const WRONG: &[(&[&str], i32, &str)] = &[
         "backup target",
     ),
     (
+        &["server", "backup-target", "verify", "--data-dir", "DATA"],
+        3,
+        "backup target",
+    ),
+    (
         &["server", "backup-target", "remove", "--data-dir", "DATA"],
         3,
         "backup target",
@@ -223,6 +228,7 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["db", "backup", "nowhere"], 3, "nowhere"),
     (&["db", "backups", "nowhere"], 3, "nowhere"),
     (&["db", "drill", "nowhere"], 3, "nowhere"),
+    (&["db", "drill", "nowhere", "--from-target"], 3, "nowhere"),
     (&["db", "drills", "nowhere"], 3, "nowhere"),
     (
         &["db", "restore", "nowhere", "--as", "copy", "--latest"],
@@ -530,6 +536,10 @@ const RIGHT: &[(&[&str], Form)] = &[
     ),
     (
         &["server", "backup-target", "view", "--data-dir", "DATA"],
+        Form::One,
+    ),
+    (
+        &["server", "backup-target", "verify", "--data-dir", "DATA"],
         Form::One,
     ),
     (&["completion", "bash"], Form::One),

@@ -59,6 +59,9 @@ pub struct Database {
     /// Whether its backup was proven by a drill; absent for a branch, which has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<crate::DatabaseProtection>,
+    /// The same of its copy on the target elsewhere; absent without a target, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_protection: Option<crate::DatabaseProtection>,
     /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
     #[serde(default)]
     pub durable: bool,

@@ -20,11 +20,37 @@ pub struct DatabaseProtection {
     pub drilled_at: Option<Timestamp>,
 }
 
+/// A copy of a backup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupCopy {
+    /// The bases and the log on this server.
+    #[default]
+    Local,
+    /// What is on the target elsewhere.
+    Target,
+}
+
+/// Which backup to prove.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDrill {
+    /// Which copy of it.
+    #[serde(default)]
+    pub copy: BackupCopy,
+}
+
 /// One restore of a backup into a throw-away instance without a network, and what was found there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drill {
     /// Id, begins with `dri_`.
     pub id: String,
+    /// Which copy it proves.
+    #[serde(default)]
+    pub copy: BackupCopy,
+    /// The target, when that is elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// Where it stands: `running`, `passed`, `failed`, or `undone` when it was given up or could not be done.
     pub state: String,
     /// Why it was not done.
@@ -76,7 +102,7 @@ pub struct Drill {
 /// One thing that a drill looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrillCheck {
-    /// `log`, `manifest`, `start`, `place`, `canary`, `amcheck`, `read` or `rows`.
+    /// `objects` (of a copy elsewhere), `log`, `manifest`, `start`, `place`, `canary`, `amcheck`, `read` or `rows`.
     pub check: String,
     /// `passed`, `failed`, or `left_out` when it could not be looked at.
     pub result: String,

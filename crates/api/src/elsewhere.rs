@@ -154,6 +154,9 @@ pub struct DatabaseElsewhere {
     pub upload_error: Option<String>,
     /// It has not been up to date for two minutes.
     pub stale: bool,
+    /// Whether a drill proved what is there not long ago; absent for what has nothing to prove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protection: Option<crate::DatabaseProtection>,
 }
 
 /// Make a database with what one had whose backup is on the target.

@@ -446,10 +446,10 @@ endpoints! {
         "Take a base of a database" "A copy to begin a restore from. One is taken by itself each day.",
         gives(&[Accepted]);
     DATABASE_DRILL_LIST = "database_drill_list" Get place!("/databases/{database}/drills"), "databases", Right(Read);
-        "List drills of a database's backup" "Newest first; the last thirty are kept.", query(PAGES), gives(&[json::<crate::DrillPage>(200)]);
+        "List drills of a database's backup" "Newest first; the last thirty of each copy are kept.", query(PAGES), gives(&[json::<crate::DrillPage>(200)]);
     DATABASE_DRILL = "database_drill" Post place!("/databases/{database}/drills"), "databases", Right(Manage);
-        "Prove the backup of a database" "Restores it into a throw-away instance without a network and looks: files of the base, end of the log, canary, `pg_amcheck`, every row. It is done by itself each day. The operation fails when the backup does not bring the database back, and names the check.",
-        gives(&[Accepted]);
+        "Prove the backup of a database" "Restores it into a throw-away instance without a network and looks: files of the base, end of the log, canary, `pg_amcheck`, every row. It is done by itself each day. With `target`, everything is fetched from the target elsewhere; that is done by itself after each base there, too. The operation fails when the backup does not bring the database back, and names the check.",
+        may_take::<crate::CreateDrill>(), gives(&[Accepted]);
     DATABASE_DRILL_VIEW = "database_drill_view" Get place!("/databases/{database}/drills/{drill}"), "databases", Right(Read);
         "Show a drill" "What each check found.", gives(&[json::<crate::Drill>(200)]);
     DATABASE_RESTORE = "database_restore" Post place!("/databases/{database}/restores"), "databases", Right(Manage);
@@ -523,6 +523,9 @@ endpoints! {
     BACKUP_KEY_CHECK = "backup_key_check" Post "/v1/server/backup-target/check-key", "installation", Installation(Administer);
         "Show that the backup key is kept elsewhere" "Until that was done once, the key may be lost with this machine, and the backup with it.",
         takes::<crate::CheckBackupKey>(), gives(&[json::<crate::BackupTarget>(200)]);
+    BACKUP_TARGET_VERIFY = "backup_target_verify" Post "/v1/server/backup-target/verify", "installation", Installation(Administer);
+        "Read everything on the backup target" "Every object that a catalogue names, of this server's databases and others', as far as the key opens them: it is fetched, opened, and its size, name and content are compared. Nothing is changed. The operation fails when something is damaged or missing; its log names each object, and what can be restored without.",
+        gives(&[Accepted]);
     TARGET_DATABASE_LIST = "target_database_list" Get "/v1/server/backup-target/databases", "installation", Installation(Administer);
         "List databases whose backup is on the target" "This server's and others', as far as the key opens them: what they can be restored to, and what is missing. Objects are looked at by name and size.",
         query(PAGES), gives(&[json::<crate::TargetDatabasePage>(200)]);

@@ -51,6 +51,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("Drill.id", r#""dri_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("Drill.base", "3"),
     ("Drill.lsn", r#""0/5000060""#),
+    ("Drill.place", r#""the directory /mnt/backup""#),
     ("Drill.operation", r#""op_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("Drill.rows", "184211"),
     ("Drill.state", r#""failed""#),

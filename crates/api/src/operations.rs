@@ -43,7 +43,7 @@ pub struct Operation {
     pub id: String,
     /// What it does: `deploy`, `rollback`, `restart`, `scale`, `run`, `delete_app`, `create_database`,
     /// `rotate_database`, `branch_database`, `reset_database`, `backup_database`,
-    /// `drill_database`, `restore_database`, `promote_database`, `destroy_database` or `image`.
+    /// `drill_database`, `restore_database`, `promote_database`, `destroy_database`, `verify_target`, `rotate_key` or `image`.
     pub work: String,
     /// What it does it to: id of the app or database, name of the image.
     pub target: String,

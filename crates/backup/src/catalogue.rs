@@ -2,13 +2,16 @@
 //!
 //! Invariant: what a catalogue names was put before it; what it does not name counts for nothing.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
 use model::{Base, Bytes, DatabaseId, ImageDigest, Lsn, Name, Segment, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{BackupError, Key, Object, Target, open, seal};
+
+/// `EIO`: what is asked of a disk that lost it.
+const BAD_DISK: i32 = 5;
 
 /// Who writes under a server's identity. In the clear: it is looked at before there is a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +127,24 @@ pub struct Part {
     pub bytes: u64,
 }
 
+/// An object that is not what was put there, or a target that does not answer: the one tells of a backup, the other does not.
+fn unread(target: &Target, name: &str, cause: &io::Error) -> BackupError {
+    match cause.kind() {
+        io::ErrorKind::InvalidData => BackupError::Damaged {
+            object: name.to_owned(),
+            why: cause.to_string(),
+        },
+        _ if cause.raw_os_error() == Some(BAD_DISK) => BackupError::Damaged {
+            object: name.to_owned(),
+            why: format!("cannot be read: {cause}"),
+        },
+        _ => BackupError::Unreachable {
+            target: target.to_string(),
+            why: format!("{name} could not be read: {cause}"),
+        },
+    }
+}
+
 impl Mark {
     /// The one under a name.
     ///
@@ -136,7 +157,7 @@ impl Mark {
             object: name.to_owned(),
             why,
         };
-        read.map_err(|cause| wrong(format!("could not be read: {cause}")))?;
+        read.map_err(|cause| unread(target, name, &cause))?;
         serde_json::from_str(&text).map_err(|_| wrong("is no mark of a server".to_owned()))
     }
 
@@ -155,14 +176,22 @@ impl Target {
     /// # Errors
     /// `Missing` when there is none, `Damaged` when it is not what was put there.
     pub fn document<T: DeserializeOwned>(&self, key: &Key, name: &str) -> Result<T, BackupError> {
-        let damaged = |why: String| BackupError::Damaged {
+        serde_json::from_slice(&self.object(key, name)?).map_err(|cause| BackupError::Damaged {
             object: name.to_owned(),
-            why,
-        };
-        let mut text = Vec::new();
-        let opened = open(key, name, self.get(name)?).and_then(|mut opened| opened.read_to_end(&mut text));
-        opened.map_err(|cause| damaged(cause.to_string()))?;
-        serde_json::from_slice(&text).map_err(|cause| damaged(format!("is not understood: {cause}")))
+            why: format!("is not understood: {cause}"),
+        })
+    }
+
+    /// What is in a sealed object. Only catalogues are longer than [`PART_BYTES`](crate::PART_BYTES).
+    ///
+    /// # Errors
+    /// `Missing` when there is none, `Damaged` when it is not what was put there, `Unreachable` when the target stopped
+    /// answering in the middle of it.
+    pub fn object(&self, key: &Key, name: &str) -> Result<Vec<u8>, BackupError> {
+        let mut plain = Vec::new();
+        let opened = open(key, name, self.get(name)?).and_then(|mut opened| opened.read_to_end(&mut plain));
+        opened.map_err(|cause| unread(self, name, &cause))?;
+        Ok(plain)
     }
 
     /// Puts a sealed document.
@@ -185,5 +214,41 @@ impl Target {
             name: name.to_owned(),
             bytes: sealed.len() as u64,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_tells_of_the_object_is_damage() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let target = Target::Directory(folder.path().to_owned());
+        let key = Key::fresh().expect("a key");
+        let read = |name: &str| target.object(&key, name);
+        let put = |name: &str, sealed: &[u8]| target.put(name, sealed).expect("put");
+        let sealed = seal(&key, "a/whole", &mut &b"text"[..]).expect("sealed");
+        put("a/whole", &sealed);
+        assert_eq!(read("a/whole").expect("opened"), b"text");
+        put("a/moved", &sealed);
+        put("a/short", &sealed[..sealed.len() - 1]);
+        put("a/empty", b"");
+        for name in ["a/moved", "a/short", "a/empty"] {
+            let damaged = read(name).expect_err(name);
+            assert!(
+                matches!(&damaged, BackupError::Damaged { object, .. } if object == name),
+                "{damaged}"
+            );
+        }
+        let missing = read("a/missing").expect_err("missing");
+        assert!(matches!(&missing, BackupError::Missing { object } if object == "a/missing"));
+        // Opened, and then not readable: that is the target's trouble.
+        std::fs::create_dir(folder.path().join("a/silent")).expect("made");
+        let silent = read("a/silent").expect_err("silent");
+        assert!(
+            matches!(&silent, BackupError::Unreachable { why, .. } if why.contains("a/silent")),
+            "{silent}"
+        );
     }
 }

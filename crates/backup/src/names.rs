@@ -12,7 +12,7 @@
 
 use model::{DatabaseId, Segment, Timestamp};
 
-use crate::{BackupError, Key, Target};
+use crate::{BackupError, KeptFile, Key, Target};
 
 /// Under which everything lies.
 pub const ROOT: &str = "stoa-backup-1/";
@@ -66,6 +66,15 @@ impl Names {
     #[must_use]
     pub fn open_segment(&self, id: DatabaseId, stretch: u64, segment: Segment, at: Timestamp) -> String {
         format!("{}.{}", self.segment(id, stretch, segment), at.as_ms())
+    }
+
+    /// A segment as a catalogue names it.
+    #[must_use]
+    pub fn file(&self, id: DatabaseId, stretch: u64, file: &KeptFile) -> String {
+        match file.open_at {
+            Some(at) => self.open_segment(id, stretch, file.segment, at),
+            None => self.segment(id, stretch, file.segment),
+        }
     }
 
     /// The beginning of all that is of a base.

@@ -1,8 +1,8 @@
 //! `stoa db`.
 
 use api::{
-    BranchSource, CreateBranch, CreateDatabase, CreateRestore, Database, DatabaseBackups, PromoteDatabase,
-    RestoreTarget,
+    BackupCopy, BranchSource, CreateBranch, CreateDatabase, CreateDrill, CreateRestore, Database,
+    DatabaseBackups, PromoteDatabase, RestoreTarget,
 };
 
 use crate::args::{BranchFrom, DbCommand};
@@ -126,13 +126,14 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_backup(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
-        DbCommand::Backups {
-            name: None,
-            target: _,
-        } => elsewhere::kept(session),
+        DbCommand::Backups { name: None, .. } => elsewhere::kept(session, None),
         DbCommand::Backups {
             name: Some(name),
-            target: _,
+            target: true,
+        } => elsewhere::kept(session, Some(name)),
+        DbCommand::Backups {
+            name: Some(name),
+            target: false,
         } => {
             let backups = client.database_backups(place, name)?;
             if session.json {
@@ -142,8 +143,19 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             }
             Ok(0)
         }
-        DbCommand::Drill { name, patience } => {
-            let operation = follow::follow(session, &client.database_drill(place, name)?, patience)?;
+        DbCommand::Drill {
+            name,
+            from_target,
+            patience,
+        } => {
+            let body = CreateDrill {
+                copy: match from_target {
+                    true => BackupCopy::Target,
+                    false => BackupCopy::Local,
+                },
+            };
+            let operation = client.database_drill(place, name, &body)?;
+            let operation = follow::follow(session, &operation, patience)?;
             follow::finish(session, &operation)
         }
         DbCommand::Drills { name, drill } => drills::show(session, name, drill.as_deref()),
@@ -232,6 +244,7 @@ pub(crate) fn table(all: &[Database]) -> String {
                 output::or_dash(database.version.as_deref()),
                 output::size(database.size_bytes),
                 drills::protection(database.protection.as_ref()),
+                drills::protection(database.target_protection.as_ref()),
                 output::or_dash(Some(&database.used_by.join(", "))),
                 database.host.clone(),
             ]
@@ -239,7 +252,14 @@ pub(crate) fn table(all: &[Database]) -> String {
         .collect();
     output::table(
         &[
-            "DATABASE", "STATE", "POSTGRES", "SIZE", "BACKUP", "USED BY", "HOST",
+            "DATABASE",
+            "STATE",
+            "POSTGRES",
+            "SIZE",
+            "BACKUP",
+            "ELSEWHERE",
+            "USED BY",
+            "HOST",
         ],
         &rows,
     )
@@ -253,6 +273,10 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
             "NOT RECEIVED AT THE MOMENT: what is written now cannot be restored; it is tried again, see: stoa db info"
         }
     };
+    let there = backups
+        .elsewhere
+        .iter()
+        .flat_map(|there| elsewhere::told(name, there));
     let mut row = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
     row("log", log.to_owned());
     row(
@@ -263,7 +287,7 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
             output::size(backups.wal_bytes)
         ),
     );
-    for (name, value) in backups.elsewhere.iter().flat_map(elsewhere::told) {
+    for (name, value) in there {
         row(name, value);
     }
     if let Some(at) = backups.drilled_at {
@@ -422,7 +446,22 @@ fn page(database: &Database) -> String {
         ));
     }
     if let Some(protection) = &database.protection {
-        rows.insert(2, ("backup", drills::told(&database.name, protection)));
+        rows.insert(
+            2,
+            (
+                "backup",
+                drills::told(&database.name, BackupCopy::Local, protection),
+            ),
+        );
+    }
+    if let Some(protection) = &database.target_protection {
+        rows.insert(
+            3,
+            (
+                "elsewhere",
+                drills::told(&database.name, BackupCopy::Target, protection),
+            ),
+        );
     }
     if !database.branches.is_empty() {
         rows.push(("branches", database.branches.join(", ")));

@@ -1,6 +1,6 @@
 //! `stoa db drills`, and how the state of a backup is told.
 
-use api::{DatabaseProtection, Drill};
+use api::{BackupCopy, DatabaseProtection, Drill};
 
 use crate::failure::{Code, Failure};
 use crate::output::{self, say};
@@ -57,13 +57,24 @@ pub(crate) fn protection(protection: Option<&DatabaseProtection>) -> String {
 }
 
 /// In a line of its own, with what leads on.
-pub(crate) fn told(name: &str, protection: &DatabaseProtection) -> String {
+pub(crate) fn told(name: &str, copy: BackupCopy, protection: &DatabaseProtection) -> String {
+    let (from, option) = match copy {
+        BackupCopy::Local => ("", ""),
+        BackupCopy::Target => (" from there", " --from-target"),
+    };
     match (protection.state.as_str(), protection.drilled_at) {
-        ("protected", Some(at)) => format!("protected: a drill brought it back, {}", output::ago(at)),
+        ("protected", Some(at)) => format!("protected: a drill brought it back{from}, {}", output::ago(at)),
         _ => format!(
-            "{}; see: stoa db drills {name} last; next: stoa db drill {name}",
+            "{}; see: stoa db drills {name}; next: stoa db drill {name}{option}",
             self::protection(Some(protection))
         ),
+    }
+}
+
+fn copy(copy: BackupCopy) -> &'static str {
+    match copy {
+        BackupCopy::Local => "local",
+        BackupCopy::Target => "target",
     }
 }
 
@@ -73,6 +84,7 @@ pub(crate) fn table(all: &[Drill]) -> String {
         .map(|drill| {
             vec![
                 drill.id.clone(),
+                copy(drill.copy).to_owned(),
                 verdict(drill),
                 drill.asked_at.to_string(),
                 drill.base.map_or_else(|| "-".to_owned(), |base| base.to_string()),
@@ -83,7 +95,7 @@ pub(crate) fn table(all: &[Drill]) -> String {
         })
         .collect();
     output::table(
-        &["DRILL", "RESULT", "ASKED", "BASE", "UP TO", "RTO", "ROWS"],
+        &["DRILL", "COPY", "RESULT", "ASKED", "BASE", "UP TO", "RTO", "ROWS"],
         &rows,
     )
 }
@@ -105,6 +117,13 @@ fn seconds(ms: Option<u64>) -> String {
 pub(crate) fn page(drill: &Drill) -> String {
     let mut rows = vec![
         ("drill", drill.id.clone()),
+        (
+            "copy",
+            drill.place.as_ref().map_or_else(
+                || copy(drill.copy).to_owned(),
+                |place| format!("{}, {place}", copy(drill.copy)),
+            ),
+        ),
         ("result", verdict(drill)),
         ("asked", drill.asked_at.to_string()),
     ];

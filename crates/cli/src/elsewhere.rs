@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use api::{
-    BackupPlace, BackupTarget, CheckBackupKey, PutBackupTarget, RestoreFromTarget, RestoreTarget,
+    BackupCopy, BackupPlace, BackupTarget, CheckBackupKey, PutBackupTarget, RestoreFromTarget, RestoreTarget,
     TargetDatabase,
 };
 
 use crate::args::{BackupKeyCommand, BackupTargetCommand, Globals, Patience};
+use crate::drills;
 use crate::failure::{Code, Failure};
 use crate::follow;
 use crate::input;
@@ -85,6 +86,11 @@ pub(crate) fn target(globals: &Globals, command: &BackupTargetCommand) -> Result
         BackupTargetCommand::View { data_dir } => {
             let session = Session::on_host(globals, data_dir)?;
             shown(&session, &session.client.backup_target()?)
+        }
+        BackupTargetCommand::Verify { data_dir, patience } => {
+            let session = Session::on_host(globals, data_dir)?;
+            let operation = session.client.backup_target_verify()?;
+            follow::finish(&session, &follow::follow(&session, &operation, patience)?)
         }
         BackupTargetCommand::Remove { confirm, data_dir } => {
             let session = Session::on_host(globals, data_dir)?;
@@ -191,9 +197,19 @@ fn page(target: &BackupTarget) -> String {
         .collect()
 }
 
-/// What is on the target.
-pub(crate) fn kept(session: &Session) -> Result<u8, Failure> {
-    let all = session.client.target_databases()?;
+/// What is on the target: of all, or of those of a name or id.
+pub(crate) fn kept(session: &Session, name: Option<&str>) -> Result<u8, Failure> {
+    let mut all = session.client.target_databases()?;
+    if let Some(name) = name {
+        all.retain(|one| one.name == name || one.id == name);
+        if all.is_empty() {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("there is no database {name} on the target that its key opens"),
+                "see what there is: stoa db backups --target",
+            ));
+        }
+    }
     if session.json {
         output::json(&all)?;
     } else if all.is_empty() {
@@ -258,7 +274,7 @@ pub(crate) fn restore(
 }
 
 /// A line about how far a database is there.
-pub(crate) fn told(elsewhere: &api::DatabaseElsewhere) -> Vec<(&'static str, String)> {
+pub(crate) fn told(name: &str, elsewhere: &api::DatabaseElsewhere) -> Vec<(&'static str, String)> {
     let time =
         |at: Option<model::Timestamp>| at.map_or_else(|| "nothing yet".to_owned(), |at| at.to_string());
     let mut rows = vec![(
@@ -271,6 +287,9 @@ pub(crate) fn told(elsewhere: &api::DatabaseElsewhere) -> Vec<(&'static str, Str
             time(elsewhere.base_at)
         ),
     )];
+    if let Some(protection) = &elsewhere.protection {
+        rows.push(("", drills::told(name, BackupCopy::Target, protection)));
+    }
     // What is being written now always waits a little.
     if let Some(since) = elsewhere
         .waiting_since

@@ -98,6 +98,21 @@ pub enum BackupTargetCommand {
         )]
         data_dir: PathBuf,
     },
+    /// Read everything there that the key opens, and name what is damaged or missing. Nothing is changed.
+    Verify {
+        /// Where everything is kept.
+        #[arg(
+            long,
+            env = "STOA_DATA_DIR",
+            hide_env_values = true,
+            default_value = "/var/lib/stoa",
+            value_name = "DIR"
+        )]
+        data_dir: PathBuf,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Write backups there no more. What is there stays there.
     Remove {
         /// Repeat the fingerprint of the key instead of being asked.

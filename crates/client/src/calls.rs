@@ -6,17 +6,17 @@ use api::endpoints as e;
 use api::{
     AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, BackupTarget,
     CheckBackupKey, Claim, CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice,
-    CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease, CreateRestore,
-    CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseBackups, DatabaseCredentials,
-    DatabasePage, Device, DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage, Exec, FetchSession,
-    Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
-    InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
-    MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
-    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget, PutIdentityProvider,
-    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget,
-    Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
-    SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, Upload, User, UserPage,
-    Whoami,
+    CreateDrill, CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease,
+    CreateRestore, CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseBackups,
+    DatabaseCredentials, DatabasePage, Device, DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage,
+    Exec, FetchSession, Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail,
+    ImagePage, Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken,
+    LinkIdentity, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org,
+    OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget,
+    PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
+    Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server,
+    SessionPage, SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, Upload,
+    User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -396,8 +396,8 @@ impl Client {
     pub fn database_drills(&self, at: &Place, database: &str) -> Result<Vec<Drill>, Error> {
         self.all::<DrillPage>(&e::DATABASE_DRILL_LIST, &at.with([database]))
     }
-    pub fn database_drill(&self, at: &Place, database: &str) -> Result<Operation, Error> {
-        self.call(&e::DATABASE_DRILL, &at.with([database]), &[], NONE)
+    pub fn database_drill(&self, at: &Place, database: &str, body: &CreateDrill) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_DRILL, &at.with([database]), &[], Some(body))
     }
     pub fn database_drill_view(&self, at: &Place, database: &str, drill: &str) -> Result<Drill, Error> {
         self.call(&e::DATABASE_DRILL_VIEW, &at.with([database, drill]), &[], NONE)
@@ -470,6 +470,9 @@ impl Client {
     }
     pub fn backup_key_check(&self, body: &CheckBackupKey) -> Result<BackupTarget, Error> {
         self.call(&e::BACKUP_KEY_CHECK, &[], &[], Some(body))
+    }
+    pub fn backup_target_verify(&self) -> Result<Operation, Error> {
+        self.call(&e::BACKUP_TARGET_VERIFY, &[], &[], NONE)
     }
     pub fn target_databases(&self) -> Result<Vec<TargetDatabase>, Error> {
         self.all::<TargetDatabasePage>(&e::TARGET_DATABASE_LIST, &[])

@@ -19,6 +19,9 @@ pub struct Drill {
     pub database: DatabaseId,
     /// The operation that does it.
     pub operation: OperationId,
+    /// Which copy of it.
+    #[serde(default)]
+    pub copy: DrilledCopy,
     /// When it was asked for.
     pub asked_at: Timestamp,
     /// What the backup must hold; nothing until the server was asked.
@@ -47,6 +50,22 @@ pub struct Drill {
     pub checks: Vec<Check>,
     /// Where it stands.
     pub state: DrillState,
+}
+
+/// Which copy of a backup a drill proves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "copy", rename_all = "snake_case")]
+pub enum DrilledCopy {
+    /// The bases and the log on this server.
+    #[default]
+    Local,
+    /// What is on the target elsewhere.
+    Target {
+        /// Where that is.
+        place: String,
+        /// The identity under which this server writes there.
+        server: String,
+    },
 }
 
 /// What the backup must hold, as the server said when the drill began.
@@ -90,6 +109,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckKind {
+    /// What the catalogue on the target names is there, opens with the key, and is what was put there.
+    Objects,
     /// The archived log goes on from a base up to what was expected, without a hole.
     Log,
     /// The files of the base are those it was taken with.
@@ -113,6 +134,7 @@ impl CheckKind {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Objects => "objects",
             Self::Log => "log",
             Self::Manifest => "manifest",
             Self::Start => "start",

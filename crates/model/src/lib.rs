@@ -27,7 +27,7 @@ pub use backup::{Archive, Base, Drilled, Lsn, LsnError, Reached, Restored, SEGME
 pub use database::{
     BranchSource, Credential, Database, DatabaseState, Origin, Promoted, Replaced, Shape, StorageFull,
 };
-pub use drill::{Drill, DrillState};
+pub use drill::{Drill, DrillState, DrilledCopy};
 pub use elsewhere::{BackupTarget, TargetPlace};
 pub use email::Email;
 pub use id::*;

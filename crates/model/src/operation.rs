@@ -129,6 +129,8 @@ pub enum Work {
         /// The database.
         database: DatabaseId,
     },
+    /// Read everything that is on the target elsewhere, and say what does not open.
+    VerifyTarget,
     /// Seal everything with another master key, and retire the one before.
     RotateKey {
         /// The public name of the key that sealed when it was asked for: with another one, the key is there already.

@@ -88,6 +88,24 @@ pub fn is_due(drills: &[Drill], base: Option<(Timestamp, u64)>, now: Timestamp) 
     }
 }
 
+/// The same for the copy on the target elsewhere, of the drills of that copy: each base that is whole there is drilled.
+#[must_use]
+pub fn is_target_due(drills: &[Drill], base: Option<(Timestamp, u64)>, now: Timestamp) -> bool {
+    let Some(last) = drills.last() else {
+        return base.is_some_and(|(taken, _)| taken.plus(FIRST_AFTER) <= now);
+    };
+    let is_after = |pause: Millis| last.asked_at.plus(pause) <= now;
+    // One whose base was never come to has told nothing of any.
+    let is_newer = base.is_some_and(|(_, number)| last.base.is_some_and(|drilled| drilled < number))
+        && is_after(FIRST_AFTER);
+    match &last.state {
+        DrillState::Running => false,
+        DrillState::Passed { .. } => is_newer || is_after(EVERY),
+        DrillState::Failed { .. } => is_newer || is_after(AGAIN),
+        DrillState::Undone { .. } => is_after(AGAIN),
+    }
+}
+
 /// What must be free in the pool for a drill: twice the log that is replayed, for each page it changes is written anew, and
 /// the base itself where the pool cannot share blocks.
 #[must_use]
@@ -136,6 +154,7 @@ mod tests {
             id: DrillId::fresh(),
             database: DatabaseId::fresh(),
             operation: OperationId::fresh(),
+            copy: model::DrilledCopy::Local,
             asked_at: at(asked),
             expected: None,
             base: Some(base),
@@ -223,6 +242,42 @@ mod tests {
         ] {
             assert_eq!(
                 is_due(&drills, base, at(now)),
+                expected,
+                "{drills:?} {base:?} {now}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_copy_elsewhere_is_drilled_after_each_base_there_and_daily() {
+        let base = |number| Some((at(0), number));
+        let never_came_to_one = Drill {
+            base: None,
+            ..failed(0)
+        };
+        let hour = 3_600_000;
+        for (drills, base, now, expected) in [
+            (vec![], None, 9 * DAY, false),
+            (vec![], base(1), 599_999, false),
+            (vec![], base(1), 600_000, true),
+            (vec![passed(0)], base(1), DAY - 1, false),
+            (vec![passed(0)], base(1), DAY, true),
+            (vec![passed(0)], None, DAY, true),
+            // Another base is there as a whole.
+            (vec![passed(0)], base(2), 600_000, true),
+            (vec![passed(0)], base(2), 599_999, false),
+            (vec![failed(0)], base(2), 600_000, true),
+            (vec![failed(0)], base(1), 6 * hour - 1, false),
+            (vec![failed(0)], base(1), 6 * hour, true),
+            (vec![never_came_to_one.clone()], base(2), 6 * hour - 1, false),
+            (vec![never_came_to_one], base(2), 6 * hour, true),
+            // It did not answer.
+            (vec![undone(0)], base(2), 6 * hour - 1, false),
+            (vec![undone(0)], None, 6 * hour, true),
+            (vec![drill(0, 1, DrillState::Running)], base(2), 9 * DAY, false),
+        ] {
+            assert_eq!(
+                is_target_due(&drills, base, at(now)),
                 expected,
                 "{drills:?} {base:?} {now}"
             );

@@ -1,9 +1,9 @@
 //! Drills of backups.
 
-use api::{DatabaseProtection, DrillCheck, DrillPage};
-use control::databases::{self, Protection};
+use api::{BackupCopy, CreateDrill, DatabaseProtection, DrillCheck, DrillPage};
+use control::databases::{self, Protection, Which};
 use model::drill::{Check, Outcome};
-use model::{Bytes, Drill, DrillState, Millis};
+use model::{Bytes, Drill, DrillState, DrilledCopy, Millis};
 
 use crate::answer::Reply;
 use crate::call::Call;
@@ -22,7 +22,11 @@ pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
 
 pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let database = call.parameter("database")?;
-    let accepted = databases::drill(call.control(), call.actor()?, &call.place()?, database)?;
+    let which = match call.body::<CreateDrill>()?.copy {
+        BackupCopy::Local => Which::Local,
+        BackupCopy::Target => Which::Target,
+    };
+    let accepted = databases::drill(call.control(), call.actor()?, &call.place()?, database, which)?;
     Reply::accepted(&accepted.operation)
 }
 
@@ -51,8 +55,14 @@ fn wire(drill: &Drill) -> api::Drill {
         DrillState::Failed { at } => ("failed", Some(*at), None),
         DrillState::Undone { at, why } => ("undone", Some(*at), Some(why.clone())),
     };
+    let (copy, place) = match &drill.copy {
+        DrilledCopy::Local => (BackupCopy::Local, None),
+        DrilledCopy::Target { place, .. } => (BackupCopy::Target, Some(place.clone())),
+    };
     api::Drill {
         id: drill.id.to_string(),
+        copy,
+        place,
         state: state.to_owned(),
         why,
         failed_check: drill.failed_check().map(|check| check.kind.as_str().to_owned()),

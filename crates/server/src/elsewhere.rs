@@ -64,6 +64,10 @@ pub(crate) fn check_key(call: &Call) -> Result<Reply, Refusal> {
     Reply::ok(&wire(&elsewhere::check_key(call.control(), call.actor()?, &key)?))
 }
 
+pub(crate) fn verify(call: &Call) -> Result<Reply, Refusal> {
+    Reply::accepted(&elsewhere::verify(call.control(), call.actor()?)?.operation)
+}
+
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
     let all = elsewhere::kept(call.control(), call.actor()?)?;
     let (page, next_page) = pages::cut(call, all, |one| format!("{}/{}", one.server, one.id))?;
@@ -94,11 +98,12 @@ pub(crate) fn of(backups: &Backups) -> Option<DatabaseElsewhere> {
         key_escrowed: found.is_escrowed,
         until: found.progress.until,
         uploaded_at: found.progress.uploaded_at,
-        base_at: found.progress.base_at,
+        base_at: found.progress.base.map(|(at, _)| at),
         waiting_bytes: found.progress.waiting.get(),
         waiting_since: found.progress.waiting_since,
         upload_error: found.progress.error.clone(),
         stale: found.is_stale,
+        protection: found.protection.as_ref().map(crate::drills::wire_protection),
     })
 }
 

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use control::databases::{Protection, Watched};
+use model::{Drill, DrillState};
+
 /// Counters since the start.
 #[derive(Default)]
 pub(crate) struct Metrics {
@@ -90,39 +93,59 @@ fn labels(one: &control::routes::Requests) -> String {
     )
 }
 
+fn is_protected(protection: Option<&Protection>) -> Option<String> {
+    let is_it = matches!(protection?, Protection::Protected { .. });
+    Some(u8::from(is_it).to_string())
+}
+
+fn passed_at(drill: Option<&Drill>) -> Option<String> {
+    match drill?.state {
+        DrillState::Passed { at } => Some((at.as_ms() / 1000).to_string()),
+        DrillState::Running | DrillState::Failed { .. } | DrillState::Undone { .. } => None,
+    }
+}
+
+fn rto(drill: Option<&Drill>) -> Option<String> {
+    let rto = drill?.rto?.as_ms();
+    Some(format!("{}.{:03}", rto / 1000, rto % 1000))
+}
+
 /// Databases and whether their backup was proven, in the text form of Prometheus.
-pub(crate) fn databases(all: &[control::databases::Watched]) -> String {
-    use control::databases::{Protection, Watched};
+pub(crate) fn databases(all: &[Watched]) -> String {
     type Value = fn(&Watched) -> Option<String>;
-    let gauges: [(&str, &str, Value); 4] = [
+    let gauges: [(&str, &str, Value); 7] = [
         ("stoa_database_up", "Whether its server answers.", |one| {
             Some(u8::from(one.is_ready).to_string())
         }),
         (
             "stoa_database_protected",
             "Whether a drill proved its backup within the last two days, and none failed since. Branches have none.",
-            |one| {
-                let protection = one.protection.as_ref()?;
-                Some(u8::from(matches!(protection, Protection::Protected { .. })).to_string())
-            },
+            |one| is_protected(one.proof.local.as_ref()),
         ),
         (
             "stoa_database_drill_passed_timestamp_seconds",
             "When a drill passed last.",
-            |one| match one.passed.as_ref()?.state {
-                model::DrillState::Passed { at } => Some((at.as_ms() / 1000).to_string()),
-                model::DrillState::Running
-                | model::DrillState::Failed { .. }
-                | model::DrillState::Undone { .. } => None,
-            },
+            |one| passed_at(one.passed.as_ref()),
         ),
         (
             "stoa_database_drill_rto_seconds",
             "From the beginning of the restore to the first answer, in the last drill that passed.",
-            |one| {
-                let rto = one.passed.as_ref()?.rto?.as_ms();
-                Some(format!("{}.{:03}", rto / 1000, rto % 1000))
-            },
+            |one| rto(one.passed.as_ref()),
+        ),
+        (
+            "stoa_database_target_protected",
+            "The same as stoa_database_protected, of the copy on the backup target.",
+            |one| is_protected(one.proof.target.as_ref()),
+        ),
+        (
+            "stoa_database_target_drill_passed_timestamp_seconds",
+            "When a drill of that copy passed last.",
+            |one| passed_at(one.passed_target.as_ref()),
+        ),
+        (
+            "stoa_database_target_drill_rto_seconds",
+            "From the beginning of the fetch to the first answer, in the last drill of that copy that passed.",
+            |one| rto(one.passed_target.as_ref()),
         ),
     ];
     let mut text = String::new();

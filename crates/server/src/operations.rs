@@ -132,6 +132,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::RestoreDatabase { database } => ("restore_database", database.to_string()),
         Work::PromoteDatabase { database, .. } => ("promote_database", database.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
+        Work::VerifyTarget => ("verify_target", "backup target".to_owned()),
         Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),
         Work::Image { name, .. } => ("image", name.clone()),
     };

@@ -165,6 +165,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::BACKUP_TARGET_PUT, Handler::Act(elsewhere::put)),
     (&e::BACKUP_TARGET_DELETE, Handler::Act(elsewhere::delete)),
     (&e::BACKUP_KEY_CHECK, Handler::Act(elsewhere::check_key)),
+    (&e::BACKUP_TARGET_VERIFY, Handler::Act(elsewhere::verify)),
     (&e::TARGET_DATABASE_LIST, Handler::Act(elsewhere::list)),
     (&e::HEALTH, Handler::Act(installation::health)),
     (&e::READINESS, Handler::Act(installation::readiness)),

@@ -118,17 +118,20 @@ pub enum DbCommand {
     },
     /// Show what it can be restored to, its bases, and what is missing.
     Backups {
-        /// Its name.
+        /// Its name; with --target also its id there.
         #[arg(required_unless_present = "target")]
         name: Option<String>,
-        /// Show what is on the target elsewhere instead: this server's databases and others'.
-        #[arg(long, conflicts_with = "name")]
+        /// Show what is on the target elsewhere instead: without a name, all of this server's databases and others'.
+        #[arg(long)]
         target: bool,
     },
     /// Prove its backup now: restore it into a throw-away instance and look. It is done by itself each day.
     Drill {
         /// Its name.
         name: String,
+        /// The copy on the target elsewhere: everything is fetched from there. Done by itself after each base there, too.
+        #[arg(long)]
+        from_target: bool,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,

@@ -12,6 +12,7 @@ use model::{
     Millis, Name, Restored, Target, Timestamp,
 };
 use plan::backup::{self, Gap, Run, Stretch, WalFile, Window};
+use plan::drill::Protection;
 use store::ReadTx;
 use store::secret::{Sealed, Secret};
 
@@ -59,6 +60,8 @@ pub struct Elsewhere {
     pub progress: Progress,
     /// It has not been up to date for long.
     pub is_stale: bool,
+    /// Whether a drill proved what is there; nothing for what has nothing to prove.
+    pub protection: Option<Protection>,
 }
 
 /// The name of the volume of a stretch of a database's log.
@@ -153,11 +156,12 @@ pub fn backups(
     path: &EnvPath,
     name: &str,
 ) -> Result<Backups, ControlError> {
-    let database = control.read(|tx| {
+    let (database, proof) = control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
-        scope.database(tx, name)
+        let database = scope.database(tx, name)?.row;
+        let proof = super::drills::proof(tx, &database, Timestamp::now())?;
+        Ok((database, proof))
     })?;
-    let database = database.row;
     refuse_branch(&database)?;
     let is_receiving = freshen(control, &database)?;
     let found = catalogue(control, &database)?;
@@ -186,6 +190,7 @@ pub fn backups(
                 is_escrowed: target.escrowed_at.is_some(),
                 progress,
                 is_stale,
+                protection: proof.target,
             }
         }),
     })

@@ -4,29 +4,57 @@ use std::collections::BTreeMap;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, Condition, Database, DatabaseId, DatabaseState, Drill, DrillId, DrillState, Instance,
-    Name, Timestamp,
+    Action, Actor, BackupTarget, Condition, Database, DatabaseId, DatabaseState, Drill, DrillId, DrillState,
+    DrilledCopy, Instance, Name, Timestamp,
 };
 use plan::drill::{self, Protection};
+use store::rows::BACKUP_TARGET;
 use store::{Expect, ReadTx, WriteTx};
 
 use super::backups::refuse_branch;
 use crate::authorize::{self, EnvPath, Scope};
+use crate::elsewhere::copy_on;
 use crate::operations::{self, Accepted};
 use crate::transact::all;
 use crate::{Control, ControlError};
 
+/// Which copy of a backup to drill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one on this server.
+    Local,
+    /// The one on the target elsewhere.
+    Target,
+}
+
 /// Asks for a drill of a database's backup.
 ///
 /// # Errors
-/// As the gate's; `State` for a branch, which has no backup, and while another drill of it is under way.
-pub fn drill(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Result<Accepted, ControlError> {
+/// As the gate's; `State` for a branch, which has no backup, and while another drill of it is under way; `NotFound` for a
+/// target where there is none.
+pub fn drill(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    which: Which,
+) -> Result<Accepted, ControlError> {
     control.mutate(actor, "database.drill", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.row;
         refuse_branch(&database)?;
-        drill_in(control, tx, actor, &scope, &database)
+        let copy = match which {
+            Which::Local => DrilledCopy::Local,
+            Which::Target => copy_elsewhere(tx)?.ok_or_else(crate::elsewhere::none)?,
+        };
+        drill_in(control, tx, actor, (&scope, &database), &copy)
     })
+}
+
+/// The copy on the target there is now.
+pub(crate) fn copy_elsewhere(tx: &ReadTx) -> Result<Option<DrilledCopy>, ControlError> {
+    let target = tx.get::<BackupTarget>(BACKUP_TARGET)?;
+    Ok(target.map(|target| copy_on(&target.row)))
 }
 
 /// The same inside a transaction.
@@ -34,8 +62,8 @@ pub(crate) fn drill_in(
     control: &Control,
     tx: &WriteTx,
     actor: &Actor,
-    scope: &Scope,
-    database: &Database,
+    (scope, database): (&Scope, &Database),
+    copy: &DrilledCopy,
 ) -> Result<Accepted, ControlError> {
     let before = of(tx, database.id)?;
     if before.iter().any(|drill| drill.state == DrillState::Running) {
@@ -54,6 +82,7 @@ pub(crate) fn drill_in(
         id,
         database: database.id,
         operation: accepted.operation.id,
+        copy: copy.clone(),
         asked_at: control.now_of(tx),
         expected: None,
         base: None,
@@ -65,6 +94,9 @@ pub(crate) fn drill_in(
         checks: Vec::new(),
         state: DrillState::Running,
     })?;
+    // Each copy has its own: the one that is drilled more often does not push out the other's.
+    let (before, others): (Vec<Drill>, Vec<Drill>) =
+        before.into_iter().partition(|drill| drill.copy == *copy);
     let surplus = (before.len() + 1).saturating_sub(drill::REMEMBERED);
     // The last that passed says since when it is unprotected, however often it was tried since.
     let passed = before
@@ -76,11 +108,22 @@ pub(crate) fn drill_in(
     for old in forgotten.take(surplus) {
         tx.delete::<Drill>(&old.id.to_string(), Expect::Any)?;
     }
+    // Those of a target that is there no more prove nothing.
+    let now = copy_elsewhere(tx)?;
+    let is_old = |drill: &&Drill| drill.copy != DrilledCopy::Local && Some(&drill.copy) != now.as_ref();
+    for old in others.iter().filter(is_old) {
+        tx.delete::<Drill>(&old.id.to_string(), Expect::Any)?;
+    }
     Ok(accepted)
 }
 
 fn is_passed(drill: &Drill) -> bool {
     matches!(drill.state, DrillState::Passed { .. })
+}
+
+fn last_passed(drills: &[Drill], copy: Option<&DrilledCopy>) -> Option<Drill> {
+    let is_it = |drill: &&Drill| is_passed(drill) && Some(&drill.copy) == copy;
+    drills.iter().rev().find(is_it).cloned()
 }
 
 /// The drills of a database that are remembered, oldest first.
@@ -131,16 +174,38 @@ pub fn drill_view(
         .ok_or_else(|| authorize::missing("drill", id))
 }
 
-/// Whether the backup of a database was proven; nothing for what has none to prove: a branch, and what is not there (yet).
-pub(crate) fn protection(
-    tx: &ReadTx,
-    database: &Database,
-    now: Timestamp,
-) -> Result<Option<Protection>, ControlError> {
+/// Whether the backup of a database was proven, copy by copy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// The one on this server; nothing for what has none to prove: a branch, and what is not there (yet).
+    pub local: Option<Protection>,
+    /// The one on the target elsewhere; nothing without a target, too.
+    pub target: Option<Protection>,
+}
+
+pub(crate) fn proof(tx: &ReadTx, database: &Database, now: Timestamp) -> Result<Proof, ControlError> {
     if !is_to_be_protected(database) {
-        return Ok(None);
+        return Ok(Proof::default());
     }
-    Ok(Some(drill::protection(&of(tx, database.id)?, now)))
+    let drills = of(tx, database.id)?;
+    Ok(proof_of(&drills, copy_elsewhere(tx)?.as_ref(), now))
+}
+
+fn proof_of(drills: &[Drill], elsewhere: Option<&DrilledCopy>, now: Timestamp) -> Proof {
+    let of = |copy: &DrilledCopy| drill::protection(&of_copy(drills, copy), now);
+    Proof {
+        local: Some(of(&DrilledCopy::Local)),
+        target: elsewhere.map(of),
+    }
+}
+
+/// Those of one copy, in the same order.
+pub(crate) fn of_copy(drills: &[Drill], copy: &DrilledCopy) -> Vec<Drill> {
+    drills
+        .iter()
+        .filter(|drill| drill.copy == *copy)
+        .cloned()
+        .collect()
 }
 
 fn is_to_be_protected(database: &Database) -> bool {
@@ -159,10 +224,12 @@ pub struct Watched {
     pub name: Name,
     /// Whether its server answers.
     pub is_ready: bool,
-    /// Whether its backup was proven; nothing for a branch.
-    pub protection: Option<Protection>,
+    /// Whether its backup was proven.
+    pub proof: Proof,
     /// The last drill that passed.
     pub passed: Option<Drill>,
+    /// The last one of the copy elsewhere that passed.
+    pub passed_target: Option<Drill>,
 }
 
 /// All databases of the installation, for `/metrics`.
@@ -176,6 +243,7 @@ pub fn watched(control: &Control) -> Result<Vec<Watched>, ControlError> {
         for drill in all::<Drill>(tx)?.0 {
             drills.entry(drill.database).or_default().push(drill);
         }
+        let elsewhere = copy_elsewhere(tx)?;
         let mut watched = Vec::new();
         for database in all::<Database>(tx)?.0 {
             if database.state != DatabaseState::Active {
@@ -189,8 +257,12 @@ pub fn watched(control: &Control) -> Result<Vec<Watched>, ControlError> {
                 is_ready: instances
                     .iter()
                     .any(|found| matches!(found.row.condition, Condition::Ready { .. })),
-                protection: is_to_be_protected(&database).then(|| drill::protection(&mine, now)),
-                passed: mine.into_iter().rev().find(is_passed),
+                proof: match is_to_be_protected(&database) {
+                    true => proof_of(&mine, elsewhere.as_ref(), now),
+                    false => Proof::default(),
+                },
+                passed: last_passed(&mine, Some(&DrilledCopy::Local)),
+                passed_target: last_passed(&mine, elsewhere.as_ref()),
                 name: database.name,
             });
         }

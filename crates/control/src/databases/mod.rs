@@ -24,7 +24,7 @@ pub use plan::backup::{Gap, Window};
 pub use backups::{Backups, backup, backups, restore};
 pub use branches::{BranchWish, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
-pub use drills::{Watched, drill, drill_view, drills, watched};
+pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
 pub use plan::drill::Protection;
 pub use promote::promote;
 
@@ -39,8 +39,8 @@ pub struct DatabaseView {
     pub used_by: Vec<Name>,
     /// Databases that were branched from it.
     pub branches: Vec<Name>,
-    /// Whether its backup was proven; nothing for what has none.
-    pub protection: Option<Protection>,
+    /// Whether its backup was proven.
+    pub proof: Proof,
     /// What its volume holds; only where one database is looked at.
     pub used: Option<Bytes>,
 }
@@ -134,13 +134,13 @@ fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, C
         .find(|i| i.condition.is_live());
     let used_by = users_of(tx, &database.row)?;
     let branches = branches_of(tx, &database.row)?;
-    let protection = drills::protection(tx, &database.row, Timestamp::now())?;
+    let proof = drills::proof(tx, &database.row, Timestamp::now())?;
     Ok(DatabaseView {
         database,
         instance,
         used_by,
         branches,
-        protection,
+        proof,
         used: None,
     })
 }

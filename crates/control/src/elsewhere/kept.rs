@@ -93,10 +93,7 @@ fn read(target: &Target, key: &Key, server: &str, id: DatabaseId) -> Result<Kept
     for stretch in &catalogue.stretches {
         let mut files = Vec::new();
         for file in &stretch.files {
-            let name = match file.open_at {
-                Some(at) => names.open_segment(id, stretch.number, file.segment, at),
-                None => names.segment(id, stretch.number, file.segment),
-            };
+            let name = names.file(id, stretch.number, file);
             match wrong(&name, file.bytes) {
                 None => files.push(wal_file(file)),
                 Some(why) => problems.push(why),

@@ -5,13 +5,15 @@
 //! Invariants: a target is proven before it is kept; a key is shown once, when it is made; every server writes under an
 //! identity of its own, and never to what is another's.
 
+mod holds;
 mod kept;
 mod progress;
+mod verify;
 
 use std::path::Path;
 
 use ::backup::{Access, BackupError, Bucket, Key, Mark, Names, Target};
-use model::{Action, Actor, BackupTarget, TargetPlace, Timestamp};
+use model::{Action, Actor, BackupTarget, DrilledCopy, TargetPlace, Timestamp};
 use store::rows::{BACKUP_KEY, BACKUP_TARGET, BUCKET_SECRET};
 use store::{Expect, ReadTx, Sealed, Secret, Versioned};
 use zeroize::Zeroizing;
@@ -20,9 +22,11 @@ use crate::authorize;
 use crate::transact::Current as _;
 use crate::{Control, ControlError, rehearsal};
 
-pub(crate) use kept::{Kept, find, target_refused, wal_file};
+pub(crate) use holds::Held;
 pub use kept::{KeptDatabase, kept, restore};
+pub(crate) use kept::{find, target_refused, wal_file};
 pub use progress::{Progress, Uploads, progress};
+pub use verify::verify;
 
 /// What is told of the target. No secret is in it.
 #[derive(Debug, Clone)]
@@ -312,6 +316,31 @@ pub(crate) fn marks(target: &Target) -> Result<Vec<Mark>, BackupError> {
         }
     }
     Ok(marks)
+}
+
+/// The mark of this server, as it was written when the target was set.
+pub(crate) fn own_mark(ready: &Ready) -> Result<(), BackupError> {
+    let name = Names::of(&ready.row.server).mark();
+    let why = match Mark::read(&ready.target, &name) {
+        Ok(mark) if mark.key == ready.row.fingerprint => return Ok(()),
+        Ok(mark) => format!(
+            "says that the key is {}, and this server's is {}",
+            mark.key, ready.row.fingerprint
+        ),
+        Err(BackupError::Missing { .. }) => {
+            "is not there: is what should be mounted there not mounted, or was it emptied?".to_owned()
+        }
+        Err(cause) => return Err(cause),
+    };
+    Err(BackupError::Damaged { object: name, why })
+}
+
+/// The copy that a drill of a target proves.
+pub(crate) fn copy_on(target: &BackupTarget) -> DrilledCopy {
+    DrilledCopy::Target {
+        place: target.place.to_string(),
+        server: target.server.clone(),
+    }
 }
 
 /// 128 random bits.

@@ -1,11 +1,12 @@
 //! How far the backup of each database is on the target elsewhere, as this process saw it last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use model::{Bytes, DatabaseId, Millis, Timestamp};
 
+use super::holds::Holds;
 use crate::Control;
 
 /// With an upload every half minute, what is not there after that time shows that something is wrong.
@@ -18,8 +19,8 @@ pub struct Progress {
     pub until: Option<Timestamp>,
     /// When something was put there last.
     pub uploaded_at: Option<Timestamp>,
-    /// The newest base that is there as a whole.
-    pub base_at: Option<Timestamp>,
+    /// The newest base that is there as a whole: when it was taken, and its number.
+    pub base: Option<(Timestamp, u64)>,
     /// Bytes of closed log that are not there yet.
     pub waiting: Bytes,
     /// Since when something is not there that should be.
@@ -43,6 +44,10 @@ impl Progress {
 pub struct Uploads {
     begun: Instant,
     all: Mutex<BTreeMap<DatabaseId, Progress>>,
+    /// Those whose log somebody waits for.
+    awaited: Mutex<BTreeSet<DatabaseId>>,
+    /// Who reads what is there.
+    pub(crate) holds: Holds,
 }
 
 impl Default for Uploads {
@@ -50,6 +55,8 @@ impl Default for Uploads {
         Self {
             begun: Instant::now(),
             all: Mutex::default(),
+            awaited: Mutex::default(),
+            holds: Holds::default(),
         }
     }
 }
@@ -72,6 +79,18 @@ impl Uploads {
         let well = found.seen_well.unwrap_or(self.begun);
         let is_stale = well.elapsed() > STALE_AFTER.as_duration();
         (found, is_stale)
+    }
+
+    /// Asks for what is received now to be put there at the next look, and not each half minute only.
+    pub(crate) fn hurry(&self, id: DatabaseId) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        awaited.insert(id);
+    }
+
+    /// Whether somebody asked for that since it was asked last.
+    pub(crate) fn take_hurry(&self, id: DatabaseId) -> bool {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        awaited.remove(&id)
     }
 
     fn ids(&self) -> Vec<DatabaseId> {

@@ -52,7 +52,7 @@ pub(crate) fn accept(
         Work::BranchDatabase { .. } | Work::ResetDatabase { .. } | Work::BackupDatabase { .. } => {
             control.settings.deploy_deadline
         }
-        Work::RestoreDatabase { .. } | Work::DrillDatabase { .. } => RESTORE_DEADLINE,
+        Work::RestoreDatabase { .. } | Work::DrillDatabase { .. } | Work::VerifyTarget => RESTORE_DEADLINE,
     };
     let operation = Operation {
         id: OperationId::fresh(),
@@ -91,6 +91,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::RestoreDatabase { .. }
         | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. }
+        | Work::VerifyTarget
         | Work::RotateKey { .. }
         | Work::Image { .. } => None,
     }

@@ -6,9 +6,11 @@ mod drill;
 mod due;
 mod fetch;
 mod promote;
+mod reading;
 mod restore;
 mod rotate;
 mod upload;
+mod verify;
 mod wait;
 
 use std::collections::BTreeSet;
@@ -30,6 +32,7 @@ pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
 pub(super) use promote::is_switched;
 pub(super) use upload::watch as watch_uploads;
+pub(super) use verify::verify as verify_target;
 
 use super::Facts;
 use super::workers::{Job, Workers};
@@ -285,6 +288,7 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         | Work::Scale { .. }
         | Work::Run { .. }
         | Work::DeleteApp { .. }
+        | Work::VerifyTarget
         | Work::RotateKey { .. }
         | Work::Image { .. } => {}
     }

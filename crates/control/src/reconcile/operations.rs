@@ -49,6 +49,7 @@ fn turns_of(work: &Work) -> Vec<Turn> {
         Work::Scale { .. }
         | Work::Run { .. }
         | Work::DeleteApp { .. }
+        | Work::VerifyTarget
         | Work::RotateKey { .. }
         | Work::Image { .. } => Vec::new(),
     }
@@ -121,6 +122,10 @@ fn one(
             workers.start(control, operation.id, &[], deploy::image);
             Ok(())
         }
+        Work::VerifyTarget => {
+            workers.start(control, operation.id, &[], databases::verify_target);
+            Ok(())
+        }
         Work::RotateKey { .. } => {
             workers.start(control, operation.id, &[], keys::rotate);
             Ok(())
@@ -183,6 +188,7 @@ fn of_app(
         | Work::RestoreDatabase { .. }
         | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. }
+        | Work::VerifyTarget
         | Work::RotateKey { .. }
         | Work::Image { .. } => Ok(()),
     }

@@ -1,9 +1,12 @@
 //! Drills as rows: one at a time, remembered for a while, and no verdict where none could be reached.
 
-use control::databases::Protection;
+use control::databases::{Proof, Protection, Which};
 use control::{ControlError, EnvPath, databases};
 use model::drill::{Check, CheckKind, Outcome};
-use model::{Base, Database, Drill, DrillState, Millis, Operation, OperationState, Segment};
+use model::{
+    BackupTarget, Base, Database, Drill, DrillState, DrilledCopy, Millis, Operation, OperationState, Segment,
+    TargetPlace,
+};
 
 use crate::archives::{change, with_archive};
 use crate::world::{ROOT, World, failed};
@@ -35,7 +38,17 @@ fn furnished() -> (World, Database) {
 }
 
 fn ask(world: &World) -> Result<Operation, ControlError> {
-    databases::drill(world.control(), &ROOT, &EnvPath::default(), "main").map(|accepted| accepted.operation)
+    ask_of(world, Which::Local)
+}
+
+fn ask_of(world: &World, which: Which) -> Result<Operation, ControlError> {
+    let accepted = databases::drill(world.control(), &ROOT, &EnvPath::default(), "main", which);
+    accepted.map(|accepted| accepted.operation)
+}
+
+fn proof(world: &World) -> Proof {
+    let view = databases::view(world.control(), &ROOT, &EnvPath::default(), "main");
+    view.expect("seen").proof
 }
 
 fn drills(world: &World) -> Vec<Drill> {
@@ -44,7 +57,7 @@ fn drills(world: &World) -> Vec<Drill> {
 
 fn protection(world: &World) -> Protection {
     let view = databases::view(world.control(), &ROOT, &EnvPath::default(), "main").expect("seen");
-    view.protection.expect("it has a backup")
+    view.proof.local.expect("it has a backup")
 }
 
 /// Brings the newest drill to a verdict, as its worker would.
@@ -125,6 +138,80 @@ fn one_that_is_given_up_does_not_stay_under_way() {
     ));
     assert!(matches!(drills(&world)[0].state, DrillState::Undone { .. }));
     ask(&world).expect("another one may begin");
+}
+
+/// A target of this identity. Nothing is there, and nobody asks: no drill gets that far without a server.
+fn target_of(world: &World, server: &str) {
+    let row = BackupTarget {
+        place: TargetPlace::Directory {
+            path: "/nowhere".to_owned(),
+        },
+        server: server.to_owned(),
+        fingerprint: String::new(),
+        version: 1,
+        key: Vec::new(),
+        secret: Vec::new(),
+        escrowed_at: None,
+        since: world.now,
+    };
+    let now = store::Now::at(world.now.as_ms());
+    let put = world.parts().store.write(now, |tx| {
+        match tx.get::<BackupTarget>(store::rows::BACKUP_TARGET)? {
+            Some(_) => tx.update(&row, store::Expect::Any).map(drop),
+            None => tx.insert(&row).map(drop),
+        }
+    });
+    put.expect("written");
+}
+
+/// Drills a copy to a verdict: whether the local one, and the one elsewhere, are protected then.
+fn verdict(world: &mut World, which: Which, outcome: Outcome) -> (bool, bool) {
+    let operation = ask_of(world, which).expect("accepted");
+    world.settle(operation.id);
+    judge(world, outcome);
+    let found = proof(world);
+    let is_protected = |one: Option<Protection>| matches!(one.expect("told"), Protection::Protected { .. });
+    (is_protected(found.local), is_protected(found.target))
+}
+
+#[test]
+fn each_copy_is_proven_for_itself() {
+    use Outcome::{Failed, Passed};
+    let (mut world, _) = furnished();
+    assert!(proof(&world).target.is_none());
+    assert!(matches!(
+        ask_of(&world, Which::Target),
+        Err(ControlError::NotFound { .. })
+    ));
+    target_of(&world, "one");
+    assert_eq!(verdict(&mut world, Which::Target, Passed), (false, true));
+    assert_eq!(verdict(&mut world, Which::Local, Passed), (true, true));
+    assert_eq!(verdict(&mut world, Which::Target, Failed), (true, false));
+    assert_eq!(verdict(&mut world, Which::Target, Passed), (true, true));
+    assert_eq!(verdict(&mut world, Which::Local, Failed), (false, true));
+    // The many of the one do not push out the other's.
+    for _ in 0..plan::drill::REMEMBERED + 2 {
+        let operation = ask(&world).expect("accepted");
+        world.settle(operation.id);
+    }
+    let count = |world: &World| {
+        let all = drills(world);
+        let local = all.iter().filter(|drill| drill.copy == DrilledCopy::Local);
+        (local.count(), all.len())
+    };
+    assert_eq!(
+        count(&world),
+        (plan::drill::REMEMBERED, plan::drill::REMEMBERED + 3)
+    );
+    // Another identity is another copy: nothing was proven of it, and what was of the one before goes with the next drill.
+    target_of(&world, "another");
+    assert!(matches!(proof(&world).target, Some(Protection::Unprotected { why }) if why == "no drill yet"));
+    let operation = ask_of(&world, Which::Target).expect("accepted");
+    world.settle(operation.id);
+    assert_eq!(
+        count(&world),
+        (plan::drill::REMEMBERED, plan::drill::REMEMBERED + 1)
+    );
 }
 
 #[test]

@@ -511,6 +511,7 @@ fn work(work: &Work) -> &'static str {
         Work::RestoreDatabase { .. } => "restore database",
         Work::PromoteDatabase { .. } => "promote database",
         Work::DestroyDatabase { .. } => "destroy database",
+        Work::VerifyTarget => "verify target",
         Work::RotateKey { .. } => "rotate_key",
         Work::Image { .. } => "image",
     }

@@ -363,6 +363,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::RestoreDatabase { .. }
             | Work::PromoteDatabase { .. }
             | Work::DestroyDatabase { .. }
+            | Work::VerifyTarget
             | Work::RotateKey { .. }
             | Work::Image { .. } => None,
         });

@@ -119,7 +119,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("database_branch", json!({"name": "copy"}), "database"),
         ("database_reset", Value::Null, "operation"),
         ("database_backup", Value::Null, "operation"),
-        ("database_drill", Value::Null, "operation"),
+        ("database_drill", json!({"copy": "target"}), "operation"),
         (
             "database_restore",
             json!({"name": "before", "to": {"kind": "latest"}}),
@@ -145,6 +145,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
             "backup_target",
         ),
         ("backup_target_delete", Value::Null, "backup_target"),
+        ("backup_target_verify", Value::Null, "operation"),
         (
             "backup_key_check",
             json!({"backup_key": BACKUP_KEY}),
@@ -260,6 +261,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         escrowed_at: None,
         since: at,
     });
+    put_backup(world.elsewhere.path(), database, at);
     let hash = Sha256::digest(CLAIM.as_bytes());
     world.put(&Claim {
         hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -301,6 +303,62 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         ("elsewhere", elsewhere),
     ];
     (world, known.into_iter().chain(people).collect())
+}
+
+/// The backup of a database on the target, as another server of the same key would find it: a base and one segment.
+fn put_backup(elsewhere: &std::path::Path, id: DatabaseId, at: Timestamp) {
+    use backup::{Catalogue, KeptBase, KeptFile, KeptStretch, Key, Manifest, Mark, Names, Target};
+    let target = Target::Directory(elsewhere.to_owned());
+    let key: Key = BACKUP_KEY.parse().expect("a key");
+    let server = "0".repeat(32);
+    let names = Names::of(&server);
+    let mark = Mark {
+        server,
+        key: key.fingerprint(),
+        since: at,
+    };
+    mark.write(&target, &names.mark()).expect("marked");
+    let last = model::Segment {
+        timeline: 1,
+        number: 3,
+    };
+    let sealed = backup::seal(&key, &names.segment(id, 1, last), &mut &b"log"[..]).expect("sealed");
+    let put = target.put(&names.segment(id, 1, last), &sealed);
+    put.expect("put");
+    let parts = Manifest { parts: Vec::new() };
+    let put = target.put_document(&key, &names.manifest(id, 1), &parts);
+    put.expect("put");
+    let catalogue = Catalogue {
+        database: id,
+        name: name("main"),
+        place: "default/default/production".to_owned(),
+        size: model::Bytes::mi(128),
+        memory: model::Bytes::mi(128),
+        written_at: at,
+        stretches: vec![KeptStretch {
+            number: 1,
+            complete: Some((at, last.end())),
+            files: vec![KeptFile {
+                segment: last,
+                written: at,
+                bytes: sealed.len() as u64,
+                open_at: None,
+            }],
+        }],
+        bases: vec![KeptBase {
+            number: 1,
+            stretch: 1,
+            at,
+            lsn: last.begin(),
+            last,
+            version: "15".to_owned(),
+            image: IMAGE.parse().expect("a digest"),
+            files: None,
+            bytes: 0,
+        }],
+    };
+    let put = target.put_document(&key, &names.catalogue(id), &catalogue);
+    put.expect("put");
 }
 
 /// Ada, who is something everywhere, what waits for others, and places in which nothing is: her session's text, and ids.
@@ -701,11 +759,8 @@ fn without_dry_run_the_same_requests_change_something() {
             headers,
             ..
         } = mutation;
-        // Hands the connection over, or needs an instance or a backup that is real.
-        if matches!(
-            id.as_str(),
-            "instance_exec" | "database_exec" | "database_restore_from_target"
-        ) {
+        // Hands the connection over, or needs an instance that is real.
+        if matches!(id.as_str(), "instance_exec" | "database_exec") {
             continue;
         }
         let (world, here) = furnished();

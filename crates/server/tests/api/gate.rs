@@ -171,6 +171,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("backup_target_view", Installation, Admin),
     ("backup_target_put", Installation, Admin),
     ("backup_target_delete", Installation, Admin),
+    ("backup_target_verify", Installation, Admin),
     ("backup_key_check", Installation, Admin),
     ("target_database_list", Installation, Admin),
     ("master_key_view", Installation, Admin),

@@ -5,8 +5,11 @@
 //! -> log without a hole up to there? -> room? -> clone of the base (making-drill-..) -> its files as listed?
 //! -> log handed over -> replayed without a network, looked at -> verdict in the row -> clone removed
 //! ```
+//! A drill of the copy on the target waits until that is on it, and fetches base and log from there (`source`).
 //! Invariants: what must be there is asked once, before anything is read; after a crash of ours the drill is done again
 //! from the base on. What keeps a drill from being done is no verdict on the backup.
+
+mod source;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,8 +17,8 @@ use std::time::{Duration, Instant};
 use databases::{Estimates, Findings, Psql, Rehearsal};
 use model::drill::{Check, CheckKind, Expected, Outcome};
 use model::{
-    Base, Bytes, Database, DatabaseId, Drill, DrillId, DrillState, Drilled, Instance, Millis, Segment,
-    Timestamp,
+    Base, Bytes, Database, DatabaseId, Drill, DrillId, DrillState, Drilled, DrilledCopy, Instance, Millis,
+    Segment, Timestamp,
 };
 use plan::backup::Way;
 use plan::drill;
@@ -26,6 +29,7 @@ use super::{change, load, refused};
 use crate::databases::backups;
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
+use source::Source;
 
 /// What a pool says of itself that can only copy.
 const COPY: &str = "copy";
@@ -97,12 +101,19 @@ pub(super) fn make(job: &Job, id: DatabaseId, drill: DrillId) -> Result<(), Cont
 /// The operation ends as the drill did.
 fn settle(job: &Job, database: &Database, drill: &Drill) -> Result<(), ControlError> {
     let name = &database.name;
+    let (of, again) = match &drill.copy {
+        DrilledCopy::Local => (String::new(), format!("stoa db drill {name}")),
+        DrilledCopy::Target { place, .. } => (
+            format!(" on {place}"),
+            format!("stoa db drill {name} --from-target"),
+        ),
+    };
     let Some(failed) = drill.failed_check() else {
         let lsn = drill
             .reached
             .map_or_else(|| "?".to_owned(), |reached| reached.lsn.to_string());
         let outcome = format!(
-            "the backup of {name} brings it back: restored from base {} up to {lsn} in {} ms, {} tables with {} rows read",
+            "the backup of {name}{of} brings it back: restored from base {} up to {lsn} in {} ms, {} tables with {} rows read",
             drill.base.unwrap_or_default(),
             drill.rto.map_or(0, Millis::as_ms),
             drill.tables,
@@ -110,12 +121,19 @@ fn settle(job: &Job, database: &Database, drill: &Drill) -> Result<(), ControlEr
         );
         return operations::succeed(&job.control, job.operation, &outcome);
     };
+    let is_there = matches!(drill.copy, DrilledCopy::Target { .. });
     let next_step = match failed.kind {
+        CheckKind::Objects => format!(
+            "see what else is damaged there: stoa server backup-target verify; the next base there, within a day, needs nothing of it; then: {again}"
+        ),
+        CheckKind::Log if is_there => {
+            format!("see since when it waits and why: stoa db backups {name}, then: {again}")
+        }
         CheckKind::Log => format!(
-            "see what is missing: stoa db backups {name}; a base behind it helps: stoa db backup {name}, then: stoa db drill {name}"
+            "see what is missing: stoa db backups {name}; a base behind it helps: stoa db backup {name}, then: {again}"
         ),
         CheckKind::Manifest | CheckKind::Start | CheckKind::Place | CheckKind::Canary => format!(
-            "change nothing in {name} that you may want back; take another base: stoa db backup {name}, then: stoa db drill {name}"
+            "change nothing in {name} that you may want back; take another base: stoa db backup {name}, then: {again}"
         ),
         // It may have been copied as it was.
         CheckKind::Amcheck | CheckKind::Read | CheckKind::Rows => format!(
@@ -124,9 +142,10 @@ fn settle(job: &Job, database: &Database, drill: &Drill) -> Result<(), ControlEr
     };
     Err(ControlError::State {
         message: format!(
-            "the drill of {name} failed at the check {}: {}; {name} is unprotected",
+            "the drill of {name}{of} failed at the check {}: {}; {name} is unprotected{}",
             failed.kind.as_str(),
-            failed.said
+            failed.said,
+            if is_there { " there" } else { "" }
         ),
         next_step,
     })
@@ -146,52 +165,47 @@ fn rehearse(job: &Job, id: DatabaseId, drill: DrillId, volume: &str) -> Result<(
     if row.state != DrillState::Running {
         return Ok(());
     }
-    let database = wait_base(job, id)?;
+    let database = match row.copy {
+        DrilledCopy::Local => wait_base(job, id)?,
+        DrilledCopy::Target { .. } => load(control, id)?,
+    };
     let (expected, estimates) = expect(job, &database, &row)?;
-    let found = backups::catalogue(control, &database)?;
     let mut checks = Vec::new();
+    let (mut source, found) = match Source::of(job, &database, (&row.copy, &expected))? {
+        Ok(found) => found,
+        Err(check) => {
+            tell(job, &mut checks, check);
+            return verdict(control, drill, &checks, &Findings::default(), None);
+        }
+    };
     let way = plan::backup::way(&found.bases, &found.runs, model::Target::Latest);
     let log = check_log(&found, way, &expected);
     tell(job, &mut checks, log);
     let Some(way) = way.filter(|_| is_all_well(&checks)) else {
         return verdict(control, drill, &checks, &Findings::default(), None);
     };
-    need_room(control, &database, way)?;
+    need_room(job, id, &source, way)?;
     note(control, drill, |drill| drill.base = Some(way.base.number))?;
-    let base = backups::base_volume(id, way.base.number);
-    operations::step(
-        control,
-        job.operation,
-        &format!("copying base {}", way.base.number),
-    )?;
     let begun = Instant::now();
-    if !engine.volumes()?.iter().any(|known| known.name == base) {
-        let gone = failed(
-            CheckKind::Manifest,
-            format!("base {} is gone", way.base.number),
-            begun,
-        );
+    if let Err(gone) = source.lay(job, way.base, volume)? {
         tell(job, &mut checks, gone);
         return verdict(control, drill, &checks, &Findings::default(), None);
     }
-    engine.clone_volume(&base, volume)?;
     let cloned = begun.elapsed();
     job.still_wanted()?;
     operations::step(control, job.operation, "comparing its files with their list")?;
     let manifest = check_manifest(job, way.base, volume)?;
     tell(job, &mut checks, manifest);
     let begun = Instant::now();
-    let stretch = backups::stretch_volume(id, way.base.stretch);
-    let supplied = databases::supply(engine, &stretch, volume, way.base.last, way.run.last);
-    let findings = match supplied {
-        Ok(()) => replay(job, &database, way.base, &expected, volume, (begun, cloned))?,
-        Err(databases::DatabaseError::Engine(cause)) => return Err(cause.into()),
-        Err(cause) => {
-            tell(
-                job,
-                &mut checks,
-                failed(CheckKind::Start, cause.to_string(), begun),
-            );
+    let findings = match source.supply(job, (way.base, way.run), volume)? {
+        Ok(opened) => {
+            if let Some(opened) = opened {
+                tell(job, &mut checks, opened);
+            }
+            replay(job, &database, way.base, &expected, volume, (begun, cloned))?
+        }
+        Err(check) => {
+            tell(job, &mut checks, check);
             Findings::default()
         }
     };
@@ -202,7 +216,9 @@ fn rehearse(job: &Job, id: DatabaseId, drill: DrillId, volume: &str) -> Result<(
         tell(job, &mut checks, rows);
     }
     let size = engine.volume_bytes(volume, Bytes::new(u64::MAX)).ok();
-    if let (true, Some(reached)) = (is_all_well(&checks), findings.reached) {
+    // What was fetched shares no block with the database: kept, it would take the room of another one.
+    let is_cheap = row.copy == DrilledCopy::Local;
+    if let (true, Some(reached)) = (is_cheap && is_all_well(&checks), findings.reached) {
         let drilled = Drilled {
             drill,
             at: expected.at,
@@ -401,28 +417,22 @@ fn check_log(found: &backups::Catalogue, way: Option<Way<'_>>, expected: &Expect
 }
 
 /// The pool has others to serve: a drill waits for better times.
-fn need_room(control: &Control, database: &Database, way: Way<'_>) -> Result<(), ControlError> {
-    let engine = &*control.engine;
+fn need_room(job: &Job, id: DatabaseId, source: &Source<'_>, way: Way<'_>) -> Result<(), ControlError> {
+    let (control, engine) = (&*job.control, &*job.control.engine);
     let Segment { number: first, .. } = way.base.last;
     let log = Bytes::new((way.run.last.number - first + 1) * model::backup::SEGMENT_BYTES);
-    let base = match engine.capabilities().clone.as_str() {
-        COPY => {
-            let volume = backups::base_volume(database.id, way.base.number);
-            engine.volume_bytes(&volume, Bytes::new(u64::MAX)).ok()
-        }
-        _ => None,
-    };
+    let base = source.base_bytes(job, way.base);
     let needed = drill::room(log, base);
     if engine.pool_free()? >= needed {
         return Ok(());
     }
     // Proof goes before what branches are made of.
-    change(control, database.id, |database| {
+    change(control, id, |database| {
         if let Some(archive) = &mut database.archive {
             archive.drilled = None;
         }
     })?;
-    forget_others(control, database.id, None)?;
+    forget_others(control, id, None)?;
     let free = engine.pool_free()?;
     if free >= needed {
         return Ok(());

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use model::operation::Work;
-use model::{Action, Actor, Database, Timestamp};
+use model::{Action, Actor, Database, DrilledCopy, Timestamp};
 use plan::drill;
 
 use super::archive::is_archived;
@@ -72,21 +72,29 @@ fn ask_for_due(control: &Control, now: Timestamp) -> Result<(), ControlError> {
     if is_busy {
         return Ok(());
     }
+    let target = control.read(drills::copy_elsewhere)?;
     for database in databases.iter().filter(|database| is_archived(database)) {
         let drills = control.read(|tx| drills::of(tx, database.id))?;
+        let of = |copy: &DrilledCopy| drills::of_copy(&drills, copy);
         let bases = database.archive.iter().flat_map(|archive| &archive.bases);
         let newest = bases
             .max_by_key(|base| base.at)
             .map(|base| (base.at, base.number));
-        if drill::is_due(&drills, newest, now) {
+        if drill::is_due(&of(&DrilledCopy::Local), newest, now) {
             tracing::info!(database = %database.name, "a drill is due");
-            return ask(control, database);
+            return ask(control, database, &DrilledCopy::Local);
+        }
+        let Some(copy) = &target else { continue };
+        let (progress, _) = control.uploads.of(database.id);
+        if drill::is_target_due(&of(copy), progress.base, now) {
+            tracing::info!(database = %database.name, "a drill of the copy on the target is due");
+            return ask(control, database, copy);
         }
     }
     Ok(())
 }
 
-fn ask(control: &Control, database: &Database) -> Result<(), ControlError> {
+fn ask(control: &Control, database: &Database, copy: &DrilledCopy) -> Result<(), ControlError> {
     let actor = Actor::System;
     control.mutate(&actor, "database.drill", database.name.as_str(), |tx| {
         let row = tx.need::<Database>(&database.id.to_string())?.row;
@@ -95,6 +103,6 @@ fn ask(control: &Control, database: &Database) -> Result<(), ControlError> {
             return Ok(());
         }
         let scope = authorize::environment_by_id(tx, &actor, Action::Manage, row.environment)?;
-        drills::drill_in(control, tx, &actor, &scope, &row).map(drop)
+        drills::drill_in(control, tx, &actor, (&scope, &row), copy).map(drop)
     })
 }

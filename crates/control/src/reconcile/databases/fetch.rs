@@ -5,17 +5,15 @@
 //! ```
 //! Invariants: nothing on the target is changed by it; an object that does not open stops it and is named.
 
-use std::io::{self, Read};
-
-use ::backup::{BackupError, Manifest, Names, open};
-use databases::{Replay, carry};
+use databases::Replay;
 use model::{Base, Database, ImageDigest, Restored, Segment, Target};
 use plan::backup as planned;
 
+use super::reading::{Reading, ask, target};
 use super::restore::last_needed;
 use super::{change, refused, volume_of};
 use crate::databases::backups;
-use crate::elsewhere::{self, Kept, Ready, target_refused};
+use crate::elsewhere;
 use crate::reconcile::workers::Job;
 use crate::{ControlError, operations};
 
@@ -28,14 +26,17 @@ pub(super) fn bring_back(
 ) -> Result<(), ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
-    let row = elsewhere::row(control)?.ok_or_else(elsewhere::none)?;
-    let ready = elsewhere::ready(control, row)?;
+    let ready = target(control)?;
     operations::step(
         control,
         job.operation,
         &format!("reading what is on {}", ready.target),
     )?;
-    let kept = elsewhere::find(&ready, Some(server), &from.of.to_string())?;
+    let mut reading = Reading::of(job, &ready, server, from.of)?;
+    let (writer, of) = (server.to_owned(), from.of.to_string());
+    let kept = ask(job, &ready, move |ready| {
+        elsewhere::find(ready, Some(&writer), &of)
+    })??;
     let way = planned::way(&kept.bases, &kept.runs, from.target);
     let Some(way) = way else {
         let windows = planned::windows(&kept.bases, &kept.runs);
@@ -54,13 +55,7 @@ pub(super) fn bring_back(
         ),
     )?;
     engine.create_volume(volume)?;
-    let mut parts = Parts::of(job, &ready, &kept, base.number)?;
-    let unpacked = carry::unpack(engine, volume, &mut parts);
-    // What stopped it says more than that the stream ended.
-    match (parts.failure.take(), unpacked) {
-        (Some(cause), _) => return Err(cause),
-        (None, unpacked) => unpacked.map_err(refused)?,
-    }
+    reading.lay(base.number, volume)?;
     compare(job, &base, from, volume)?;
 
     let last = last_needed(base.last, &run, &kept.bases, from.target);
@@ -71,9 +66,7 @@ pub(super) fn bring_back(
         &format!("fetching {count} segments of its log"),
     )?;
     for number in base.last.number..=last.number {
-        job.still_wanted()?;
-        let segment = Segment { number, ..base.last };
-        fetch_segment(job, &ready, &kept, (base.stretch, segment), volume)?;
+        reading.put(base.stretch, Segment { number, ..base.last }, volume)?;
     }
     databases::ask_for_replay(engine, volume).map_err(refused)?;
 
@@ -134,129 +127,4 @@ fn image_for(job: &Job, version: &str) -> Result<ImageDigest, ControlError> {
     operations::step(control, job.operation, &format!("getting PostgreSQL {version}"))?;
     let image = databases::ensure_image(&*control.engine, Some(version), &lines);
     image.map(|(image, _)| image).map_err(refused)
-}
-
-fn fetch_segment(
-    job: &Job,
-    ready: &Ready,
-    kept: &Kept,
-    (stretch, segment): (u64, Segment),
-    volume: &str,
-) -> Result<(), ControlError> {
-    let (names, id) = (Names::of(&kept.server), kept.catalogue.database);
-    let stretches = kept
-        .catalogue
-        .stretches
-        .iter()
-        .filter(|other| other.number == stretch);
-    let mut files = stretches
-        .flat_map(|stretch| &stretch.files)
-        .filter(|file| file.segment == segment);
-    let file = files
-        .next()
-        .ok_or(databases::DatabaseError::Gap { segment })
-        .map_err(refused)?;
-    let name = match file.open_at {
-        Some(at) => names.open_segment(id, stretch, segment, at),
-        None => names.segment(id, stretch, segment),
-    };
-    let sealed = ready.target.get(&name).map_err(|cause| target_refused(&cause))?;
-    let mut opened = open(&ready.key, &name, sealed).map_err(|cause| damaged(&name, &cause))?;
-    carry::put_segment(
-        &*job.control.engine,
-        volume,
-        segment,
-        &mut Named(&name, &mut opened),
-    )
-    .map_err(refused)
-}
-
-fn damaged(object: &str, cause: &io::Error) -> ControlError {
-    target_refused(&BackupError::Damaged {
-        object: object.to_owned(),
-        why: cause.to_string(),
-    })
-}
-
-/// Says of which object an error is.
-struct Named<'a>(&'a str, &'a mut dyn Read);
-
-impl Read for Named<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.1.read(into);
-        read.map_err(|cause| {
-            io::Error::new(
-                cause.kind(),
-                format!("the object {} on the target {cause}", self.0),
-            )
-        })
-    }
-}
-
-/// The parts of a base, one after the other, as one stream.
-struct Parts<'a> {
-    job: &'a Job,
-    ready: &'a Ready,
-    left: std::vec::IntoIter<::backup::Part>,
-    now: Option<(String, ::backup::Opened<'static>)>,
-    failure: Option<ControlError>,
-}
-
-impl<'a> Parts<'a> {
-    fn of(job: &'a Job, ready: &'a Ready, kept: &Kept, number: u64) -> Result<Self, ControlError> {
-        let name = Names::of(&kept.server).manifest(kept.catalogue.database, number);
-        let manifest: Manifest = ready
-            .target
-            .document(&ready.key, &name)
-            .map_err(|cause| target_refused(&cause))?;
-        Ok(Self {
-            job,
-            ready,
-            left: manifest.parts.into_iter(),
-            now: None,
-            failure: None,
-        })
-    }
-
-    fn next(&mut self) -> Result<bool, ControlError> {
-        let Some(part) = self.left.next() else {
-            return Ok(false);
-        };
-        self.job.still_wanted()?;
-        let sealed = self
-            .ready
-            .target
-            .get(&part.name)
-            .map_err(|cause| target_refused(&cause))?;
-        let opened =
-            open(&self.ready.key, &part.name, sealed).map_err(|cause| damaged(&part.name, &cause))?;
-        self.now = Some((part.name, opened));
-        Ok(true)
-    }
-}
-
-impl Read for Parts<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some((name, part)) = &mut self.now {
-                match part.read(into) {
-                    Ok(0) => self.now = None,
-                    Ok(count) => return Ok(count),
-                    Err(cause) => {
-                        self.failure = Some(damaged(name, &cause));
-                        return Err(cause);
-                    }
-                }
-            }
-            match self.next() {
-                Ok(true) => {}
-                Ok(false) => return Ok(0),
-                Err(cause) => {
-                    let told = io::Error::other(cause.to_string());
-                    self.failure = Some(cause);
-                    return Err(told);
-                }
-            }
-        }
-    }
 }

@@ -209,7 +209,7 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, hold: Option<Hold>) -> Re
     let outcome = control.read(|tx| {
         let new = tx.need::<Database>(&new.to_string())?.row;
         let old = tx.need::<Database>(&old.to_string())?.row;
-        let is_protected = drills::protection(tx, &new, model::Timestamp::now())?;
+        let is_protected = drills::proof(tx, &new, model::Timestamp::now())?.local;
         let warning = match is_protected {
             Some(Protection::Unprotected { .. }) => format!(
                 "; it is unprotected until a drill has passed: stoa db drill {}",

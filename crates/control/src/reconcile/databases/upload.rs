@@ -10,8 +10,9 @@
 //! mounted there is not. What this process does not reach stays here and goes there later.
 
 mod base;
+mod expire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +28,10 @@ use store::ReadTx;
 use super::archive::is_archived;
 use super::refused;
 use crate::databases::backups::{self, catalogue, stretch_volume};
-use crate::elsewhere::{self, Ready, target_refused, wal_file};
+use crate::elsewhere::{self, Progress, Ready, target_refused, wal_file};
 use crate::transact::all;
 use crate::{Control, ControlError};
+use expire::Shelf;
 
 /// Between two looks at what was closed.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -220,7 +222,7 @@ impl Uploader<'_> {
             self.known.insert(id, known);
         }
         let due = |known: &Known| known.open.is_none_or(|(at, _)| at.elapsed() >= OPEN_EVERY);
-        let is_open_due = self.known.get(&id).is_some_and(due);
+        let is_open_due = self.control.uploads.take_hurry(id) || self.known.get(&id).is_some_and(due);
         if is_open_due {
             // Before the files are looked at: what is said to be complete must be in them.
             backups::freshen(self.control, database)?;
@@ -259,9 +261,11 @@ impl Uploader<'_> {
             self.put_log(database, &here.stretches, &[], Some(open))?;
             note(0, None);
         }
-        let noted = self.known.get(&id).map(|known| told(&known.catalogue));
+        let noted = self.known.get(&id).map(|known| &known.catalogue);
         self.control.uploads.note(id, |progress| {
-            (progress.until, progress.base_at, progress.uploaded_at) = noted.unwrap_or_default();
+            if let Some(catalogue) = noted {
+                told(catalogue, progress);
+            }
             progress.is_well();
         });
         Ok(())
@@ -273,7 +277,8 @@ impl Uploader<'_> {
         let name = self.names.catalogue(id);
         let catalogue = match target.document::<Catalogue>(&self.ready.key, &name) {
             Ok(catalogue) => {
-                self.sweep(&catalogue)?;
+                let swept = self.shelf().sweep(&catalogue);
+                swept.map_err(|cause| target_refused(&cause))?;
                 catalogue
             }
             Err(BackupError::Missing { .. }) => {
@@ -301,46 +306,11 @@ impl Uploader<'_> {
         })
     }
 
-    /// Removes what a crash left: what was put and is not named. Parts of a base that is still to be put are kept.
-    fn sweep(&self, catalogue: &Catalogue) -> Result<(), ControlError> {
-        let id = catalogue.database;
-        let mut named: BTreeSet<String> = [self.names.catalogue(id)].into();
-        for stretch in &catalogue.stretches {
-            named.extend(
-                stretch
-                    .files
-                    .iter()
-                    .map(|file| self.name_of(id, stretch.number, file)),
-            );
-        }
-        let kept: Vec<String> = catalogue
-            .bases
-            .iter()
-            .map(|base| self.names.base(id, base.number))
-            .collect();
-        let newest = catalogue.bases.iter().map(|base| base.number).max().unwrap_or(0);
-        let bases = format!("{}base/", self.names.database(id));
-        let list = self.ready.target.list(&self.names.database(id));
-        for object in list.map_err(|cause| target_refused(&cause))? {
-            let of_base = object
-                .name
-                .strip_prefix(&bases)
-                .and_then(|rest| rest.split('/').next());
-            let is_later = of_base
-                .and_then(|number| number.parse::<u64>().ok())
-                .is_some_and(|number| number > newest);
-            let is_kept = kept.iter().any(|prefix| object.name.starts_with(prefix));
-            if !named.contains(&object.name) && !is_kept && !is_later {
-                self.remove(&object.name)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn name_of(&self, id: DatabaseId, stretch: u64, file: &KeptFile) -> String {
-        match file.open_at {
-            Some(at) => self.names.open_segment(id, stretch, file.segment, at),
-            None => self.names.segment(id, stretch, file.segment),
+    fn shelf(&self) -> Shelf<'_> {
+        Shelf {
+            target: &self.ready.target,
+            key: &self.ready.key,
+            names: &self.names,
         }
     }
 
@@ -352,9 +322,9 @@ impl Uploader<'_> {
     }
 
     fn write(&self, catalogue: &Catalogue) -> Result<(), ControlError> {
-        let name = self.names.catalogue(catalogue.database);
-        let put = self.ready.target.put_document(&self.ready.key, &name, catalogue);
-        put.map(drop).map_err(|cause| target_refused(&cause))
+        self.shelf()
+            .write(catalogue)
+            .map_err(|cause| target_refused(&cause))
     }
 
     /// Puts segments, then the catalogue that names them, then removes what it names no more.
@@ -417,7 +387,7 @@ impl Uploader<'_> {
         let gone = gone(&known.catalogue, &next);
         let gone: Vec<String> = gone
             .iter()
-            .map(|(stretch, file)| self.name_of(id, *stretch, file))
+            .map(|(stretch, file)| self.names.file(id, *stretch, file))
             .collect();
         if let Some(known) = self.known.get_mut(&id) {
             (known.catalogue, known.open) = (next, seen);
@@ -447,7 +417,7 @@ impl Uploader<'_> {
             bytes: 0,
             open_at,
         };
-        let name = self.name_of(id, stretch, &kept);
+        let name = self.names.file(id, stretch, &kept);
         let bytes = self.put(&name, &mut file)?;
         Ok(Some(KeptFile { bytes, ..kept }))
     }
@@ -476,11 +446,12 @@ fn there(catalogue: &Catalogue) -> (Vec<Base>, Vec<Stretch>) {
 }
 
 /// Until when everything is there, the newest base, and when it was written.
-fn told(catalogue: &Catalogue) -> (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>) {
+fn told(catalogue: &Catalogue, progress: &mut Progress) {
     let newest = catalogue.stretches.iter().max_by_key(|stretch| stretch.number);
-    let until = newest.and_then(|stretch| stretch.complete).map(|(at, _)| at);
-    let base = catalogue.bases.iter().map(|base| base.at).max();
-    (until, base, Some(catalogue.written_at))
+    let base = catalogue.bases.iter().max_by_key(|base| base.number);
+    progress.until = newest.and_then(|stretch| stretch.complete).map(|(at, _)| at);
+    progress.base = base.map(|base| (base.at, base.number));
+    progress.uploaded_at = Some(catalogue.written_at);
 }
 
 /// Names a segment; what was put of it before it was closed counts no more.

@@ -1,21 +1,19 @@
-//! Bases on their way to the target elsewhere, and what they make superfluous there.
+//! Bases on their way to the target elsewhere.
 //!
-//! Invariants: a base is named when all its parts and then its manifest are there; what no promise needs leaves the
-//! catalogue before the target.
+//! Invariant: a base is named when all its parts and then its manifest are there.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::backup::{Catalogue, KeptBase, Manifest, PART_BYTES, Part};
+use ::backup::{KeptBase, Manifest, PART_BYTES, Part};
 use databases::carry;
-use model::{Base, Bytes, Database, DatabaseId, Timestamp};
-use plan::backup::{KEEP, Policy, upkeep};
+use model::{Base, Database, DatabaseId, Timestamp};
 
 use super::super::archive::takes_base;
 use super::super::refused;
-use super::{Uploader, gone, there};
+use super::Uploader;
 use crate::ControlError;
 use crate::databases::backups::base_volume;
 use crate::elsewhere::target_refused;
@@ -125,59 +123,22 @@ impl Uploader<'_> {
         Ok(())
     }
 
-    /// Removes what no promise needs: from the catalogue first.
+    /// Removes what no promise needs, unless somebody reads what is there: then at another look.
     fn prune(&mut self, id: DatabaseId) -> Result<(), ControlError> {
-        if let Some(known) = self.known.get_mut(&id) {
-            known.pruned = Some(Instant::now());
-        }
+        let control = self.control;
+        let Some(_held) = control.uploads.holds.remove(id) else {
+            return Ok(());
+        };
         let Some(known) = self.known.get(&id) else {
             return Ok(());
         };
-        let mut next = needed(&known.catalogue, Timestamp::now());
-        if next == known.catalogue {
-            return Ok(());
-        }
-        next.written_at = Timestamp::now();
-        self.write(&next)?;
-        let mut names: Vec<String> = gone(&known.catalogue, &next)
-            .iter()
-            .map(|(stretch, file)| self.name_of(id, *stretch, file))
-            .collect();
-        let is_gone = |base: &&KeptBase| next.bases.iter().all(|kept| kept.number != base.number);
-        for base in known.catalogue.bases.iter().filter(is_gone) {
-            let listed = self.ready.target.list(&self.names.base(id, base.number));
-            let listed = listed.map_err(|cause| target_refused(&cause))?;
-            names.extend(listed.into_iter().map(|object| object.name));
-        }
+        let next = self.shelf().expire(&known.catalogue, Timestamp::now());
+        let next = next.map_err(|cause| target_refused(&cause))?;
         if let Some(known) = self.known.get_mut(&id) {
-            known.catalogue = next;
+            (known.catalogue, known.pruned) = (next, Some(Instant::now()));
         }
-        names.iter().try_for_each(|name| self.remove(name))
+        Ok(())
     }
-}
-
-/// What of a catalogue the promise needs.
-fn needed(catalogue: &Catalogue, now: Timestamp) -> Catalogue {
-    let (bases, stretches) = there(catalogue);
-    let current = stretches.iter().map(|stretch| stretch.number).max().unwrap_or(0);
-    let policy = Policy {
-        keep: KEEP,
-        every: KEEP,
-        // Only time bounds it there: what room there is is the operator's.
-        budget: Bytes::new(u64::MAX),
-        is_short: false,
-    };
-    let found = upkeep(&bases, &stretches, current, policy, now);
-    let mut next = catalogue.clone();
-    next.bases.retain(|base| !found.bases.contains(&base.number));
-    next.stretches
-        .retain(|stretch| !found.stretches.contains(&stretch.number));
-    for stretch in &mut next.stretches {
-        stretch
-            .files
-            .retain(|file| !found.segments.contains(&(stretch.number, file.segment)));
-    }
-    next
 }
 
 /// Why a base was not put to its end.
@@ -250,76 +211,5 @@ impl Write for Parts<'_, '_> {
             true => Ok(()),
             false => self.try_part(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ::backup::{KeptFile, KeptStretch};
-    use model::backup::SEGMENT_BYTES;
-    use model::{Lsn, Segment};
-
-    use super::*;
-
-    const DAY: u64 = 24 * 3600 * 1000;
-
-    fn segment(number: u64) -> Segment {
-        Segment { timeline: 1, number }
-    }
-
-    /// A base and a segment each day, from the first on.
-    fn after(days: u64) -> Catalogue {
-        let base = |day: u64| KeptBase {
-            number: day,
-            stretch: 1,
-            at: Timestamp::from_ms(day * DAY),
-            lsn: Lsn::new(day * SEGMENT_BYTES + 40),
-            last: segment(day),
-            version: "15".to_owned(),
-            image: format!("sha256:{}", "0".repeat(64)).parse().expect("a digest"),
-            files: None,
-            bytes: 5,
-        };
-        let file = |day: u64| KeptFile {
-            segment: segment(day),
-            written: Timestamp::from_ms(day * DAY + DAY / 2),
-            bytes: 5,
-            open_at: None,
-        };
-        Catalogue {
-            database: DatabaseId::fresh(),
-            name: "main".parse().expect("a name"),
-            place: "a/b/c".to_owned(),
-            size: Bytes::mi(1),
-            memory: Bytes::mi(1),
-            written_at: Timestamp::from_ms(1),
-            stretches: vec![KeptStretch {
-                number: 1,
-                complete: None,
-                files: (1..=days).map(file).collect(),
-            }],
-            bases: (1..=days).map(base).collect(),
-        }
-    }
-
-    #[test]
-    fn seven_days_stay_and_what_serves_them() {
-        let bases =
-            |catalogue: &Catalogue| -> Vec<u64> { catalogue.bases.iter().map(|base| base.number).collect() };
-        let young = after(7);
-        assert_eq!(needed(&young, Timestamp::from_ms(7 * DAY)), young);
-        let old = after(12);
-        let kept = needed(&old, Timestamp::from_ms(12 * DAY + 1));
-        assert_eq!(bases(&kept), (5..=12).collect::<Vec<_>>());
-        let went = gone(&old, &kept);
-        let numbers: Vec<u64> = went.iter().map(|(_, file)| file.segment.number).collect();
-        assert_eq!(numbers, [1, 2, 3, 4], "log that no base begins at");
-        assert_eq!(
-            needed(&kept, Timestamp::from_ms(12 * DAY + 1)),
-            kept,
-            "a second look"
-        );
-        // However old: the last is never given up.
-        assert_eq!(bases(&needed(&after(1), Timestamp::from_ms(400 * DAY))), [1]);
     }
 }
