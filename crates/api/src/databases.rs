@@ -62,6 +62,14 @@ pub struct Database {
     /// The same of its copy on the target elsewhere; absent without a target, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_protection: Option<crate::DatabaseProtection>,
+    /// How much of what it acknowledged may be missing after a restore; absent for a branch, which has no backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_level: Option<DatabaseBackupLevel>,
+    /// What was committed after that moment may be missing in the backup: it should have been received and was not. Absent
+    /// while its log is received in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub backup_behind_since: Option<Timestamp>,
     /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
     #[serde(default)]
     pub durable: bool,
@@ -81,6 +89,41 @@ pub struct Database {
     /// Name of the kept volume of a destroyed database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+}
+
+/// How much of what a database acknowledged may be missing when all of it is lost but its archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackupLevel {
+    /// What was not received yet, a fraction of a second as a rule: commits wait for nobody.
+    Stream,
+    /// Nothing: a commit waits until it is received.
+    Sync,
+}
+
+/// The level of a database's backup: what is asked for, and what is true now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseBackupLevel {
+    /// What is asked for.
+    pub level: BackupLevel,
+    /// What is true now. `stream` where `sync` is asked for: commits do not wait (yet, or any more), and may be lost.
+    pub effective: BackupLevel,
+    /// Since when; absent until that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// Why it is another one than is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Change a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateDatabase {
+    /// Level of its backup; without it, as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_level: Option<BackupLevel>,
 }
 
 /// Where the data of a branch came from.
@@ -163,6 +206,13 @@ pub struct DatabaseBackups {
     pub gaps: Vec<BackupGap>,
     /// What the archived log holds.
     pub wal_bytes: u64,
+    /// What was written to the log and not received at the last look; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreceived_bytes: Option<u64>,
+    /// Since when something that was written is not received; absent when all was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub unreceived_since: Option<Timestamp>,
     /// How far back is kept, as long as there is room for it.
     pub keep_s: u64,
     /// As of when the cluster is that its last passed drill left, for branches `from` `drilled`; absent while there is none.
@@ -324,6 +374,9 @@ pub struct CreateDatabase {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 67_108_864, maximum = 1_099_511_627_776_u64)]
     pub memory_bytes: Option<u64>,
+    /// Level of its backup; without it, `stream`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_level: Option<BackupLevel>,
 }
 
 /// Files of a database on the disk of the node.

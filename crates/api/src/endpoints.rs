@@ -428,6 +428,9 @@ endpoints! {
         takes::<crate::CreateDatabase>(), gives(&[Accepted]);
     DATABASE_VIEW = "database_view" Get place!("/databases/{database}"), "databases", Right(Read);
         "Show a database" "", gives(&[tagged::<crate::Database>(200)]);
+    DATABASE_UPDATE = "database_update" Patch place!("/databases/{database}"), "databases", Right(Manage);
+        "Change a database" "The server follows within seconds, without a restart: `backup_level` tells what is true now.",
+        takes::<crate::UpdateDatabase>(), gives(&[tagged::<crate::Database>(200)]), conditional();
     DATABASE_DELETE = "database_delete" Delete place!("/databases/{database}"), "databases", Right(Manage);
         "End a database" "Its volume is kept under another name for a grace period.", gives(&[Accepted]), conditional();
     DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Configure);

@@ -44,6 +44,11 @@ const FIELDS: &[(&str, &str)] = &[
     ("CreateImage.name", r#""debian:12""#),
     ("CreateImage.org", r#""acme""#),
     ("CreateToken.name", r#""ci""#),
+    (
+        "DatabaseBackupLevel.why",
+        r#""its receiver has not caught up yet""#,
+    ),
+    ("DatabaseBackups.unreceived_bytes", "4096"),
     ("DatabaseProtection.state", r#""unprotected""#),
     ("DatabaseProtection.why", r#""no drill yet""#),
     ("Drill.bytes", "48128000"),

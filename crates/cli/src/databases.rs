@@ -1,9 +1,10 @@
 //! `stoa db`.
 
 use api::{
-    BackupCopy, BranchSource, CreateBranch, CreateDatabase, CreateDrill, CreateRestore, Database,
-    DatabaseBackups, PromoteDatabase, RestoreTarget,
+    BackupCopy, BackupLevel, BranchSource, CreateBranch, CreateDatabase, CreateDrill, CreateRestore,
+    Database, DatabaseBackupLevel, DatabaseBackups, PromoteDatabase, RestoreTarget, UpdateDatabase,
 };
+use model::Level;
 
 use crate::args::{BranchFrom, DbCommand};
 use crate::drills;
@@ -24,6 +25,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             version,
             size,
             memory,
+            backup_level,
             patience,
         } => {
             let body = CreateDatabase {
@@ -31,6 +33,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
                 version: version.clone(),
                 size_bytes: size.map(model::Bytes::get),
                 memory_bytes: memory.map(model::Bytes::get),
+                backup_level: backup_level.map(wire_level),
             };
             let operation = follow::follow(session, &client.database_create(place, &body)?, patience)?;
             let code = follow::finish(session, &operation)?;
@@ -59,6 +62,18 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
         }
         DbCommand::Info { name } => {
             let database = client.database(place, name)?;
+            if session.json {
+                output::json(&database)?;
+            } else {
+                output::data(&page(&database))?;
+            }
+            Ok(0)
+        }
+        DbCommand::Update { name, backup_level } => {
+            let body = UpdateDatabase {
+                backup_level: Some(wire_level(*backup_level)),
+            };
+            let database = client.database_update(place, name, &body)?;
             if session.json {
                 output::json(&database)?;
             } else {
@@ -214,6 +229,53 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
     }
 }
 
+fn wire_level(level: Level) -> BackupLevel {
+    match level {
+        Level::Stream => BackupLevel::Stream,
+        Level::Sync => BackupLevel::Sync,
+    }
+}
+
+/// In a cell of a table: what is wrong with its backup first.
+fn backup(database: &Database) -> String {
+    let mut told = Vec::new();
+    if database.backup_behind_since.is_some() {
+        told.push("LOG NOT RECEIVED".to_owned());
+    }
+    if let Some(found) = &database.backup_level
+        && (found.level, found.effective) == (BackupLevel::Sync, BackupLevel::Stream)
+    {
+        told.push("NOT SYNC".to_owned());
+    }
+    told.push(drills::protection(database.protection.as_ref()));
+    told.join("; ")
+}
+
+/// In a line of its own, with why and since when.
+fn told_level(found: &DatabaseBackupLevel) -> String {
+    let name = |level| match level {
+        BackupLevel::Stream => {
+            "stream: what was committed in the last moments may be missing after a restore"
+        }
+        BackupLevel::Sync => "sync: each commit waits until the backup has it",
+    };
+    let since = found
+        .since
+        .map_or_else(String::new, |since| format!(", since {since}"));
+    match &found.why {
+        Some(why) if found.level != found.effective => {
+            format!(
+                "{} is asked for, NOT SO NOW{since}: {why}",
+                match found.level {
+                    BackupLevel::Stream => "stream",
+                    BackupLevel::Sync => "sync",
+                }
+            )
+        }
+        Some(_) | None => format!("{}{since}", name(found.level)),
+    }
+}
+
 /// What promoting does, above all what the new one has not.
 pub(crate) fn left_behind(new: &Database, of: &str) -> String {
     let after = match (&new.replaced, &new.restored_from) {
@@ -243,7 +305,7 @@ pub(crate) fn table(all: &[Database]) -> String {
                 state(database).to_owned(),
                 output::or_dash(database.version.as_deref()),
                 output::size(database.size_bytes),
-                drills::protection(database.protection.as_ref()),
+                backup(database),
                 drills::protection(database.target_protection.as_ref()),
                 output::or_dash(Some(&database.used_by.join(", "))),
                 database.host.clone(),
@@ -279,6 +341,12 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
         .flat_map(|there| elsewhere::told(name, there));
     let mut row = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
     row("log", log.to_owned());
+    if let (Some(since), Some(bytes)) = (backups.unreceived_since, backups.unreceived_bytes) {
+        row(
+            "not yet",
+            format!("{} written since {since} at the last look", output::size(bytes)),
+        );
+    }
     row(
         "kept",
         format!(
@@ -460,6 +528,21 @@ fn page(database: &Database) -> String {
             (
                 "elsewhere",
                 drills::told(&database.name, BackupCopy::Target, protection),
+            ),
+        );
+    }
+    if let Some(level) = &database.backup_level {
+        rows.push(("level", told_level(level)));
+    }
+    if let Some(since) = database.backup_behind_since {
+        rows.insert(
+            2,
+            (
+                "LOG",
+                format!(
+                    "NOT RECEIVED IN TIME: what was committed after {since} may be missing after a restore; see: stoa db backups {}",
+                    database.name
+                ),
             ),
         );
     }

@@ -15,8 +15,8 @@ use api::{
     OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget,
     PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
     Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server,
-    SessionPage, SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, Upload,
-    User, UserPage, Whoami,
+    SessionPage, SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage,
+    UpdateDatabase, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -409,6 +409,14 @@ impl Client {
         body: &CreateRestore,
     ) -> Result<Operation, Error> {
         self.call(&e::DATABASE_RESTORE, &at.with([database]), &[], Some(body))
+    }
+    pub fn database_update(
+        &self,
+        at: &Place,
+        database: &str,
+        body: &UpdateDatabase,
+    ) -> Result<Database, Error> {
+        self.call(&e::DATABASE_UPDATE, &at.with([database]), &[], Some(body))
     }
     pub fn database_promote(
         &self,

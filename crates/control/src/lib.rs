@@ -36,6 +36,7 @@ mod bell;
 mod clock;
 mod files;
 mod hosts;
+mod late;
 mod parts;
 mod transact;
 mod workload;

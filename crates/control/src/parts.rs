@@ -11,6 +11,7 @@ use store::Store;
 use crate::bell::Bell;
 use crate::clock::Clock;
 use crate::elsewhere::Uploads;
+use crate::late::Late;
 use crate::operations::Open;
 use crate::people::Door;
 use crate::routes::EdgeLink;
@@ -71,6 +72,8 @@ pub struct Control {
     /// The operations that have not settled.
     pub(crate) open: Open,
     pub(crate) uploads: Arc<Uploads>,
+    /// How late the logs of databases are.
+    pub(crate) late: Late,
     pub(crate) door: Arc<Door>,
 }
 
@@ -97,6 +100,7 @@ impl Control {
             clock,
             open: Open::default(),
             uploads,
+            late: Late::default(),
             door,
         }
     }

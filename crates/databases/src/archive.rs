@@ -11,7 +11,7 @@ use engine::{Engine, EngineError, LogQuery, VolumeMount, Workload};
 use model::{Bytes, Database, ImageDigest, Instance, Lsn, Resources, SEGMENT_BYTES, Segment, Timestamp};
 
 use crate::DatabaseError;
-use crate::cluster::{USER, program, surroundings, wal_kept};
+use crate::cluster::{self, USER, program, surroundings, wal_kept};
 use crate::inside::Inside;
 use crate::psql::Psql;
 
@@ -182,6 +182,86 @@ pub fn look(psql: Psql<'_>) -> Result<Seen, DatabaseError> {
     })
 }
 
+/// What a commit that is to be received waits for, and whether it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// What lies before is on the server's disk.
+    pub written: Lsn,
+    /// What lies before was received.
+    pub received: Option<Lsn>,
+    /// A receiver that has caught up is connected.
+    pub is_streaming: bool,
+    /// Commits wait for the receiver.
+    pub is_held: bool,
+    /// The commits that wait for it now: each session with the beginning of its statement.
+    pub waiting: Vec<String>,
+}
+
+/// Asks the server what its commits wait for.
+///
+/// # Errors
+/// When it does not answer.
+pub fn receipt(psql: Psql<'_>) -> Result<Receipt, DatabaseError> {
+    let sql = format!(
+        "SELECT pg_current_wal_flush_lsn(),\n\
+         coalesce((SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = '{SLOT}'), ''),\n\
+         EXISTS (SELECT FROM pg_stat_replication WHERE application_name = '{ROLE}' AND state = 'streaming'),\n\
+         current_setting('synchronous_standby_names') = '{ROLE}',\n\
+         coalesce((SELECT string_agg(pid || '@' || extract(epoch FROM query_start), ' ')\n\
+         FROM pg_stat_activity WHERE wait_event = 'SyncRep'), '');\n"
+    );
+    let printed = psql.run_soon("postgres", &sql)?;
+    parse_receipt(printed.trim()).ok_or_else(|| DatabaseError::Program {
+        program: "psql",
+        output: format!("not understood: {}", printed.trim()),
+    })
+}
+
+fn parse_receipt(printed: &str) -> Option<Receipt> {
+    let fields: Vec<&str> = printed.split('|').collect();
+    let [written, received, streaming, held, waiting] = fields[..] else {
+        return None;
+    };
+    Some(Receipt {
+        written: written.parse().ok()?,
+        received: match received {
+            "" => None,
+            text => Some(text.parse().ok()?),
+        },
+        is_streaming: streaming == "t",
+        is_held: held == "t",
+        waiting: waiting.split_whitespace().map(str::to_owned).collect(),
+    })
+}
+
+/// Has each commit wait until the receiver has it on its disk. Nobody else needs to be connected for it, and no session is
+/// ended.
+///
+/// # Errors
+/// When the server refuses, or does not answer for a while.
+pub fn hold_commits(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    let sql =
+        format!("ALTER SYSTEM SET synchronous_standby_names = '{ROLE}';\nSELECT FROM pg_reload_conf();\n");
+    psql.run_soon("postgres", &sql).map(drop)
+}
+
+/// Has no commit wait for a receiver any more; those that wait now are done.
+///
+/// # Errors
+/// When the server refuses, or does not answer for a while.
+pub fn release_commits(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    psql.run_soon("postgres", RELEASE).map(drop)
+}
+
+pub(crate) const RELEASE: &str =
+    "ALTER SYSTEM RESET synchronous_standby_names;\nSELECT FROM pg_reload_conf();\n";
+
+/// How much of the log a server of that size keeps for a receiver that does not receive.
+#[must_use]
+pub fn kept(size: Bytes) -> Bytes {
+    Bytes::mi(cluster::wal_kept_mi(size))
+}
+
 /// The same after a commit that writes out what sessions committed without waiting: everything committed before the call
 /// lies before `written`.
 ///
@@ -270,15 +350,7 @@ fn open(engine: &dyn Engine, volume: &str) -> Result<Inside, DatabaseError> {
 
 fn read(dir: &Inside) -> std::io::Result<Content> {
     // First: what is said to be complete must lie in what is listed.
-    let complete = match dir.read(COMPLETE) {
-        Ok(mut file) => {
-            let mut text = String::new();
-            std::io::Read::read_to_string(&mut file, &mut text)?;
-            parse_complete(&text)
-        }
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => None,
-        Err(cause) => return Err(cause),
-    };
+    let complete = complete_of(dir)?;
     let mut found = Vec::new();
     for (name, _) in dir.list()? {
         let (stem, is_open) = name
@@ -316,7 +388,8 @@ fn parse_complete(text: &str) -> Option<(Timestamp, Lsn)> {
     Some((at.parse().ok()?, lsn.parse().ok()?))
 }
 
-/// Notes in a stretch that everything is in it that was committed by then and lies before that place.
+/// Notes in a stretch that everything is in it that was committed by then and lies before that place. What was noted stays
+/// when it reaches further: who looks less often knows less.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -327,8 +400,26 @@ pub fn note_complete(
     lsn: Lsn,
 ) -> Result<(), DatabaseError> {
     let dir = open(engine, volume)?;
-    dir.replace(COMPLETE, format!("{at} {lsn}\n").as_bytes())
-        .map_err(DatabaseError::file(volume))
+    note_in(&dir, at, lsn).map_err(DatabaseError::file(volume))
+}
+
+fn note_in(dir: &Inside, at: Timestamp, lsn: Lsn) -> std::io::Result<()> {
+    match complete_of(dir)? {
+        Some((known_at, known)) if (known, known_at) > (lsn, at) => Ok(()),
+        Some(_) | None => dir.replace(COMPLETE, format!("{at} {lsn}\n").as_bytes()),
+    }
+}
+
+fn complete_of(dir: &Inside) -> std::io::Result<Option<(Timestamp, Lsn)>> {
+    let mut text = String::new();
+    match dir.read(COMPLETE) {
+        Ok(mut file) => {
+            std::io::Read::read_to_string(&mut file, &mut text)?;
+            Ok(parse_complete(&text))
+        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// Makes a stretch fit to be received into: a segment whose file was being made when its receiver died is begun again.
@@ -469,6 +560,25 @@ mod tests {
         hand_over(&dir, &to, &name(5)).expect_err("not there");
         let read = |n| std::fs::read_to_string(volume.join("pgdata/pg_wal").join(name(n))).expect("read");
         assert_eq!((read(3), read(4)), ("three".to_owned(), "four".to_owned()));
+    }
+
+    #[test]
+    fn what_was_noted_as_complete_never_goes_back() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = Inside::volume(root.path()).expect("opened");
+        let at = |second: u64| Timestamp::from_ms(1_795_376_400_000 + second * 1000);
+        let place = |lsn: &str| lsn.parse().expect("a place");
+        for (second, lsn, known) in [
+            (5, "0/50", (5, "0/50")),
+            (4, "0/40", (5, "0/50")),
+            (4, "0/50", (5, "0/50")),
+            (6, "0/50", (6, "0/50")),
+            (7, "0/60", (7, "0/60")),
+        ] {
+            note_in(&dir, at(second), place(lsn)).expect("noted");
+            let expected = Some((at(known.0), place(known.1)));
+            assert_eq!(complete_of(&dir).expect("read"), expected);
+        }
     }
 
     #[test]

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use engine::{Engine, LineSink, LogQuery, Phase};
 use model::{ImageDigest, Lsn, Millis, Resources, Segment, Shape, Timestamp};
 
-use crate::DatabaseError;
 use crate::cluster;
 use crate::control_file::is_segment;
 use crate::inside::{self, Inside};
@@ -23,6 +22,7 @@ use crate::psql::{self, Psql};
 use crate::session::Session;
 use crate::shape;
 use crate::template::{PROGRAM_LIMIT, Place, identify, temporary, wait_end};
+use crate::{DatabaseError, archive};
 
 /// The first checkpoint, the copy and the WAL since the last checkpoint bound it; what takes longer is stuck.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(900);
@@ -259,6 +259,7 @@ pub(crate) fn first_start<T>(
         psql.run("postgres", NO_LOGINS)?;
         // The former one may have been full; this one has a budget of its own.
         psql::write_again(psql)?;
+        archive::release_commits(psql)?;
         let databases: Vec<&str> = databases.lines().filter(|name| !name.is_empty()).collect();
         for name in &databases {
             psql.run(&psql::named(name), NOTHING_OUTSIDE)?;

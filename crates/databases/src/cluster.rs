@@ -45,7 +45,8 @@ pub fn workload(
         all.push(("max_slot_wal_keep_size", wal_kept(database.size)));
     }
     if database.restored.is_some() {
-        all.extend(of_a_copy());
+        // Its own commits may be held for its own receiver; what the former one had was taken from it (`branch`).
+        all.extend(of_a_copy().filter(|(name, _)| *name != HOLDS_COMMITS));
     }
     let command = server(version, all);
     Workload {
@@ -81,6 +82,8 @@ pub fn workload(
     }
 }
 
+/// What has commits wait for a receiver.
+const HOLDS_COMMITS: &str = "synchronous_standby_names";
 /// What may stand in the configuration of the former cluster and must not count in a copy: the command line is stronger
 /// than any file.
 const NOT_OF_THE_COPY: [(&str, &str); 8] = [
@@ -88,7 +91,7 @@ const NOT_OF_THE_COPY: [(&str, &str); 8] = [
     ("archive_command", ""),
     ("archive_library", ""),
     ("restore_command", ""),
-    ("synchronous_standby_names", ""),
+    (HOLDS_COMMITS, ""),
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
     ("max_logical_replication_workers", "0"),
@@ -189,11 +192,16 @@ fn wal_most(size: Bytes) -> String {
 /// How much of the log is kept for an archive that does not receive: beyond that the backup gets a gap rather than the
 /// database a full disk.
 pub(crate) fn wal_kept(size: Bytes) -> String {
+    format!("{}MB", wal_kept_mi(size))
+}
+
+/// The same in MiB.
+pub(crate) fn wal_kept_mi(size: Bytes) -> u64 {
     /// A receiver that starts anew gets that far behind at once.
     const LEAST_MI: u64 = 64;
     /// Hours of a busy server.
     const MOST_MI: u64 = 16 * 1024;
-    format!("{}MB", ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI))
+    ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI)
 }
 
 /// Settings derived from the instance's memory limit.

@@ -75,10 +75,10 @@ pub(crate) fn quiet(database: &str) -> Exec {
     );
     Exec {
         argv,
-        // Ours also change what they must while the database is full.
+        // Ours also change what they must while the database is full, and wait for no receiver: they see to it.
         env: vec![(
             "PGOPTIONS".to_owned(),
-            "-c default_transaction_read_only=off".to_owned(),
+            "-c default_transaction_read_only=off -c synchronous_commit=local".to_owned(),
         )],
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),

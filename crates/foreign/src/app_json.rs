@@ -161,6 +161,7 @@ fn databases(draft: &mut Draft<'_>, root: &Node) {
                 version: None,
                 size: None,
                 memory: None,
+                backup_level: None,
             };
             draft.manifest.databases.insert(name, wish);
         } else {

@@ -249,6 +249,7 @@ impl<'d, 'r, 't> Reader<'d, 'r, 't> {
             version,
             size: None,
             memory: None,
+            backup_level: None,
         };
         self.draft.manifest.databases.insert(name, wish);
     }

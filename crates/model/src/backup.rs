@@ -29,6 +29,12 @@ impl Lsn {
         Self(bytes)
     }
 
+    /// Bytes from another place to this one; none when that one is later.
+    #[must_use]
+    pub const fn after(self, other: Self) -> u64 {
+        self.0.saturating_sub(other.0)
+    }
+
     /// The number of the segment whose end it may be: what lies before it is in there and in earlier ones.
     #[must_use]
     pub const fn segment_before(self) -> u64 {
@@ -144,6 +150,78 @@ impl<'de> Deserialize<'de> for Segment {
     }
 }
 
+/// How much of what a database acknowledged may be missing when all of it is lost but its archive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// What was not received yet: commits wait for nobody.
+    #[default]
+    Stream,
+    /// Nothing: a commit waits until it is received.
+    Sync,
+}
+
+impl Level {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Sync => "sync",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that is no level of backup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a level of backup is stream or sync")]
+pub struct LevelError;
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Stream, Self::Sync]
+            .into_iter()
+            .find(|level| level.as_str() == text)
+            .ok_or(LevelError)
+    }
+}
+
+/// What the commits of a database wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "commits", rename_all = "snake_case")]
+pub enum Commits {
+    /// For nobody.
+    #[default]
+    Free,
+    /// Until they are received.
+    Held {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// They are to wait, and do not: they would have waited for a receiver that does not receive.
+    Released {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// Log that should have been received for some time and was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    /// What was committed after that may be missing.
+    pub since: Timestamp,
+    /// What was written by then ends there.
+    pub lsn: Lsn,
+}
+
 /// What the row of a database keeps of its archive. The write-ahead log itself lies in volumes, one a stretch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Archive {
@@ -161,6 +239,12 @@ pub struct Archive {
     /// What branches can be made of without the database; nothing before a drill passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Drilled>,
+    /// What its commits wait for.
+    #[serde(default)]
+    pub commits: Commits,
+    /// What is overdue; nothing while it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<Behind>,
 }
 
 /// The cluster that a passed drill left: restored, looked at, without a login of the former one, and stopped cleanly.
@@ -280,6 +364,16 @@ mod tests {
             "00000002000000010000000x",
         ] {
             assert_eq!(wrong.parse::<Segment>(), Err(SegmentError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn levels_are_written_as_they_are_read() {
+        for level in [Level::Stream, Level::Sync] {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        for wrong in ["", "archive", "Sync", "sync "] {
+            assert_eq!(wrong.parse::<Level>(), Err(LevelError), "{wrong}");
         }
     }
 

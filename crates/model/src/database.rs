@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{Archive, Restored};
+use crate::backup::{Archive, Level, Restored};
 use crate::id::{DatabaseId, EnvironmentId};
 use crate::name::Name;
 use crate::spec::{ImageDigest, Resources};
@@ -47,6 +47,9 @@ pub struct Database {
     /// Another one took its place; it is kept until `expires_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Replaced>,
+    /// How much of what it acknowledged may be missing after a restore. Of a branch it says nothing.
+    #[serde(default)]
+    pub level: Level,
     /// Its backup, once it is kept. A branch has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,

@@ -23,7 +23,10 @@ pub mod time;
 pub mod units;
 
 pub use app::{App, Environment, Org, Project};
-pub use backup::{Archive, Base, Drilled, Lsn, LsnError, Reached, Restored, SEGMENT_BYTES, Segment, Target};
+pub use backup::{
+    Archive, Base, Behind, Commits, Drilled, Level, LevelError, Lsn, LsnError, Reached, Restored,
+    SEGMENT_BYTES, Segment, Target,
+};
 pub use database::{
     BranchSource, Credential, Database, DatabaseState, Origin, Promoted, Replaced, Shape, StorageFull,
 };

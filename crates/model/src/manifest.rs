@@ -74,6 +74,7 @@ pub use resolve::{Found, Resolved};
 pub use schema::schema;
 pub use service::{is_health_path, is_image_reference};
 
+use crate::backup::Level;
 use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Job, Resources, Route};
 use crate::strategy::Strategy;
@@ -169,6 +170,8 @@ pub struct DatabaseWish {
     pub size: Option<Bytes>,
     /// Memory limit of its instance.
     pub memory: Option<Bytes>,
+    /// Level of its backup.
+    pub backup_level: Option<Level>,
 }
 
 impl Manifest {

@@ -1,4 +1,4 @@
-//! What to do next, decided purely: the movement of one app, backoff, backup and its drills, pruning.
+//! What to do next, decided purely: the movement of one app, backoff, backup and its drills, what commits wait for, pruning.
 //!
 //! Lives here: functions from facts and a time to a decision that says why.
 //! Does not live here: clocks, randomness, ids, I/O, the order in which a decision is stored and acted on (`control`).
@@ -10,4 +10,5 @@ pub mod backup;
 pub mod drill;
 pub mod elsewhere;
 pub mod prune;
+pub mod receipt;
 pub mod storage;

@@ -1,13 +1,15 @@
 //! Managed databases.
 
 use api::{
-    BackupGap, BranchSource, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackups, DatabaseBase,
-    DatabaseCredentials, DatabasePage, DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase,
-    RestoreTarget, RestoreWindow, VolumePage,
+    BackupGap, BackupLevel, BranchSource, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackupLevel,
+    DatabaseBackups, DatabaseBase, DatabaseCredentials, DatabasePage, DatabasePromoted, DatabaseReplaced,
+    DatabaseRestored, PromoteDatabase, RestoreTarget, RestoreWindow, UpdateDatabase, VolumePage,
 };
 use control::databases::{self, BranchWish, DatabaseView, Wish};
 use control::{ControlError, volumes};
-use model::{Base, Bytes, Condition, DatabaseState, Lsn, LsnError, Millis, Shape, StorageFull, Target};
+use model::{
+    Base, Bytes, Commits, Condition, DatabaseState, Level, Lsn, LsnError, Millis, Shape, StorageFull, Target,
+};
 
 use crate::answer::Reply;
 use crate::call::{Call, name};
@@ -33,6 +35,7 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         version: body.version,
         size: body.size_bytes.map(Bytes::new),
         memory: body.memory_bytes.map(Bytes::new),
+        level: body.backup_level.map(level),
     };
     let (_, accepted) = databases::create(call.control(), call.actor()?, &call.place()?, &name, &wish)?;
     Reply::accepted(&accepted.operation)
@@ -46,6 +49,60 @@ pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {
         call.parameter("database")?,
     )?;
     Reply::tagged(200, &wire(&view), view.database.generation)
+}
+
+pub(crate) fn update(call: &Call) -> Result<Reply, Refusal> {
+    let body: UpdateDatabase = call.needed_body()?;
+    let view = databases::update(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+        body.backup_level.map(level),
+        call.expected,
+    )?;
+    Reply::tagged(200, &wire(&view), view.database.generation)
+}
+
+fn level(level: BackupLevel) -> Level {
+    match level {
+        BackupLevel::Stream => Level::Stream,
+        BackupLevel::Sync => Level::Sync,
+    }
+}
+
+/// What is asked for, and what is true now.
+fn wire_level(database: &model::Database) -> Option<DatabaseBackupLevel> {
+    let commits = match (&database.origin, &database.archive) {
+        (Some(_), _) => return None,
+        (None, Some(archive)) => archive.commits,
+        (None, None) => Commits::Free,
+    };
+    let asked = match database.level {
+        Level::Stream => BackupLevel::Stream,
+        Level::Sync => BackupLevel::Sync,
+    };
+    let (effective, since) = match commits {
+        Commits::Free => (BackupLevel::Stream, None),
+        Commits::Held { since } => (BackupLevel::Sync, Some(since)),
+        Commits::Released { since } => (BackupLevel::Stream, Some(since)),
+    };
+    let why = match (database.level, commits) {
+        (Level::Sync, Commits::Released { .. }) => {
+            Some("what it commits is not received: commits no longer wait for that, and may be lost")
+        }
+        (Level::Sync, Commits::Free) => Some("its receiver has not caught up yet"),
+        (Level::Stream, Commits::Held { .. }) => Some("its server is being told"),
+        (Level::Sync, Commits::Held { .. }) | (Level::Stream, Commits::Free | Commits::Released { .. }) => {
+            None
+        }
+    };
+    Some(DatabaseBackupLevel {
+        level: asked,
+        effective,
+        since,
+        why: why.map(str::to_owned),
+    })
 }
 
 pub(crate) fn delete(call: &Call) -> Result<Reply, Refusal> {
@@ -105,6 +162,8 @@ pub(crate) fn backups(call: &Call) -> Result<Reply, Refusal> {
         bases: bases(&found.bases),
         gaps: gaps(&found.gaps),
         wal_bytes: found.wal.get(),
+        unreceived_bytes: found.unreceived.map(|late| late.bytes.get()),
+        unreceived_since: found.unreceived.and_then(|late| late.since),
         keep_s: found.keep.as_ms() / 1000,
         drilled_at: found.drilled_at,
         elsewhere: crate::elsewhere::of(&found),
@@ -314,6 +373,12 @@ fn wire(view: &DatabaseView) -> api::Database {
         }),
         protection: view.proof.local.as_ref().map(crate::drills::wire_protection),
         target_protection: view.proof.target.as_ref().map(crate::drills::wire_protection),
+        backup_level: wire_level(database),
+        backup_behind_since: database
+            .archive
+            .as_ref()
+            .and_then(|archive| archive.behind)
+            .map(|behind| behind.since),
         durable: database.origin.is_none(),
         expires_at: database.expires_at,
         generation: view.database.generation,

@@ -113,7 +113,7 @@ fn rto(drill: Option<&Drill>) -> Option<String> {
 /// Databases and whether their backup was proven, in the text form of Prometheus.
 pub(crate) fn databases(all: &[Watched]) -> String {
     type Value = fn(&Watched) -> Option<String>;
-    let gauges: [(&str, &str, Value); 7] = [
+    let gauges: [(&str, &str, Value); 11] = [
         ("stoa_database_up", "Whether its server answers.", |one| {
             Some(u8::from(one.is_ready).to_string())
         }),
@@ -146,6 +146,35 @@ pub(crate) fn databases(all: &[Watched]) -> String {
             "stoa_database_target_drill_rto_seconds",
             "From the beginning of the fetch to the first answer, in the last drill of that copy that passed.",
             |one| rto(one.passed_target.as_ref()),
+        ),
+        (
+            "stoa_database_backup_behind",
+            "Whether log that should have been received was not. Branches have no backup.",
+            |one| Some(u8::from(one.is_behind?).to_string()),
+        ),
+        (
+            "stoa_database_unreceived_bytes",
+            "Log that was written and not received, at the last look.",
+            |one| Some(one.unreceived?.bytes.get().to_string()),
+        ),
+        (
+            "stoa_database_unreceived_seconds",
+            "For how long something that was written has not been received.",
+            |one| {
+                let since = one.unreceived?.since;
+                let age = since.map_or(0, |since| model::Timestamp::now().since(since).as_ms() / 1000);
+                Some(age.to_string())
+            },
+        ),
+        (
+            "stoa_database_sync_effective",
+            "Whether commits wait until they are received, where the level is sync.",
+            |one| match one.commits? {
+                (model::Level::Stream, _) => None,
+                (model::Level::Sync, commits) => {
+                    Some(u8::from(matches!(commits, model::Commits::Held { .. })).to_string())
+                }
+            },
         ),
     ];
     let mut text = String::new();

@@ -127,6 +127,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_LIST, Handler::Act(databases::list)),
     (&e::DATABASE_CREATE, Handler::Act(databases::create)),
     (&e::DATABASE_VIEW, Handler::Act(databases::view)),
+    (&e::DATABASE_UPDATE, Handler::Act(databases::update)),
     (&e::DATABASE_DELETE, Handler::Act(databases::delete)),
     (&e::DATABASE_ROTATE, Handler::Act(databases::rotate)),
     (&e::DATABASE_BRANCH, Handler::Act(databases::branch)),

@@ -14,6 +14,7 @@ mod operation;
 mod outcome;
 pub mod power;
 pub mod queries;
+pub mod rpo;
 mod state;
 pub mod syscall;
 mod world;

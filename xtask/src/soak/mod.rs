@@ -6,6 +6,8 @@
 pub mod api;
 mod control;
 mod db_queries;
+#[path = "db-rpo.rs"]
+mod db_rpo;
 mod deploys;
 mod edge;
 mod hostile;
@@ -48,6 +50,12 @@ const SOAKS: &[Soak] = &[
         about: "a database gets new passwords and is replaced by another while programs query it: no query fails",
         flags: &[("rotations", "N"), ("promotions", "N")],
         run: db_queries::run,
+    },
+    Soak {
+        name: "db-rpo",
+        about: "all of a database killed at once and its data gone: what a restore from base and archive brings back",
+        flags: &[("trials", "N"), ("level", "stream|sync"), ("seed", "S")],
+        run: db_rpo::run,
     },
     Soak {
         name: "deploys",

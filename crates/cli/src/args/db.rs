@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Subcommand, ValueEnum};
-use model::{Bytes, Lsn, Millis, Name, Timestamp};
+use model::{Bytes, Level, Lsn, Millis, Name, Timestamp};
 
 use super::Patience;
 
@@ -34,6 +34,10 @@ pub enum DbCommand {
         /// Memory limit, for example 512Mi.
         #[arg(long, value_name = "SIZE")]
         memory: Option<Bytes>,
+        /// How much of what it acknowledges may be missing after a restore: stream (a fraction of a second; the usual one) or
+        /// sync (nothing; each commit waits until the backup has it).
+        #[arg(long, value_name = "LEVEL")]
+        backup_level: Option<Level>,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,
@@ -55,6 +59,14 @@ pub enum DbCommand {
     Info {
         /// Its name.
         name: String,
+    },
+    /// Change it while it runs.
+    Update {
+        /// Its name.
+        name: String,
+        /// How much of what it acknowledges may be missing after a restore: stream or sync.
+        #[arg(long, value_name = "LEVEL")]
+        backup_level: Level,
     },
     /// Print how to sign in: DATABASE_URL and its kin.
     Url {

@@ -19,6 +19,7 @@ use store::secret::{Sealed, Secret};
 use super::need_active;
 use crate::authorize::{self, EnvPath};
 use crate::elsewhere::Progress;
+use crate::late::Unreceived;
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError, rehearsal};
 
@@ -39,6 +40,8 @@ pub struct Backups {
     pub gaps: Vec<Gap>,
     /// Bytes of archived log.
     pub wal: Bytes,
+    /// What of its log was not received at the last look, if there was one.
+    pub unreceived: Option<Unreceived>,
     /// Whether its log is received now.
     pub is_receiving: bool,
     /// How far back is kept.
@@ -176,6 +179,7 @@ pub fn backups(
         windows: backup::windows(&found.bases, &found.runs),
         gaps: backup::gaps(&found.runs),
         wal: Bytes::new(files.map(|file| file.bytes).sum()),
+        unreceived: control.late.of(database.id),
         is_receiving,
         keep: backup::KEEP,
         drilled_at: database
@@ -350,6 +354,7 @@ pub fn restore(
             }),
             promoted: None,
             replaced: None,
+            level: of.level,
             archive: None,
             expires_at: None,
         };

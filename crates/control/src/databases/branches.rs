@@ -89,6 +89,7 @@ pub fn branch(
             restored: None,
             promoted: None,
             replaced: None,
+            level: model::Level::Stream,
             archive: None,
             expires_at: wish.lives.map(|lives| now.plus(lives)),
         };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, BackupTarget, Condition, Database, DatabaseId, DatabaseState, Drill, DrillId, DrillState,
-    DrilledCopy, Instance, Name, Timestamp,
+    Action, Actor, BackupTarget, Commits, Condition, Database, DatabaseId, DatabaseState, Drill, DrillId,
+    DrillState, DrilledCopy, Instance, Level, Name, Timestamp,
 };
 use plan::drill::{self, Protection};
 use store::rows::BACKUP_TARGET;
@@ -14,6 +14,7 @@ use store::{Expect, ReadTx, WriteTx};
 use super::backups::refuse_branch;
 use crate::authorize::{self, EnvPath, Scope};
 use crate::elsewhere::copy_on;
+use crate::late::Unreceived;
 use crate::operations::{self, Accepted};
 use crate::transact::all;
 use crate::{Control, ControlError};
@@ -230,6 +231,12 @@ pub struct Watched {
     pub passed: Option<Drill>,
     /// The last one of the copy elsewhere that passed.
     pub passed_target: Option<Drill>,
+    /// Level of its backup, and what its commits wait for; nothing for a branch.
+    pub commits: Option<(Level, Commits)>,
+    /// Whether what is not received of its log is overdue; nothing for a branch.
+    pub is_behind: Option<bool>,
+    /// What of its log was not received at the last look, if there was one.
+    pub unreceived: Option<Unreceived>,
 }
 
 /// All databases of the installation, for `/metrics`.
@@ -251,6 +258,7 @@ pub fn watched(control: &Control) -> Result<Vec<Watched>, ControlError> {
             }
             let mut mine = drills.remove(&database.id).unwrap_or_default();
             mine.sort_by_key(|drill| drill.id);
+            let kept = database.archive.as_ref();
             let instances = tx.list::<Instance>(&database.id.to_string())?;
             watched.push(Watched {
                 id: database.id,
@@ -263,6 +271,9 @@ pub fn watched(control: &Control) -> Result<Vec<Watched>, ControlError> {
                 },
                 passed: last_passed(&mine, Some(&DrilledCopy::Local)),
                 passed_target: last_passed(&mine, elsewhere.as_ref()),
+                commits: kept.map(|archive| (database.level, archive.commits)),
+                is_behind: kept.map(|archive| archive.behind.is_some()),
+                unreceived: control.late.of(database.id),
                 name: database.name,
             });
         }

@@ -3,12 +3,13 @@
 pub(crate) mod backups;
 mod branches;
 pub(crate) mod drills;
+mod levels;
 pub(crate) mod promote;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Millis, Name, Resources,
-    Timestamp,
+    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Level, Millis, Name,
+    Resources, Timestamp,
 };
 use store::rows::{PASSWORD, database_tenant};
 use store::secret::{Sealed, Secret};
@@ -25,6 +26,7 @@ pub use backups::{Backups, backup, backups, restore};
 pub use branches::{BranchWish, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
+pub use levels::update;
 pub use plan::drill::Protection;
 pub use promote::promote;
 
@@ -54,6 +56,8 @@ pub struct Wish {
     pub size: Option<Bytes>,
     /// Memory limit.
     pub memory: Option<Bytes>,
+    /// Level of its backup; `None` takes the usual one.
+    pub level: Option<Level>,
 }
 
 /// What a program needs to connect.
@@ -259,6 +263,7 @@ pub(crate) fn create_in(
         restored: None,
         promoted: None,
         replaced: None,
+        level: wish.level.unwrap_or_default(),
         archive: None,
         expires_at: None,
     };

@@ -303,6 +303,7 @@ pub fn restore(
             }),
             promoted: None,
             replaced: None,
+            level: model::Level::Stream,
             archive: None,
             expires_at: None,
         };

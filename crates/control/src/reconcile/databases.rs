@@ -7,6 +7,7 @@ mod due;
 mod fetch;
 mod promote;
 mod reading;
+mod receipt;
 mod restore;
 mod rotate;
 mod upload;
@@ -31,6 +32,7 @@ pub(super) use archive::watch as watch_archives;
 pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
 pub(super) use promote::is_switched;
+pub(super) use receipt::watch as watch_receipts;
 pub(super) use upload::watch as watch_uploads;
 pub(super) use verify::verify as verify_target;
 

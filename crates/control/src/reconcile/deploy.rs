@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use engine::{FetchImage, Reach};
-use model::manifest::{Found, Manifest};
+use model::manifest::{DatabaseWish, Found, Manifest};
 use model::operation::{ImageSource, Source, Work};
 use model::{
     Actor, App, Database, DatabaseState, ImageDigest, Job, Millis, Name, Operation, OperationState, Project,
@@ -292,6 +292,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                 version: wish.version.clone(),
                 size: wish.size,
                 memory: wish.memory,
+                level: wish.backup_level,
             };
             (name, wish)
         })
@@ -308,9 +309,11 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         for (name, wish) in &manifest.databases {
             match tx.find::<Database>(&scope.parent(), name.as_str())? {
                 Some(mut found) => match &found.row.state {
-                    // Its budget is what the manifest says now; all else of it stays as it was made.
-                    DatabaseState::Active if wish.size.is_some_and(|size| size != found.row.size) => {
+                    // Its budget and the level of its backup are what the manifest says now; all else of it stays as it
+                    // was made.
+                    DatabaseState::Active if differs(&found.row, wish) => {
                         found.row.size = wish.size.unwrap_or(found.row.size);
+                        found.row.level = wish.backup_level.unwrap_or(found.row.level);
                         tx.update(&found.row, Expect::Generation(found.generation))?;
                     }
                     DatabaseState::Active => {}
@@ -336,6 +339,12 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         wait_database(job, id)?;
     }
     Ok(())
+}
+
+/// Whether a manifest wants another budget or level of backup than a database has.
+fn differs(row: &Database, wish: &DatabaseWish) -> bool {
+    wish.size.is_some_and(|size| size != row.size)
+        || wish.backup_level.is_some_and(|level| level != row.level)
 }
 
 fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), ControlError> {

@@ -97,13 +97,15 @@ impl Reconciler {
         let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
-            let (kept, drilled, carried) = (
+            let (kept, received, drilled, carried) = (
+                Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
             );
             scope.spawn(move || storage::watch(&measured, stop));
             scope.spawn(move || databases::watch_archives(&kept, stop));
+            scope.spawn(move || databases::watch_receipts(&received, stop));
             scope.spawn(move || databases::watch_drills(&drilled, stop));
             scope.spawn(move || databases::watch_uploads(&carried, stop));
             scope.spawn(move || {

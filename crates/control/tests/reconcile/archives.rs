@@ -30,6 +30,8 @@ pub fn with_archive(world: &mut World) -> Database {
             since: now,
             bases: Vec::new(),
             drilled: None,
+            commits: model::Commits::Free,
+            behind: None,
         });
     });
     world.all::<Database>()[0].clone()

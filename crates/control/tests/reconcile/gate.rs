@@ -190,6 +190,9 @@ fn cases() -> Vec<Case> {
         ("databases::create", Action::Manage, false, |c, a| {
             databases::create(c, a, &p(), &name("more"), &databases::Wish::default()).map(drop)
         }),
+        ("databases::update", Action::Manage, false, |c, a| {
+            databases::update(c, a, &p(), "main", Some(model::Level::Sync), None).map(drop)
+        }),
         ("databases::rotate", Action::Configure, false, |c, a| {
             databases::rotate(c, a, &p(), "main").map(drop)
         }),

@@ -373,6 +373,14 @@ fn database(writer: &mut Writer<'_>, place: &Place, name: &Name, wish: &Database
     let size = wish
         .size
         .map_or_else(|| DATABASE_SIZE.to_owned(), |size| size.to_string());
+    if wish.backup_level == Some(model::Level::Sync) {
+        let message = "needs a second instance and minSyncReplicas there: commits wait for nobody";
+        writer.note(
+            Kind::Unsupported,
+            format!("databases.{name}.backup_level"),
+            message,
+        );
+    }
     let mut spec = vec![
         ("instances".to_owned(), Yaml::Number(1)),
         ("storage".to_owned(), map([("size", size.into())])),

@@ -254,6 +254,7 @@ fn any(dice: &mut Dice) -> Manifest {
                 version,
                 size: None,
                 memory: None,
+                backup_level: None,
             };
             manifest.databases.insert(name.parse().expect("a name"), wish);
         }

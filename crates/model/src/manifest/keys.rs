@@ -321,6 +321,11 @@ pub(super) static DATABASE: Table = Table {
         ),
         may("size", "Budget of its volume.", SIZE),
         may("memory", "Memory limit.", SIZE),
+        may(
+            "backup_level",
+            "What may be missing after a restore: \"stream\" a fraction of a second, \"sync\" nothing.",
+            Form::OneOf(&["stream", "sync"]),
+        ),
     ],
     later: &["backup", "branch_from", "ttl", "extensions", "replicas", "pooler"],
 };

@@ -54,10 +54,12 @@ impl Manifest {
             let _ = writeln!(text, "\n[databases]");
         }
         for (name, wish) in &self.databases {
+            let level = wish.backup_level.map(|level| level.to_string());
             let sizes = [("size", wish.size), ("memory", wish.memory)];
             let sizes = sizes.map(|(key, size)| (key, size.map(|size| size.to_string())));
             let rest: String = std::iter::once(("version", wish.version.clone()))
                 .chain(sizes)
+                .chain([("backup_level", level)])
                 .filter_map(|(key, value)| Some(format!(", {key} = {}", quoted(&value?))))
                 .collect();
             let _ = writeln!(text, "{name} = {{ engine = \"postgres\"{rest} }}");

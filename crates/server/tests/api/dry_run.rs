@@ -114,6 +114,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("release_create", json!({"source": {"kind": "configuration"}}), ""),
         ("app_rollback", json!({"to": "v1"}), "operation"),
         ("database_create", json!({"name": "other"}), "database"),
+        ("database_update", json!({"backup_level": "sync"}), "database"),
         ("database_delete", Value::Null, "operation"),
         ("database_rotate", Value::Null, "operation"),
         ("database_branch", json!({"name": "copy"}), "database"),
@@ -576,6 +577,7 @@ fn database_of(
         restored: None,
         promoted: None,
         replaced: None,
+        level: model::Level::Stream,
         archive: of.map(|_| model::Archive {
             stretch: 1,
             sealed: Vec::new(),
@@ -583,6 +585,8 @@ fn database_of(
             since: at,
             bases: Vec::new(),
             drilled: None,
+            commits: model::Commits::Free,
+            behind: None,
         }),
         expires_at: None,
     }

@@ -139,6 +139,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_list", Project, Viewer),
     ("database_create", Project, Developer),
     ("database_view", Project, Viewer),
+    ("database_update", Project, Developer),
     ("database_delete", Project, Developer),
     ("database_rotate", Project, Developer),
     ("database_branch", Project, Developer),

@@ -879,6 +879,7 @@ fn what_there_is_can_be_seen() {
         version: None,
         size_bytes: None,
         memory_bytes: None,
+        backup_level: None,
     };
     let operation = root.database_create(&place(), &database).expect("accepted");
     let image = api::CreateImage {

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Action, Actor, Archive, Base, BranchSource, Condition, Database, DatabaseId, DatabaseState, Instance,
-    InstanceId, Lsn, Operation, Purpose, Timestamp,
+    Action, Actor, Archive, Base, BranchSource, Commits, Condition, Database, DatabaseId, DatabaseState,
+    Instance, InstanceId, Lsn, Operation, Purpose, Timestamp,
 };
 use plan::backup::{self, Policy, Why};
 use plan::storage::POOL_RESERVE;
@@ -29,7 +29,7 @@ use store::{Expect, WriteTx};
 
 use super::{change, ended_at, fresh_password, is_ready, next_attempt, prune, refused, stop, volume_of};
 use crate::databases::backups::{
-    WRITTEN_AFTER, base_volume, bases_of, catalogue, drilled_of, stretch_volume, stretches_of,
+    WRITTEN_AFTER, base_volume, bases_of, bring_up, catalogue, drilled_of, stretch_volume, stretches_of,
 };
 use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
@@ -264,6 +264,8 @@ fn begin(control: &Control, database: &Database, psql: Psql<'_>) -> Result<(), C
                 since: control.now_of(tx),
                 bases: Vec::new(),
                 drilled: None,
+                commits: Commits::Free,
+                behind: None,
             });
             tx.update_status(&found.row, Expect::Rev(found.rev))?;
         }
@@ -507,6 +509,9 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         "base {number} of {} is taken: it can be restored to moments from {} on, once its log is received",
         database.name, base.at
     );
+    // Nothing can be restored from it without the log up to its own end: noted now, it counts even if all dies before the next
+    // look.
+    bring_up(control, &database)?;
     change(control, id, |database| {
         if let Some(archive) = &mut database.archive {
             archive.bases.push(base.clone());
