@@ -6,7 +6,6 @@
 pub mod api;
 mod control;
 mod db_queries;
-#[path = "db-rpo.rs"]
 mod db_rpo;
 mod deploys;
 mod edge;
