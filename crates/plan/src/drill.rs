@@ -82,8 +82,14 @@ pub fn is_due(drills: &[Drill], base: Option<(Timestamp, u64)>, now: Timestamp) 
     match &last.state {
         DrillState::Running => false,
         DrillState::Passed { .. } => last.asked_at.plus(EVERY) <= now,
-        // Another base may be what was wanting.
-        DrillState::Failed { .. } => last.base != Some(number) || last.asked_at.plus(AGAIN) <= now,
+        // Another base may be what was wanting: than the one it was of, or than those it could begin from none of.
+        DrillState::Failed { .. } => {
+            let is_another = match last.base {
+                Some(drilled) => drilled != number,
+                None => taken > last.asked_at,
+            };
+            is_another || last.asked_at.plus(AGAIN) <= now
+        }
         DrillState::Undone { .. } => last.asked_at.plus(AGAIN) <= now,
     }
 }
@@ -225,6 +231,10 @@ mod tests {
     #[test]
     fn drills_are_daily_and_what_failed_is_tried_again() {
         let base = |number| Some((at(0), number));
+        let without_base = |asked| Drill {
+            base: None,
+            ..failed(asked)
+        };
         for (drills, base, now, expected) in [
             (vec![], None, DAY, false),
             (vec![], base(1), 599_999, false),
@@ -235,6 +245,9 @@ mod tests {
             (vec![failed(0)], base(1), 6 * 3_600_000 - 1, false),
             (vec![failed(0)], base(1), 6 * 3_600_000, true),
             (vec![failed(0)], base(2), 1, true),
+            (vec![without_base(1)], base(2), 60_001, false),
+            (vec![without_base(1)], base(2), 6 * 3_600_000 + 1, true),
+            (vec![without_base(1)], Some((at(2), 2)), 3, true),
             (vec![undone(0)], base(2), 1, false),
             (vec![undone(0)], base(1), 6 * 3_600_000, true),
             (vec![failed(0)], None, DAY - 1, false),
