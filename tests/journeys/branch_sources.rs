@@ -57,6 +57,14 @@ fn prepare(name: &str) -> Result<Stoa> {
     Ok(stoa)
 }
 
+/// From here on there is something to restore.
+fn with_base(stoa: &Stoa) -> Result<()> {
+    holds("a base with its log", || {
+        let found = stoa.cli(&["db", "backups", "main", "--json"])?.ok()?.json()?;
+        Ok(found["receiving"] == true && found["windows"].as_array().is_some_and(|all| !all.is_empty()))
+    })
+}
+
 fn counts(stoa: &Stoa, database: &str) -> Result<String> {
     query(
         stoa,
@@ -211,10 +219,7 @@ fn what_a_drill_left_is_branched_without_the_database() -> Result<()> {
 #[test]
 fn the_backup_is_branched_as_of_a_time() -> Result<()> {
     let stoa = prepare("branch-at")?;
-    holds("a base with its log", || {
-        let found = stoa.cli(&["db", "backups", "main", "--json"])?.ok()?.json()?;
-        Ok(found["receiving"] == true && found["windows"].as_array().is_some_and(|all| !all.is_empty()))
-    })?;
+    with_base(&stoa)?;
     query(&stoa, "main", "INSERT INTO people (email) VALUES ('before')")?;
     let at = moment(&stoa)?;
     query(&stoa, "main", "DELETE FROM orders; DELETE FROM people")?;
@@ -273,6 +278,7 @@ fn what_was_masked_is_nowhere() -> Result<()> {
     stoa.cli(&["db", "reset", "masked", "--confirm", "masked"])?
         .ok()?;
     is_masked(&stoa, "masked")?;
+    with_base(&stoa)?;
     let at = moment(&stoa)?;
     stoa.cli(&["db", "drill", "main"])?.ok()?;
     for (name, source) in [("of-drill", ["--from", "drilled"]), ("of-backup", ["--at", &at])] {
@@ -283,11 +289,28 @@ fn what_was_masked_is_nowhere() -> Result<()> {
         gone(&stoa, name)?;
     }
 
+    // A column that is dropped, what is selected, and a session's own table when the copy is taken.
+    let drops = format!(
+        "ALTER TABLE people DROP COLUMN email CASCADE, DROP COLUMN note; SELECT * FROM orders; {}",
+        &MASK[MASK.find("SELECT").context("no end")?..]
+    );
+    let words = ["db", "branch", "main", "--as", "dropped", "--mask", "-"];
+    stoa.cli_in(stoa.root(), &words, drops.as_bytes())?.ok()?;
+    checkpoint(&stoa, "dropped")?;
+    let found = holding(&cluster(&stoa, "dropped")?, SECRET)?;
+    ensure!(found.is_empty(), "dropped: it is still in {found:?}");
+    gone(&stoa, "dropped")?;
+
     // A script that fails leaves nothing, and shows no value.
     let wrong = [
         ("SELECT nonsense;", "nonsense"),
-        ("UPDATE people SET id = 1;", "duplicate key"),
-        ("UPDATE people SET email = 'x'; SELECT 1/0;", "division by zero"),
+        ("UPDATE people SET id = 1;", "23505"),
+        ("UPDATE people SET email = 'x'; SELECT 1/0;", "22012"),
+        ("SELECT email::int FROM people WHERE id % 3 = 0;", "22P02"),
+        (
+            "DO $$ BEGIN RAISE EXCEPTION '%', (SELECT email FROM people WHERE id = 3); END $$;",
+            "P0001",
+        ),
     ];
     for (sql, said) in wrong {
         let words = ["db", "branch", "main", "--as", "wrong", "--mask", "-"];
@@ -298,6 +321,10 @@ fn what_was_masked_is_nowhere() -> Result<()> {
             .says(said)?
             .has_next_step()?;
         ensure!(!failed.stderr.contains(SECRET), "{}", failed.stderr);
+        ensure!(
+            !info(&stoa, "wrong")?.to_string().contains(SECRET),
+            "the row shows it"
+        );
         ensure!(info(&stoa, "wrong")?["state"] == "failed", "it is there");
         gone(&stoa, "wrong")?;
     }

@@ -16,7 +16,6 @@ use crate::output::{self, say};
 use crate::session::Session;
 use crate::terminal;
 
-/// A key and a line end, and some.
 /// Where the tools of S3 look for what opens a bucket.
 const SECRET_VARIABLE: &str = "AWS_SECRET_ACCESS_KEY";
 

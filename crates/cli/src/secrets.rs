@@ -13,7 +13,7 @@ use crate::session::Session;
 use crate::settings::follow_change;
 use crate::terminal;
 
-/// More than the server takes in one request; it bounds what we read.
+/// What is read, for who cannot be read.
 const VALUES: &str = "the values";
 
 pub(crate) fn secrets(session: &Session, command: &SecretsCommand) -> Result<u8, Failure> {

@@ -55,7 +55,7 @@ pub enum DatabaseError {
     /// A script that masks data failed; nothing of it was done.
     #[error("the mask script failed, and nothing of the copy is left: {said}")]
     Mask {
-        /// What psql said first, without values.
+        /// The error, without values.
         said: String,
     },
     /// A file of the cluster is not what it must be.

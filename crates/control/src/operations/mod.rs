@@ -49,10 +49,13 @@ pub(crate) fn accept(
         | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. } => control.settings.operation_deadline,
         // A pool that cannot share blocks copies every byte.
-        Work::BranchDatabase { .. } | Work::ResetDatabase { .. } | Work::BackupDatabase { .. } => {
-            control.settings.deploy_deadline
-        }
-        Work::RestoreDatabase { .. } | Work::DrillDatabase { .. } | Work::VerifyTarget => RESTORE_DEADLINE,
+        Work::BackupDatabase { .. } => control.settings.deploy_deadline,
+        // A branch may be a restore, and a mask may write every table anew.
+        Work::BranchDatabase { .. }
+        | Work::ResetDatabase { .. }
+        | Work::RestoreDatabase { .. }
+        | Work::DrillDatabase { .. }
+        | Work::VerifyTarget => RESTORE_DEADLINE,
     };
     let operation = Operation {
         id: OperationId::fresh(),

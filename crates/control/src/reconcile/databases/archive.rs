@@ -511,7 +511,15 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     );
     // Nothing can be restored from it without the log up to its own end: noted now, it counts even if all dies before the next
     // look.
-    bring_up(control, &database)?;
+    let now = super::load(control, id)?;
+    // Another stretch may have begun while it was copied, and what is known now is of that one.
+    if now
+        .archive
+        .as_ref()
+        .is_some_and(|archive| archive.stretch == stretch)
+    {
+        bring_up(control, &now)?;
+    }
     change(control, id, |database| {
         if let Some(archive) = &mut database.archive {
             archive.bases.push(base.clone());

@@ -239,6 +239,8 @@ fn keep(control: &Control, id: DatabaseId, drilled: &Drilled, volume: &str) -> R
         return Ok(());
     }
     let kept = backups::drilled_volume(id, drilled.drill);
+    // Of the same drill, before a crash of ours.
+    engine.remove_volume(&kept)?;
     engine.rename_volume(volume, &kept)?;
     change(control, id, |database| {
         if let Some(archive) = &mut database.archive {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use databases::{Psql, archive};
-use model::{Archive, Commits, Database, DatabaseId, Level, Timestamp};
+use model::{Archive, Commits, Database, DatabaseId, Level, Millis, Timestamp};
 use plan::receipt::{Memory, Seen, Step};
 
 use super::archive::is_archived;
@@ -28,6 +28,9 @@ const LOOK_HELD: Duration = Duration::from_secs(2);
 const LOOK_SOON: Duration = Duration::from_secs(5);
 /// The same of all others: half of what is told as late. A look costs the start of a program in the server's instance.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// How far the moment since when a log is late moves before the row says so.
+const NOTED_EVERY: Millis = Millis::seconds(60);
 
 #[derive(Default)]
 struct Care {
@@ -129,8 +132,12 @@ fn see_to(
         .late
         .note(database.id, care.memory.since(), care.memory.bytes());
     let behind = care.memory.behind(kept.behind, archive::kept(database.size), now);
-    if behind != kept.behind {
-        tell_behind(control, database, behind, care)?;
+    match (behind, kept.behind) {
+        // One that stays as far behind moves on all the time: the row follows now and then.
+        (Some(is), Some(was)) if is.since.since(was.since) < NOTED_EVERY => {}
+        (Some(is), Some(_)) => note_behind(control, database.id, Some(is))?,
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => tell_behind(control, database, behind, care)?,
     }
     match care.memory.decide(database.level, kept.commits, &seen, now) {
         Step::Nothing => Ok(()),
@@ -167,7 +174,11 @@ fn tell_behind(
             tracing::info!(database = %database.name, "its log is received again");
         }
     }
-    change(control, database.id, |row| {
+    note_behind(control, database.id, behind)
+}
+
+fn note_behind(control: &Control, id: DatabaseId, behind: Option<model::Behind>) -> Result<(), ControlError> {
+    change(control, id, |row| {
         if let Some(archive) = &mut row.archive {
             archive.behind = behind;
         }
