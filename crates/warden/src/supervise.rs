@@ -40,7 +40,7 @@ const KILLED_LATE: Duration = Duration::from_secs(1);
 const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
 
 /// Asks a living edge of this data directory for its listening sockets; `None` when there is none.
-pub type Adopt = Box<dyn FnOnce() -> Option<Vec<(String, OwnedFd)>>>;
+pub type Adopt = Box<dyn Fn() -> Option<Vec<(String, OwnedFd)>>>;
 
 /// Describes the children once the sockets, and thereby the ports, are known. Started in this order.
 pub type Describe = Box<dyn FnOnce(&[Bound]) -> Vec<Child>>;
@@ -51,7 +51,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The sockets to open.
     pub sockets: Vec<Wanted>,
-    /// See [`Adopt`]; called with the lock held, unless this process goes on after an upgrade.
+    /// See [`Adopt`]; called with the lock held, unless this process goes on after an upgrade, and once more when a port is
+    /// taken.
     pub adopt: Adopt,
     /// See [`Describe`]. They are stopped in the same order, each gone before the next is told.
     pub children: Describe,
@@ -254,7 +255,14 @@ pub fn run(options: Options) -> Result<ExitReason, Error> {
             (lock, adopt().unwrap_or_default(), Vec::new(), Vec::new())
         }
     };
-    let bound = sockets::open(&sockets, handed_over)?;
+    let bound = match sockets::open(&sockets, handed_over) {
+        // An edge that had only just been started when its warden died could not be asked yet: by now it can.
+        Err(cause) if !is_upgrade => match adopt() {
+            Some(handed_over) => sockets::open(&sockets, handed_over)?,
+            None => return Err(cause.into()),
+        },
+        opened => opened?,
+    };
     for socket in bound.iter().filter(|_| !is_upgrade) {
         let (name, address, origin) = (socket.name.clone(), socket.address, socket.origin);
         report(&Event::Listening {
