@@ -50,7 +50,7 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
     ),
     (
         "branch",
-        "branch of a live database asked for until it answers, beside pg_basebackup and a start on the same data",
+        "branches of what a drill left and of a live database, asked for until they answer, beside pg_basebackup and a start on the same data",
         7,
         branch::run,
     ),
