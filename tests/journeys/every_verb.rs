@@ -249,6 +249,18 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     ),
     (&["db", "promote", "before", "--of", "nowhere"], 3, "nowhere"),
     (&["db", "promote", "nowhere"], 2, "--of"),
+    (
+        &["db", "upgrade", "nowhere", "--to", "18", "--confirm", "nowhere"],
+        3,
+        "nowhere",
+    ),
+    (&["db", "upgrade", "nowhere"], 2, "--to"),
+    (&["db", "engines", "nowhere"], 2, "nowhere"),
+    (
+        &["image", "add", "x", "/nowhere", "--over", "host"],
+        1,
+        "/nowhere",
+    ),
     (&["db", "destroy", "nowhere"], 3, "nowhere"),
     (&["image", "ls", "--context", "nowhere"], 3, "nowhere"),
     (&["image", "import", "nowhere.tar"], 1, "nowhere.tar"),

@@ -15,6 +15,7 @@ mod frozen;
 pub mod http;
 mod instance;
 pub mod platform;
+pub mod postgres;
 pub mod process;
 mod reboot;
 pub mod soak;

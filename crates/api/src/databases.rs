@@ -22,6 +22,9 @@ pub struct Database {
     pub why: Option<String>,
     /// Whether it answers now.
     pub ready: bool,
+    /// The operation that keeps its server from running; absent when none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<String>,
     /// Host name on the environment's network.
     pub host: String,
     /// Major version of PostgreSQL, once known.
@@ -144,6 +147,9 @@ pub struct DatabaseOrigin {
     pub masked: bool,
     /// It came without rows.
     pub schema_only: bool,
+    /// The major version of PostgreSQL it was upgraded to; absent when it has that of the other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// Where the data of a restored database came from.
@@ -156,6 +162,9 @@ pub struct DatabaseRestored {
     pub backup_server: Option<String>,
     /// What was asked for: a time, a place in the log, or `the latest`.
     pub target: String,
+    /// The major version that the other one has, when this one is its upgrade; absent when it is a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded_from: Option<String>,
     /// When the last transaction in it was committed; absent while it is under way, or when there was none after the base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -334,6 +343,41 @@ pub struct CreateBranch {
     /// Its tables, sequences and large objects are empty.
     #[serde(default)]
     pub schema_only: bool,
+    /// A later major version of PostgreSQL that the copy is upgraded to: the rehearsal of an upgrade, to try things out on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9]{1,3}$")]
+    pub version: Option<String>,
+}
+
+/// Put the database at a later major version of PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeDatabase {
+    /// Which version.
+    #[schema(pattern = "^[0-9]{1,3}$")]
+    pub version: String,
+    /// For how many seconds the one at the former version is kept; without it, seven days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 60, maximum = 31_536_000)]
+    pub keep_s: Option<u64>,
+    /// For how many seconds the database may not answer; when the rehearsal says that it would take longer, nothing is changed.
+    /// Without it, a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub max_pause_s: Option<u64>,
+}
+
+/// A major version of PostgreSQL that databases can have here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseEngine {
+    /// Which, for example `15`.
+    pub version: String,
+    /// Digest of the image `postgres:VERSION` with it; absent when it is made of Debian's packages as soon as a database wants
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What a database gets that asks for none.
+    pub default: bool,
 }
 
 /// What a branch is a copy of.
@@ -406,4 +450,5 @@ pub struct DatabaseCredentials {
 pages! {
     DatabasePage of Database, "databases";
     VolumePage of Volume, "volumes";
+    DatabaseEnginePage of DatabaseEngine, "versions of PostgreSQL";
 }

@@ -461,6 +461,12 @@ endpoints! {
     DATABASE_PROMOTE = "database_promote" Post place!("/databases/{database}/promote"), "databases", Right(Manage);
         "Put a restored database in the place of this one" "It takes over name and logins, so that everybody who uses this one uses it; no query of a program that tries once more fails. This one is kept under another name for a while. What was written to it after the restored moment is not in the new one.",
         takes::<crate::PromoteDatabase>(), gives(&[Accepted]);
+    DATABASE_UPGRADE = "database_upgrade" Post place!("/databases/{database}/upgrade"), "databases", Right(Manage);
+        "Put a database at a later major version" "Rehearsed with a copy first, which says for how long the database will not answer; when that is longer than is allowed, or the copy is not sound, nothing is changed. Then its server ends, a copy of its volume is upgraded and takes over name and logins. The one at the former version is kept under another name for a while, and whatever fails before, it serves again.",
+        takes::<crate::UpgradeDatabase>(), gives(&[Accepted]);
+    DATABASE_ENGINE_LIST = "database_engine_list" Get "/v1/database-engines", "databases", Right(Read);
+        "List the versions of PostgreSQL that databases can have here" "Any image called `postgres:VERSION` that has that version in `/usr/lib/postgresql/VERSION` is one.",
+        query(PAGES), gives(&[json::<crate::DatabaseEnginePage>(200)]);
     DATABASE_RESTORE_FROM_TARGET = "database_restore_from_target" Post place!("/restores"), "databases", Installation(Administer);
         "Restore a database from the target elsewhere" "Also one of a server that is gone, when the target was set with its key. Needs the right for the whole installation: the key opens everybody's. `invalid` names what can be restored to.",
         takes::<crate::RestoreFromTarget>(), gives(&[Accepted]);

@@ -76,6 +76,19 @@ pub enum ImageSource {
         /// Id of the upload.
         upload: String,
     },
+    /// An uploaded directory (a tar archive, plain or compressed), laid over another image. The image is run as that one.
+    #[schema(title = "DirectorySource")]
+    Directory {
+        /// Id of the upload.
+        upload: String,
+        /// The image below, by name or digest.
+        #[schema(pattern = "^[!-,.-~][!-~]*$", min_length = 1, max_length = 256)]
+        over: String,
+        /// Where in the image the directory appears.
+        #[serde(default = "root_directory")]
+        #[schema(pattern = "^/", max_length = 256, default = "/")]
+        at: String,
+    },
     /// Debian packages.
     #[schema(title = "DebianSource")]
     Debian {
@@ -89,6 +102,10 @@ pub enum ImageSource {
     /// The toolchains of the host: its `/usr`, read-only.
     #[schema(title = "HostSource")]
     Host {},
+}
+
+fn root_directory() -> String {
+    "/".to_owned()
 }
 
 pages! {

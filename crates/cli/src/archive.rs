@@ -43,15 +43,34 @@ pub(crate) fn pack(dir: &Path) -> Result<Archive, Failure> {
     write(dir, &found).map_err(|cause| Failure::local(format!("could not pack {}", dir.display()), &cause))
 }
 
-/// Paths of files and links below the directory, relative and sorted.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
-    if !dir.is_dir() {
+/// Packs all files and links of a directory.
+pub(crate) fn pack_whole(dir: &Path) -> Result<Archive, Failure> {
+    need_directory(dir, "name a directory whose files the image gets")?;
+    let found = files(dir, WalkBuilder::new(dir).standard_filters(false).build())?;
+    if found.is_empty() {
         return Err(Failure::new(
             Code::Failed,
-            format!("{} is not a directory", dir.display()),
-            "name the directory of the app: stoa deploy DIR",
+            format!("{} is empty", dir.display()),
+            "name a directory whose files the image gets",
         ));
     }
+    write(dir, &found).map_err(|cause| Failure::local(format!("could not pack {}", dir.display()), &cause))
+}
+
+fn need_directory(dir: &Path, next_step: &str) -> Result<(), Failure> {
+    match dir.is_dir() {
+        true => Ok(()),
+        false => Err(Failure::new(
+            Code::Failed,
+            format!("{} is not a directory", dir.display()),
+            next_step,
+        )),
+    }
+}
+
+/// What is to be deployed.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    need_directory(dir, "name the directory of the app: stoa deploy DIR")?;
     let docker = dockerignore(dir)?;
     let root = dir.to_owned();
     let walk = WalkBuilder::new(dir)
@@ -66,6 +85,11 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
             entry.file_name() != ".git" && !docker.matched(path, is_dir).is_ignore()
         })
         .build();
+    files(dir, walk)
+}
+
+/// Paths of files and links below the directory, relative and sorted.
+fn files(dir: &Path, walk: ignore::Walk) -> Result<Vec<PathBuf>, Failure> {
     let mut found = Vec::new();
     for entry in walk {
         let entry = entry.map_err(|why| {

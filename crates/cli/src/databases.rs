@@ -16,6 +16,7 @@ use crate::input;
 use crate::output::{self, say};
 use crate::session::Session;
 use crate::terminal;
+use crate::versions;
 
 pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Failure> {
     let (client, place) = (&session.client, &session.place);
@@ -107,6 +108,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             at,
             mask,
             schema_only,
+            version,
             patience,
         } => {
             let body = CreateBranch {
@@ -123,6 +125,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
                     .map(|file| input::text(Some(file), "the mask script"))
                     .transpose()?,
                 schema_only: *schema_only,
+                version: version.clone(),
             };
             let operation = client.database_branch(place, name, &body)?;
             follow::finish(session, &follow::follow(session, &operation, patience)?)
@@ -216,6 +219,8 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = client.database_promote(place, of, &body)?;
             follow::finish(session, &follow::follow(session, &operation, patience)?)
         }
+        DbCommand::Upgrade(wanted) => versions::upgrade(session, wanted),
+        DbCommand::Engines => versions::show(session),
         DbCommand::Destroy {
             name,
             confirm,
@@ -458,6 +463,12 @@ fn page(database: &Database) -> String {
         };
         rows.insert(2, ("full", format!("{what}: it may only be read; next: {next}")));
     }
+    if let Some(operation) = &database.paused_by {
+        rows.insert(
+            2,
+            ("paused", format!("by an operation: stoa op follow {operation}")),
+        );
+    }
     if let Some(why) = &database.why {
         rows.insert(2, ("why", why.clone()));
     }
@@ -470,6 +481,10 @@ fn page(database: &Database) -> String {
             BranchSource::Drilled {} => "out of its last drill",
             BranchSource::Backup { .. } => "out of its backup",
         };
+        let version = match &origin.version {
+            Some(version) => format!(", upgraded to {version}"),
+            None => String::new(),
+        };
         let shape = match (origin.schema_only, origin.masked) {
             (false, false) => "",
             (false, true) => ", masked",
@@ -478,7 +493,7 @@ fn page(database: &Database) -> String {
         };
         rows.push((
             "branch",
-            format!("of {} as of {at}, {from}{shape}", origin.database),
+            format!("of {} as of {at}, {from}{shape}{version}", origin.database),
         ));
     }
     if let Some(from) = &database.restored_from {
@@ -487,10 +502,16 @@ fn page(database: &Database) -> String {
             (_, Some(lsn)) => format!("; up to {lsn}"),
             (_, None) => ", under way".to_owned(),
         };
-        rows.push((
-            "restored",
-            format!("from {} as of {}{reached}", from.database, from.target),
-        ));
+        rows.push(match &from.upgraded_from {
+            Some(version) => (
+                "upgraded",
+                format!("from {}, PostgreSQL {version}{reached}", from.database),
+            ),
+            None => (
+                "restored",
+                format!("from {} as of {}{reached}", from.database, from.target),
+            ),
+        });
     }
     if let Some(promoted) = &database.promoted {
         rows.push((

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use api::{CreateImage, ImageSource};
 
+use crate::archive;
 use crate::args::{BaseCommand, ImageCommand, Patience};
 use crate::failure::{Code, Failure};
 use crate::follow;
@@ -51,6 +52,24 @@ pub(crate) fn images(session: &Session, command: &ImageCommand) -> Result<u8, Fa
                 ImageSource::Archive { upload: upload.id },
                 patience,
             )
+        }
+        ImageCommand::Add {
+            name,
+            directory,
+            over,
+            at,
+            patience,
+        } => {
+            let packed = archive::pack_whole(directory)?;
+            let upload = session
+                .client
+                .upload(&session.place, archive::MEDIA_TYPE, packed.file)?;
+            let source = ImageSource::Directory {
+                upload: upload.id,
+                over: over.clone(),
+                at: at.clone(),
+            };
+            fetch(session, name.clone(), source, patience)
         }
         ImageCommand::Pull {
             reference,

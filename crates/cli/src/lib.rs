@@ -210,3 +210,4 @@ fn perform(globals: &Globals, command: &Remote) -> Result<u8, Failure> {
 
 #[cfg(test)]
 mod tests;
+mod versions;

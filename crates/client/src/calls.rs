@@ -8,15 +8,15 @@ use api::{
     CheckBackupKey, Claim, CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice,
     CreateDrill, CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease,
     CreateRestore, CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseBackups,
-    DatabaseCredentials, DatabasePage, Device, DeviceRequest, Drill, DrillPage, Environment, EnvironmentPage,
-    Exec, FetchSession, Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail,
-    ImagePage, Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken,
-    LinkIdentity, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org,
-    OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget,
-    PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
-    Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server,
-    SessionPage, SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage,
-    UpdateDatabase, Upload, User, UserPage, Whoami,
+    DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage, Device, DeviceRequest, Drill,
+    DrillPage, Environment, EnvironmentPage, Exec, FetchSession, Identity, IdentityPage, IdentityProvider,
+    IdentityProviderPage, Image, ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage,
+    IssuedInvitation, IssuedToken, LinkIdentity, LogPage, MasterKey, Member, MemberPage, Operation,
+    OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage,
+    PromoteDatabase, PutBackupTarget, PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret,
+    Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange,
+    SecretPage, SecretsChange, Server, SessionPage, SetBackupTarget, SignedIn, TargetDatabase,
+    TargetDatabasePage, Token, TokenPage, UpdateDatabase, UpgradeDatabase, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -425,6 +425,17 @@ impl Client {
         body: &PromoteDatabase,
     ) -> Result<Operation, Error> {
         self.call(&e::DATABASE_PROMOTE, &at.with([database]), &[], Some(body))
+    }
+    pub fn database_upgrade(
+        &self,
+        at: &Place,
+        database: &str,
+        body: &UpgradeDatabase,
+    ) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_UPGRADE, &at.with([database]), &[], Some(body))
+    }
+    pub fn database_engines(&self) -> Result<Vec<DatabaseEngine>, Error> {
+        self.all::<DatabaseEnginePage>(&e::DATABASE_ENGINE_LIST, &[])
     }
     pub fn database_restore_from_target(
         &self,

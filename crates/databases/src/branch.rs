@@ -25,7 +25,7 @@ use crate::template::{PROGRAM_LIMIT, Place, identify, temporary, wait_end};
 use crate::{DatabaseError, archive};
 
 /// The first checkpoint, the copy and the WAL since the last checkpoint bound it; what takes longer is stuck.
-const RECOVERS_WITHIN: Duration = Duration::from_secs(900);
+pub(crate) const RECOVERS_WITHIN: Duration = Duration::from_secs(900);
 /// Since when the functions of backup mode have the names used here.
 const OLDEST: u32 = 15;
 /// What of the former server's run means nothing in a copy: who it was, who replicates from it, what waits for its

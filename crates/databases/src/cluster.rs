@@ -44,7 +44,12 @@ pub fn workload(
     } else {
         all.push(("max_slot_wal_keep_size", wal_kept(database.size)));
     }
-    if database.restored.is_some() {
+    // What was upgraded is the same cluster, with all it had.
+    if database
+        .restored
+        .as_ref()
+        .is_some_and(|from| from.upgraded.is_none())
+    {
         // Its own commits may be held for its own receiver; what the former one had was taken from it (`branch`).
         all.extend(of_a_copy().filter(|(name, _)| *name != HOLDS_COMMITS));
     }

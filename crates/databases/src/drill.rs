@@ -114,7 +114,7 @@ fn spent((since, before): (Instant, Duration)) -> Millis {
     millis(since.elapsed() + before)
 }
 
-fn millis(duration: Duration) -> Millis {
+pub(crate) fn millis(duration: Duration) -> Millis {
     Millis::new(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -157,7 +157,10 @@ fn judged(is_right: bool) -> Outcome {
 }
 
 /// What cannot be asked of a server that answers is a failure of what it became.
-fn timed(kind: CheckKind, check: impl FnOnce() -> Result<(Outcome, String), DatabaseError>) -> Check {
+pub(crate) fn timed(
+    kind: CheckKind,
+    check: impl FnOnce() -> Result<(Outcome, String), DatabaseError>,
+) -> Check {
     let begun = Instant::now();
     let (outcome, said) = check().unwrap_or_else(|cause| (Outcome::Failed, cause.to_string()));
     Check {
@@ -188,7 +191,7 @@ fn databases(psql: Psql<'_>) -> Result<Vec<String>, DatabaseError> {
 }
 
 /// Tables, and indexes against their tables. What it needs is put into each database and taken out again.
-fn amcheck(psql: Psql<'_>, version: &str) -> Result<(Outcome, String), DatabaseError> {
+pub(crate) fn amcheck(psql: Psql<'_>, version: &str) -> Result<(Outcome, String), DatabaseError> {
     let is_there = "SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck';\n";
     if psql.run("postgres", is_there)?.trim() == "0" {
         let said = "the image has no amcheck, so that indexes were not compared with their tables";
@@ -300,8 +303,9 @@ fn read(psql: Psql<'_>, counted: &mut Vec<Counted>) -> Result<(Outcome, String),
     Ok((Outcome::Failed, brief(&faults.join("\n"))))
 }
 
-/// How many rows each table has, by what the server's statistics say: by database and table, one number or two.
-pub type Estimates = BTreeMap<(String, String), Vec<u64>>;
+/// How many rows each table has, by database and table, by what the server says: as it keeps track of them, and as it counted
+/// them when it looked at the table last.
+pub type Estimates = BTreeMap<(String, String), (u64, Option<u64>)>;
 
 /// Asks a server for that.
 ///
@@ -319,20 +323,12 @@ pub fn estimates(psql: Psql<'_>) -> Result<Estimates, DatabaseError> {
     Ok(all)
 }
 
-fn parse_estimate(line: &str) -> Option<(String, Vec<u64>)> {
+fn parse_estimate(line: &str) -> Option<(String, (u64, Option<u64>))> {
     let mut fields = line.splitn(3, '|');
-    let live: u64 = fields.next()?.parse().ok()?;
+    let tracked: u64 = fields.next()?.parse().ok()?;
     // Below 0: never counted.
     let counted: Option<u64> = fields.next()?.parse().ok();
-    let table = fields.next()?.to_owned();
-    Some((
-        table,
-        match (live, counted) {
-            // Its statistics were lost with the server, and nobody has counted it.
-            (0, None) => Vec::new(),
-            (live, counted) => std::iter::once(live).chain(counted).collect(),
-        },
-    ))
+    Some((fields.next()?.to_owned(), (tracked, counted)))
 }
 
 #[cfg(test)]
@@ -340,11 +336,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_that_nobody_counted_has_no_estimate() {
+    fn estimates_are_understood_or_left_out() {
         for (line, expected) in [
-            ("5|-1|public.a", Some(("public.a", vec![5]))),
-            ("0|-1|public.a", Some(("public.a", vec![]))),
-            ("0|7|public.\"a|b\"", Some(("public.\"a|b\"", vec![0, 7]))),
+            ("5|-1|public.a", Some(("public.a", (5, None)))),
+            ("0|7|public.\"a|b\"", Some(("public.\"a|b\"", (0, Some(7))))),
             ("x|7|public.a", None),
             ("", None),
         ] {

@@ -61,6 +61,48 @@ impl Inside {
         self.below(name)
     }
 
+    /// A directory that was not there, into which everybody may put something.
+    pub(crate) fn make_open_directory(&self, name: &str) -> io::Result<Self> {
+        let made = self.make_directory(name)?;
+        rustix::fs::fchmod(&made.0, Mode::RWXU | Mode::RWXG | Mode::RWXO)?;
+        Ok(made)
+    }
+
+    /// Gives it, and everything in it, to this user and group.
+    pub(crate) fn give(&self, owner: (u32, u32)) -> io::Result<()> {
+        for (name, is_directory) in self.list()? {
+            if is_directory {
+                self.below(&name)?.give(owner)?;
+            } else {
+                let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                let name = name.as_str();
+                rustix::fs::chownat(&self.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        }
+        self.give_itself(owner)
+    }
+
+    /// Gives the directory alone to this user and group.
+    pub(crate) fn give_itself(&self, (uid, gid): (u32, u32)) -> io::Result<()> {
+        rustix::fs::fchown(&self.0, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        Ok(())
+    }
+
+    /// Moves what has a name in another directory here, under a name that is free.
+    pub(crate) fn take(&self, from: &Self, name: &str, to: &str) -> io::Result<()> {
+        rustix::fs::renameat(&from.0, name, &self.0, to)?;
+        Ok(())
+    }
+
+    /// Removes a directory and everything in it; one that is not there is fine.
+    pub(crate) fn remove_directory(&self, name: &str) -> io::Result<()> {
+        self.empty(name)?;
+        match rustix::fs::unlinkat(&self.0, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The directory itself.
     pub(crate) fn as_file(&self) -> &File {
         &self.0
@@ -190,6 +232,40 @@ mod tests {
         assert_eq!(
             fs::read_to_string(volume.join("pgdata/backup_label")).expect("read"),
             "own"
+        );
+    }
+
+    #[test]
+    fn a_cluster_made_beside_takes_the_place_of_the_former() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(dir.path().join("pgdata/base/5")).expect("made");
+        fs::write(dir.path().join("pgdata/base/5/1"), "old").expect("written");
+        symlink("/nowhere", dir.path().join("pgdata/link")).expect("linked");
+        let volume = Inside::volume(dir.path()).expect("opened");
+        let work = volume.make_open_directory("work").expect("made");
+        let mode = work.as_file().metadata().expect("read").mode();
+        assert_eq!(mode & 0o7777, 0o777);
+        let made = work.make_directory("upgraded").expect("made");
+        made.put("PG_VERSION", b"18").expect("written");
+        let owner = (
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        );
+        volume
+            .below("pgdata")
+            .and_then(|old| old.give(owner))
+            .expect("given, the link itself too");
+        volume
+            .take(&work, "upgraded", "pgdata")
+            .expect_err("the former one is still there");
+        volume.remove_directory("pgdata").expect("removed");
+        volume.remove_directory("pgdata").expect("nothing to do");
+        volume.take(&work, "upgraded", "pgdata").expect("moved");
+        volume.remove_directory("work").expect("removed");
+        assert_eq!(volume.list().expect("listed"), [("pgdata".to_owned(), true)]);
+        assert_eq!(
+            fs::read_to_string(dir.path().join("pgdata/PG_VERSION")).expect("read"),
+            "18"
         );
     }
 

@@ -1,7 +1,7 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
 //! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches and what is
-//! made of them, the archive, restore and its drills, taking the place of another one.
+//! made of them, the archive, restore and its drills, taking the place of another one, another major version.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
@@ -22,6 +22,7 @@ mod restore;
 mod session;
 mod shape;
 mod template;
+mod upgrade;
 
 pub use branch::{Copy, Taken, rename_identity, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
@@ -30,8 +31,12 @@ pub use error::DatabaseError;
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
 pub use restore::{Replay, ask_for_replay, replay, supply};
 pub use template::{
-    Place, can_make, collect_templates, create_volume, ensure_image, ensure_template, find_image,
-    find_template, prepare_spare,
+    Place, USUAL_VERSION, can_make, collect_templates, create_volume, ensure_image, ensure_template,
+    find_image, find_template, prepare_spare,
+};
+pub use upgrade::{
+    PG_UPGRADE, Rehearsed, Upgrade, fit_for_upgrade, look_at_upgraded, make_ready_to_end, make_statistics,
+    upgrade,
 };
 
 /// Where PostgreSQL listens inside its instance.

@@ -14,7 +14,7 @@ use crate::psql::Psql;
 use crate::{DATABASE, DatabaseError, OWNER, control_file};
 
 /// The major version that Debian 12's packages carry.
-const VERSION: &str = "15";
+pub const USUAL_VERSION: &str = "15";
 const SUITE: &str = "bookworm";
 /// How long one of PostgreSQL's own programs may take.
 pub(crate) const PROGRAM_LIMIT: Duration = Duration::from_secs(180);
@@ -41,7 +41,7 @@ pub fn find_image(
     engine: &dyn Engine,
     version: Option<&str>,
 ) -> Result<Option<(ImageDigest, String)>, DatabaseError> {
-    let asked = version.unwrap_or(VERSION);
+    let asked = version.unwrap_or(USUAL_VERSION);
     let found = engine.find_image(&name_of(asked))?;
     Ok(found.map(|facts| (facts.digest, asked.to_owned())))
 }
@@ -49,7 +49,7 @@ pub fn find_image(
 /// Whether an image of this version can be made here; any other must be in the store, as `postgres:N`.
 #[must_use]
 pub fn can_make(version: &str) -> bool {
-    version == VERSION
+    version == USUAL_VERSION
 }
 
 /// An image with PostgreSQL in it, and its major version.
@@ -64,17 +64,17 @@ pub fn ensure_image(
     if let Some(found) = find_image(engine, version)? {
         return Ok(found);
     }
-    let asked = version.unwrap_or(VERSION);
+    let asked = version.unwrap_or(USUAL_VERSION);
     let name = name_of(asked);
-    if asked != VERSION {
+    if asked != USUAL_VERSION {
         return Err(DatabaseError::Version {
             asked: asked.to_owned(),
-            known: VERSION,
+            known: USUAL_VERSION,
         });
     }
     let packages = vec![
-        format!("postgresql-{VERSION}"),
-        format!("postgresql-client-{VERSION}"),
+        format!("postgresql-{USUAL_VERSION}"),
+        format!("postgresql-client-{USUAL_VERSION}"),
     ];
     let source = ImageSource::Debian {
         suite: SUITE.to_owned(),
@@ -142,21 +142,10 @@ fn fill(
     volume: &str,
     [first, second]: [Place; 2],
 ) -> Result<(), DatabaseError> {
-    let initdb = [
-        &program(version, "initdb"),
-        "--pgdata",
-        PGDATA,
-        "--username",
-        USER,
-        "--encoding=UTF8",
-        "--locale=C.UTF-8",
-        "--data-checksums",
-        "--auth-local=peer",
-        "--auth-host=scram-sha-256",
-    ];
+    let program_of = program(version, "initdb");
     run_once(
         engine,
-        temporary(&first, image, version, volume, &initdb),
+        temporary(&first, image, version, volume, &initdb(&program_of, PGDATA)),
         "initdb",
     )?;
     open_to_the_network(engine, volume)?;
@@ -193,6 +182,22 @@ fn fill(
             output: exit.describe(),
         }),
     }
+}
+
+/// Makes an empty cluster. All of ours are made so: `pg_upgrade` takes none that differs.
+pub(crate) fn initdb<'a>(program: &'a str, pgdata: &'a str) -> [&'a str; 10] {
+    [
+        program,
+        "--pgdata",
+        pgdata,
+        "--username",
+        USER,
+        "--encoding=UTF8",
+        "--locale=C.UTF-8",
+        "--data-checksums",
+        "--auth-local=peer",
+        "--auth-host=scram-sha-256",
+    ]
 }
 
 /// Logins with a password from the private network; nothing else is reachable.
@@ -347,7 +352,11 @@ pub(crate) fn temporary(
     }
 }
 
-fn run_once(engine: &dyn Engine, workload: Workload, program: &'static str) -> Result<(), DatabaseError> {
+pub(crate) fn run_once(
+    engine: &dyn Engine,
+    workload: Workload,
+    program: &'static str,
+) -> Result<(), DatabaseError> {
     engine.ensure(&workload)?;
     let ended = wait_end(engine, workload.id, program);
     let query = LogQuery {
@@ -375,7 +384,16 @@ pub(crate) fn wait_end(
     id: InstanceId,
     what: &'static str,
 ) -> Result<Exit, DatabaseError> {
-    let until = Instant::now() + PROGRAM_LIMIT;
+    wait_end_within(engine, id, what, PROGRAM_LIMIT)
+}
+
+pub(crate) fn wait_end_within(
+    engine: &dyn Engine,
+    id: InstanceId,
+    what: &'static str,
+    limit: Duration,
+) -> Result<Exit, DatabaseError> {
+    let until = Instant::now() + limit;
     let mut seen = engine.wait_change(0, Duration::ZERO);
     loop {
         let found: Option<Observed> = engine.observe()?.into_iter().find(|one| one.id == id);
@@ -388,7 +406,7 @@ pub(crate) fn wait_end(
             drop(engine.remove(id));
             return Err(DatabaseError::Slow {
                 what,
-                limit_s: PROGRAM_LIMIT.as_secs(),
+                limit_s: limit.as_secs(),
             });
         }
         seen = engine.wait_change(seen, Duration::from_millis(500));

@@ -104,6 +104,12 @@ pub trait Engine: Send + Sync {
     /// When it cannot be got; nothing half-done is visible.
     fn fetch_image(&self, request: &FetchImage<'_>, lines: LineSink<'_>) -> Result<ImageDigest, EngineError>;
 
+    /// An image with the files of two: those of `above` over those of `below`. It wants to be run as `above` does.
+    ///
+    /// # Errors
+    /// When one of them is not there, or together they have more layers than an image may.
+    fn combine_images(&self, below: &ImageDigest, above: &ImageDigest) -> Result<ImageDigest, EngineError>;
+
     /// What a name or digest means in the store, without asking anybody outside.
     ///
     /// # Errors
@@ -208,7 +214,7 @@ pub trait Engine: Send + Sync {
 pub struct FetchImage<'a> {
     /// Where from.
     pub source: &'a ImageSource,
-    /// The uploaded archive, when the source is one.
+    /// The upload, when the source is one.
     pub archive: Option<&'a Path>,
     /// The name it gets.
     pub name: &'a str,

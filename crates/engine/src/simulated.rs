@@ -448,6 +448,10 @@ impl Engine for Simulated {
             .ok_or_else(|| no_image(request.name))
     }
 
+    fn combine_images(&self, _below: &ImageDigest, above: &ImageDigest) -> Result<ImageDigest, EngineError> {
+        self.changing("combine images").map(|_| above.clone())
+    }
+
     fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
         self.asking(name_or_digest);
         let world = self.world();

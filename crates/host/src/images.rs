@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use engine::{EngineError, FetchImage, ImageFacts, ImageSummary, LineSink};
 use image::{
-    Archive, Budget, DebianBase, ImageError, ImageId, Progress, PullPolicy, Quota, Reference, Toolchain,
-    Variant,
+    Archive, Budget, DebianBase, DirectoryOptions, ImageError, ImageId, Progress, PullPolicy, Quota,
+    Reference, Toolchain, Variant,
 };
 use model::operation::ImageSource;
 use model::{ImageDigest, Timestamp};
@@ -72,6 +72,7 @@ pub(crate) fn fetch(
                 .import_archive(Archive::Path(path), request.name, &progress)
                 .map_err(&failed)?
         }
+        ImageSource::Directory { over, at, .. } => lay_over(host, request, over, at)?,
         ImageSource::Debian { suite, packages } => {
             let names: Vec<&str> = packages.iter().map(String::as_str).collect();
             let base = DebianBase::extract(suite, &names);
@@ -100,6 +101,43 @@ pub(crate) fn fetch(
         host.images.tag(request.name, id).map_err(&failed)?;
     }
     digest(id)
+}
+
+/// An uploaded directory over another image.
+fn lay_over(host: &Host, request: &FetchImage<'_>, over: &str, at: &str) -> Result<ImageId, EngineError> {
+    let failed = error::image(request.name);
+    let below = host.images.resolve(over).map_err(error::image(over))?;
+    let Some(archive) = request.archive else {
+        return Err(EngineError::Image {
+            image: request.name.to_owned(),
+            why: "its directory is not there any more".to_owned(),
+            next_step: "send it again: stoa image add NAME DIRECTORY --over IMAGE".to_owned(),
+        });
+    };
+    let mut file = File::open(archive).map_err(error::host("open the upload"))?;
+    let config = host.images.image_config(below).map_err(&failed)?;
+    let options = DirectoryOptions {
+        parent: Some(below),
+        at: at.into(),
+        ..DirectoryOptions::default()
+    };
+    host.images
+        .image_from_source(&mut file, &SOURCE, config, &options)
+        .map_err(&failed)
+}
+
+pub(crate) fn combine(
+    host: &Host,
+    below: &ImageDigest,
+    above: &ImageDigest,
+) -> Result<ImageDigest, EngineError> {
+    let id = |digest: &ImageDigest| {
+        host.images
+            .resolve(digest.as_str())
+            .map_err(error::image(digest.as_str()))
+    };
+    let both = host.images.combine(id(below)?, id(above)?);
+    digest(both.map_err(error::image(above.as_str()))?)
 }
 
 fn host_image(host: &Host) -> Result<ImageId, EngineError> {

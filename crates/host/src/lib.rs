@@ -212,6 +212,10 @@ impl Engine for Host {
     fn fetch_image(&self, request: &FetchImage<'_>, lines: LineSink<'_>) -> Result<ImageDigest, EngineError> {
         images::fetch(self, request, lines)
     }
+    fn combine_images(&self, below: &ImageDigest, above: &ImageDigest) -> Result<ImageDigest, EngineError> {
+        images::combine(self, below, above)
+    }
+
     fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
         images::find(self, name_or_digest)
     }

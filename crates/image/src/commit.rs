@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use crate::names::{Bind, Known, Origin};
 use crate::oci::{self, ConfigFile, Descriptor, ImageConfig, Manifest};
 use crate::pack::{self, Shape, Times};
 use crate::store::{Images, Pin, Store};
+use crate::unpack::{Quota, unpack_source};
 
 /// How an upper directory becomes a layer.
 #[derive(Clone, Debug)]
@@ -65,6 +67,13 @@ pub(crate) struct StoredLayer<'s> {
     _pins: [Pin<'s>; 2],
 }
 
+impl StoredLayer<'_> {
+    /// As a manifest and a configuration name it.
+    pub(crate) fn parts(&self) -> (Descriptor, Digest) {
+        (self.descriptor.clone(), self.diff_id)
+    }
+}
+
 impl Images {
     /// Turns the upper directory of an unmounted overlay into a layer on top of `parent`, and that into an image.
     ///
@@ -94,7 +103,7 @@ impl Images {
         let layer = self.store.layer_from_tree(&tree.path, &shape)?;
         self.store.compose(
             parent,
-            layer.as_ref(),
+            layer.iter().map(StoredLayer::parts),
             config,
             Origin::Built,
             Vec::new(),
@@ -143,11 +152,56 @@ impl Images {
         let layer = self.store.layer_from_tree(&tree.path, &shape)?;
         self.store.compose(
             options.parent,
-            layer.as_ref(),
+            layer.iter().map(StoredLayer::parts),
             config,
             Origin::Built,
             Vec::new(),
             options.notes.clone(),
+        )
+    }
+}
+
+impl Images {
+    /// The same of a directory that somebody sent as an archive (tar, tar.gz, tar.zst).
+    pub fn image_from_source(
+        &self,
+        from: &mut dyn Read,
+        quota: &Quota,
+        config: ImageConfig,
+        options: &DirectoryOptions,
+    ) -> Result<ImageId> {
+        let tree = self.store.temporary();
+        unpack_source(from, &tree.path, quota)?;
+        self.image_from_dir(&tree.path, config, options)
+    }
+
+    /// An image with the files of both: those of `above` over those of `below`. It wants to be run as `above` does.
+    ///
+    /// Where `above` was made over `below` it is the answer itself. A layer that both have is there once, below: overlay
+    /// takes none twice.
+    pub fn combine(&self, below: ImageId, above: ImageId) -> Result<ImageId> {
+        let (under, (_, lower)) = (self.store.known(below)?, self.store.image(below)?);
+        let (over, (manifest, upper)) = (self.store.known(above)?, self.store.image(above)?);
+        if upper.rootfs.diff_ids.starts_with(&lower.rootfs.diff_ids) && over.binds.starts_with(&under.binds) {
+            return Ok(above);
+        }
+        let _above = self.store.pin(above.0);
+        // Unpacked, so that what is stored of a layer is what its digest says.
+        self.root(above)?;
+        let mut pins = Vec::new();
+        let mut added = Vec::new();
+        let layers = manifest.layers.into_iter().zip(upper.rootfs.diff_ids);
+        for (layer, diff_id) in layers.filter(|(_, diff_id)| !lower.rootfs.diff_ids.contains(diff_id)) {
+            pins.extend([self.store.pin(layer.digest), self.store.pin(diff_id)]);
+            added.push((layer, diff_id));
+        }
+        self.store.compose(
+            Some(below),
+            added,
+            upper.config,
+            Origin::Built,
+            over.binds,
+            over.notes,
         )
     }
 }
@@ -179,11 +233,11 @@ impl Store {
         }))
     }
 
-    /// Writes the documents of an image made of `parent` and perhaps one more layer, and enters it.
+    /// Writes the documents of an image made of `parent` and more layers, and enters it.
     pub(crate) fn compose(
         &self,
         parent: Option<ImageId>,
-        layer: Option<&StoredLayer<'_>>,
+        added: impl IntoIterator<Item = (Descriptor, Digest)>,
         config: ImageConfig,
         origin: Origin,
         mut binds: Vec<Bind>,
@@ -202,9 +256,9 @@ impl Store {
             .chain(diff_ids.iter().copied())
             .map(|digest| self.pin(digest))
             .collect();
-        if let Some(layer) = layer {
-            layers.push(layer.descriptor.clone());
-            diff_ids.push(layer.diff_id);
+        for (layer, diff_id) in added {
+            layers.push(layer);
+            diff_ids.push(diff_id);
         }
         if layers.len() > oci::LAYERS_LIMIT {
             return Err(ImageError::Quota {

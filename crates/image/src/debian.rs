@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::commit::StoredLayer;
 use crate::digest::{Digest, ImageId};
 use crate::error::{ImageError, Result};
 use crate::names::Origin;
@@ -157,7 +158,7 @@ impl Images {
         ]);
         let id = self.store.compose(
             None,
-            layer.as_ref(),
+            layer.iter().map(StoredLayer::parts),
             base_config(),
             Origin::Debian,
             Vec::new(),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::commit::StoredLayer;
 use crate::digest::ImageId;
 use crate::error::{Doing, ImageError, Result};
 use crate::layers::set_open_mode;
@@ -83,9 +84,14 @@ impl Images {
             ..ImageConfig::default()
         };
         let notes = BTreeMap::from([("toolchains".to_owned(), "the /usr of this host".to_owned())]);
-        let id = self
-            .store
-            .compose(None, layer.as_ref(), config, Origin::Host, binds, notes)?;
+        let id = self.store.compose(
+            None,
+            layer.iter().map(StoredLayer::parts),
+            config,
+            Origin::Host,
+            binds,
+            notes,
+        )?;
         self.tag(NAME, id)?;
         Ok(id)
     }

@@ -263,6 +263,50 @@ fn a_directory_becomes_an_image_and_links_in_it_are_not_followed() {
 }
 
 #[test]
+fn two_images_become_one_with_the_files_of_both() {
+    let home = tempfile::tempdir().unwrap();
+    let images = Images::open(&home.path().join("store")).unwrap();
+    let of = |name: &str, parent| {
+        let dir = home.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(name), name).unwrap();
+        fs::write(dir.join("whose"), name).unwrap();
+        let config = ImageConfig {
+            user: name.to_owned(),
+            ..ImageConfig::default()
+        };
+        let options = DirectoryOptions {
+            parent,
+            ..DirectoryOptions::default()
+        };
+        images.image_from_dir(&dir, config, &options).unwrap()
+    };
+    let base = of("base", None);
+    let (one, other, apart) = (of("one", Some(base)), of("other", Some(base)), of("apart", None));
+    let layers = |below, above| {
+        let both = images.combine(below, above).unwrap();
+        assert_eq!(both, images.combine(below, above).unwrap());
+        let root = images.root(both).unwrap();
+        let names: Vec<String> = root
+            .layers
+            .iter()
+            .map(|layer| fs::read_to_string(layer.join("whose")).unwrap())
+            .collect();
+        (names.join(" "), root.config.user)
+    };
+    // What both have is there once.
+    assert_eq!(
+        layers(one, other),
+        ("base one other".to_owned(), "other".to_owned())
+    );
+    assert_eq!(
+        layers(one, apart),
+        ("base one apart".to_owned(), "apart".to_owned())
+    );
+    assert_eq!(images.combine(base, one).unwrap(), one);
+}
+
+#[test]
 fn collection_spares_what_is_kept_named_by_import_or_within_the_budget() {
     let home = tempfile::tempdir().unwrap();
     let images = Images::open(&home.path().join("store")).unwrap();

@@ -324,6 +324,9 @@ pub struct Restored {
     pub server: Option<String>,
     /// What was asked for.
     pub target: Target,
+    /// The major version that the other one has, when it was not restored but upgraded from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded: Option<String>,
     /// Where it got; nothing while it is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Reached>,

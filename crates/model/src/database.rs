@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::backup::{Archive, Level, Restored};
-use crate::id::{DatabaseId, EnvironmentId};
+use crate::id::{DatabaseId, EnvironmentId, OperationId};
 use crate::name::Name;
 use crate::spec::{ImageDigest, Resources};
 use crate::time::Timestamp;
@@ -41,6 +41,9 @@ pub struct Database {
     /// Whose backup it was restored from; `None` when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,
+    /// Its server does not run while this operation is under way; `None` when none keeps it from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<OperationId>,
     /// It took the place of another one; `None` when it did not, or is in the place of none any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Promoted>,
@@ -104,10 +107,13 @@ pub struct Shape {
     /// A script of SQL that is run as the owner of its data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
+    /// The major version of PostgreSQL it is upgraded to; `None` leaves it at that of the other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 impl Shape {
-    /// Whether the copy stays as it is.
+    /// Whether the data of the copy stays as it is.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         !self.is_schema_only && self.mask.is_none()

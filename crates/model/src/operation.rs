@@ -124,6 +124,17 @@ pub enum Work {
         /// How long that one is kept from then on.
         keep: Millis,
     },
+    /// Put a copy of a database at another major version in its place.
+    UpgradeDatabase {
+        /// The copy: its row says at which version.
+        database: DatabaseId,
+        /// In whose place.
+        of: DatabaseId,
+        /// How long that one is kept from then on.
+        keep: Millis,
+        /// When a rehearsal says that it would not answer for longer than that, it is left as it is.
+        most: Millis,
+    },
     /// End a database; its volume stays under another name for the grace period.
     DestroyDatabase {
         /// The database.
@@ -181,6 +192,15 @@ pub enum ImageSource {
     Archive {
         /// Which upload.
         upload: UploadId,
+    },
+    /// An uploaded directory, laid over another image.
+    Directory {
+        /// Which upload.
+        upload: UploadId,
+        /// The image below, by name or digest.
+        over: String,
+        /// Where in the image the directory appears: an absolute path.
+        at: String,
     },
     /// Debian packages.
     Debian {

@@ -2,10 +2,11 @@
 
 use api::{
     BackupGap, BackupLevel, BranchSource, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackupLevel,
-    DatabaseBackups, DatabaseBase, DatabaseCredentials, DatabasePage, DatabasePromoted, DatabaseReplaced,
-    DatabaseRestored, PromoteDatabase, RestoreTarget, RestoreWindow, UpdateDatabase, VolumePage,
+    DatabaseBackups, DatabaseBase, DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage,
+    DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase, RestoreTarget, RestoreWindow,
+    UpdateDatabase, UpgradeDatabase, VolumePage,
 };
-use control::databases::{self, BranchWish, DatabaseView, Wish};
+use control::databases::{self, BranchWish, DatabaseView, UpgradeWish, Wish};
 use control::{ControlError, volumes};
 use model::{
     Base, Bytes, Commits, Condition, DatabaseState, Level, Lsn, LsnError, Millis, Shape, StorageFull, Target,
@@ -139,6 +140,7 @@ pub(crate) fn branch(call: &Call) -> Result<Reply, Refusal> {
         shape: Shape {
             is_schema_only: body.schema_only,
             mask: body.mask,
+            version: body.version,
         },
         lives: body.ttl_s.map(Millis::seconds),
     };
@@ -233,6 +235,32 @@ pub(crate) fn promote(call: &Call) -> Result<Reply, Refusal> {
     Reply::accepted(&accepted.operation)
 }
 
+pub(crate) fn upgrade(call: &Call) -> Result<Reply, Refusal> {
+    let body: UpgradeDatabase = call.needed_body()?;
+    let wish = UpgradeWish {
+        version: body.version,
+        keep: body.keep_s.map(Millis::seconds),
+        most: body.max_pause_s.map(Millis::seconds),
+    };
+    let (place, database) = (call.place()?, call.parameter("database")?);
+    let accepted = databases::upgrade(call.control(), call.actor()?, &place, database, &wish)?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn engines(call: &Call) -> Result<Reply, Refusal> {
+    let all = databases::versions(call.control(), call.actor()?)?;
+    let (page, next_page) = pages::cut(call, all, |one| one.version.clone())?;
+    let items = page.into_iter().map(|one| DatabaseEngine {
+        version: one.version,
+        image: one.image.map(|digest| digest.to_string()),
+        default: one.is_usual,
+    });
+    Reply::ok(&DatabaseEnginePage {
+        items: items.collect(),
+        next_page,
+    })
+}
+
 /// What a restore aims at.
 pub(crate) fn target(to: &RestoreTarget) -> Result<Target, Refusal> {
     Ok(match to {
@@ -323,6 +351,7 @@ fn wire(view: &DatabaseView) -> api::Database {
             .instance
             .as_ref()
             .is_some_and(|instance| is_ready(&instance.condition)),
+        paused_by: database.paused.map(|operation| operation.to_string()),
         host: format!("{}.db.internal", database.name),
         version: database.version.clone(),
         size_bytes: database.size.get(),
@@ -351,12 +380,14 @@ fn wire(view: &DatabaseView) -> api::Database {
             },
             masked: origin.shape.mask.is_some(),
             schema_only: origin.shape.is_schema_only,
+            version: origin.shape.version.clone(),
         }),
         branches: view.branches.iter().map(ToString::to_string).collect(),
         restored_from: database.restored.as_ref().map(|restored| DatabaseRestored {
             database: restored.name.to_string(),
             backup_server: restored.server.clone(),
             target: restored.target.to_string(),
+            upgraded_from: restored.upgraded.clone(),
             at: restored.reached.and_then(|reached| reached.at),
             lsn: restored.reached.map(|reached| reached.lsn.to_string()),
         }),

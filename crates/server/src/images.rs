@@ -32,9 +32,12 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let source = match body.source {
         ImageSource::Pull { reference, insecure } => operation::ImageSource::Pull { reference, insecure },
         ImageSource::Archive { upload } => operation::ImageSource::Archive {
-            upload: upload
-                .parse()
-                .map_err(|why: model::id::IdError| Refusal::field("/source/upload", why.to_string()))?,
+            upload: upload_of(&upload)?,
+        },
+        ImageSource::Directory { upload, over, at } => operation::ImageSource::Directory {
+            upload: upload_of(&upload)?,
+            over,
+            at,
         },
         ImageSource::Debian { suite, packages } => operation::ImageSource::Debian { suite, packages },
         ImageSource::Host {} => operation::ImageSource::Host,
@@ -47,6 +50,11 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         body.org.as_deref(),
     )?;
     Reply::accepted(&accepted.operation)
+}
+
+fn upload_of(text: &str) -> Result<model::UploadId, Refusal> {
+    text.parse()
+        .map_err(|why: model::id::IdError| Refusal::field("/source/upload", why.to_string()))
 }
 
 pub(crate) fn view(call: &Call) -> Result<Reply, Refusal> {

@@ -131,6 +131,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::DrillDatabase { database, .. } => ("drill_database", database.to_string()),
         Work::RestoreDatabase { database } => ("restore_database", database.to_string()),
         Work::PromoteDatabase { database, .. } => ("promote_database", database.to_string()),
+        Work::UpgradeDatabase { of, .. } => ("upgrade_database", of.to_string()),
         Work::DestroyDatabase { database } => ("destroy_database", database.to_string()),
         Work::VerifyTarget => ("verify_target", "backup target".to_owned()),
         Work::RotateKey { .. } => ("rotate_key", "master key".to_owned()),

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use model::{Bytes, Level, Lsn, Millis, Name, Timestamp};
 
 use super::Patience;
@@ -105,6 +105,9 @@ pub enum DbCommand {
         /// Leave every table without rows.
         #[arg(long)]
         schema_only: bool,
+        /// Upgrade the copy to that later major version of PostgreSQL: the rehearsal of an upgrade.
+        #[arg(long, value_name = "N")]
+        version: Option<String>,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,
@@ -197,6 +200,11 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Put it at a later major version of PostgreSQL. Rehearsed with a copy first; then it does not answer for some seconds.
+    /// The one at the former version is kept for a while.
+    Upgrade(UpgradeArguments),
+    /// List the versions of PostgreSQL that databases can have here.
+    Engines,
     /// End a database. Its volume is kept for a grace period; a branch is gone at once.
     Destroy {
         /// Its name.
@@ -208,4 +216,26 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
+}
+
+/// What `stoa db upgrade` takes.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeArguments {
+    /// Its name.
+    pub name: String,
+    /// Which version.
+    #[arg(long, value_name = "N")]
+    pub to: String,
+    /// How long it may not answer, for example 20s; when the rehearsal says that it would be longer, nothing is changed.
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub max_pause: Millis,
+    /// Keep the one at the former version for so long, for example 30d; without it, 7 days.
+    #[arg(long, value_name = "TIME")]
+    pub keep: Option<Millis>,
+    /// Repeat the name instead of being asked.
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
+    /// How to follow it.
+    #[command(flatten)]
+    pub patience: Patience,
 }

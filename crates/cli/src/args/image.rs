@@ -24,6 +24,22 @@ pub enum ImageCommand {
         #[command(flatten)]
         patience: Patience,
     },
+    /// Make an image of another one, with a directory of this machine laid over it.
+    Add {
+        /// The name it gets, for example postgres:18.
+        name: String,
+        /// The directory. All its files and links are taken, as root's.
+        directory: PathBuf,
+        /// The image below.
+        #[arg(long, value_name = "IMAGE")]
+        over: String,
+        /// Where in the image the directory appears.
+        #[arg(long, value_name = "PATH", default_value = "/")]
+        at: String,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
     /// Get an image from a registry.
     Pull {
         /// registry/repository:tag, or @sha256:... for an exact one.

@@ -7,7 +7,8 @@ use model::{
 use store::ReadTx;
 
 use super::backups::{self, refuse_branch};
-use super::{LIVES, need_active};
+use super::upgrade::need_later;
+use super::{LIVES, need_active, need_to_be_had};
 use crate::authorize::{self, EnvPath};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
@@ -46,8 +47,14 @@ pub fn branch(
         check(wish)?;
         need_active(&parent)?;
         has_source(&parent, wish.source)?;
+        if let Some(version) = &wish.shape.version {
+            need_later(&parent, version)?;
+        }
         Ok(parent)
     };
+    if let Some(version) = &wish.shape.version {
+        need_to_be_had(control, version)?;
+    }
     if let BranchSource::Backup { at } = wish.source {
         let parent = control.read(read)?;
         // Outside of the transaction: it asks the server and looks at every file.
@@ -87,6 +94,7 @@ pub fn branch(
                 shape: wish.shape.clone(),
             }),
             restored: None,
+            paused: None,
             promoted: None,
             replaced: None,
             level: model::Level::Stream,

@@ -5,6 +5,7 @@ mod branches;
 pub(crate) mod drills;
 mod levels;
 pub(crate) mod promote;
+mod upgrade;
 
 use model::operation::Work;
 use model::{
@@ -29,6 +30,7 @@ pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
 pub use levels::update;
 pub use plan::drill::Protection;
 pub use promote::promote;
+pub use upgrade::{PostgresVersion, UpgradeWish, upgrade, versions};
 
 /// A database with what runs of it.
 #[derive(Debug, Clone)]
@@ -189,16 +191,35 @@ pub(crate) struct Considered<'a> {
 pub(crate) fn consider<'a>(control: &Control, wish: &'a Wish) -> Result<Considered<'a>, ControlError> {
     let is_to_be_had = match &wish.version {
         None => true,
-        Some(version) if !is_version(version) => false,
-        Some(version) => {
-            ::databases::can_make(version)
-                || control
-                    .engine
-                    .find_image(&format!("postgres:{version}"))?
-                    .is_some()
-        }
+        Some(version) => is_to_be_had(control, version)?,
     };
     Ok(Considered { wish, is_to_be_had })
+}
+
+fn is_to_be_had(control: &Control, version: &str) -> Result<bool, ControlError> {
+    Ok(is_version(version)
+        && (::databases::can_make(version)
+            || control
+                .engine
+                .find_image(&format!("postgres:{version}"))?
+                .is_some()))
+}
+
+/// Refuses a version that there is not; to be asked outside of a transaction.
+pub(crate) fn need_to_be_had(control: &Control, version: &str) -> Result<(), ControlError> {
+    judge_version(version, is_to_be_had(control, version)?)
+}
+
+fn judge_version(version: &str, is_to_be_had: bool) -> Result<(), ControlError> {
+    let why = match (is_version(version), is_to_be_had) {
+        (true, true) => return Ok(()),
+        (false, _) => "a major version of PostgreSQL, for example 15".to_owned(),
+        (true, false) => format!(
+            "there is no PostgreSQL {version} here; see which there are: stoa db engines; any image becomes one as \
+             postgres:{version}: stoa image pull, import or add"
+        ),
+    };
+    Err(ControlError::invalid("/version", why))
 }
 
 fn is_version(text: &str) -> bool {
@@ -221,21 +242,8 @@ pub(crate) fn create_in(
             name: name.to_string(),
         });
     }
-    if let Some(version) = &wish.version
-        && !is_version(version)
-    {
-        return Err(ControlError::invalid(
-            "/version",
-            "a major version of PostgreSQL, for example 15",
-        ));
-    }
-    if let Some(version) = &wish.version
-        && !considered.is_to_be_had
-    {
-        let message = format!(
-            "there is no PostgreSQL {version} here; leave it out, or store an image as postgres:{version}"
-        );
-        return Err(ControlError::invalid("/version", message));
+    if let Some(version) = &wish.version {
+        judge_version(version, considered.is_to_be_had)?;
     }
     let memory = wish.memory.unwrap_or(MEMORY);
     if memory < MEMORY_LEAST {
@@ -261,6 +269,7 @@ pub(crate) fn create_in(
         full: None,
         origin: None,
         restored: None,
+        paused: None,
         promoted: None,
         replaced: None,
         level: wish.level.unwrap_or_default(),

@@ -12,7 +12,7 @@ use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
 
 /// How long the one whose place was taken is kept unless told otherwise.
-const KEEP: Millis = Millis::seconds(7 * 24 * 3600);
+pub(super) const KEEP: Millis = Millis::seconds(7 * 24 * 3600);
 
 /// Asks for a restored database, the one that is named, to take the place of the one it is of.
 ///
@@ -145,11 +145,21 @@ pub(crate) fn data_until(new: &Database, old: &Database) -> Option<Timestamp> {
     }
 }
 
-/// The name under which the one whose place was taken is kept: free, and told apart by the second.
+/// The name under which the one whose place was taken is kept.
 pub(crate) fn kept_name(tx: &ReadTx, old: &Database, now: Timestamp) -> Result<Name, ControlError> {
+    stamped_name(tx, old, "replaced", now)
+}
+
+/// A name made of that of a database, what becomes of it and when: free, and told apart by the second.
+pub(super) fn stamped_name(
+    tx: &ReadTx,
+    old: &Database,
+    what: &str,
+    now: Timestamp,
+) -> Result<Name, ControlError> {
     let mut at = now;
     loop {
-        let name = stamped(&old.name, at)?;
+        let name = stamped(&old.name, what, at)?;
         if tx
             .find::<Database>(&old.environment.to_string(), name.as_str())?
             .is_none()
@@ -160,13 +170,13 @@ pub(crate) fn kept_name(tx: &ReadTx, old: &Database, now: Timestamp) -> Result<N
     }
 }
 
-fn stamped(name: &Name, at: Timestamp) -> Result<Name, ControlError> {
+fn stamped(name: &Name, what: &str, at: Timestamp) -> Result<Name, ControlError> {
     /// What is left of a name for the time beside it.
     const ROOM: usize = 14;
     let digits: String = at.to_string().chars().filter(char::is_ascii_digit).collect();
     let (day, time) = (&digits[..8], &digits[8..14]);
     let base = name.as_str().get(..ROOM).unwrap_or(name.as_str());
-    let stamped = format!("{}-replaced-{day}-{time}", base.trim_end_matches('-'));
+    let stamped = format!("{}-{what}-{day}-{time}", base.trim_end_matches('-'));
     stamped
         .parse()
         .map_err(|e: model::NameError| ControlError::invalid("/name", e.to_string()))
@@ -178,18 +188,26 @@ pub(crate) fn refuse_promoted(
     tx: &ReadTx,
     database: &Database,
 ) -> Result<(), ControlError> {
-    let is_of_it = |work: &Work| matches!(work, Work::PromoteDatabase { database: new, of, .. } if *new == database.id || *of == database.id);
+    let is_of_it = |work: &Work| match work {
+        Work::PromoteDatabase {
+            database: new, of, ..
+        }
+        | Work::UpgradeDatabase {
+            database: new, of, ..
+        } => [*new, *of].contains(&database.id),
+        _other => false,
+    };
     let open = control.open.at(tx)?;
     match open.iter().find(|operation| is_of_it(&operation.work)) {
         None => Ok(()),
         Some(operation) => Err(ControlError::State {
-            message: format!("{} is being promoted or replaced", database.name),
+            message: format!("{} is being promoted, upgraded or replaced", database.name),
             next_step: format!("wait for it: stoa op follow {}", operation.id),
         }),
     }
 }
 
-fn refuse_ending(control: &Control, tx: &ReadTx, database: &Database) -> Result<(), ControlError> {
+pub(super) fn refuse_ending(control: &Control, tx: &ReadTx, database: &Database) -> Result<(), ControlError> {
     let ends_it = |work: &Work| matches!(work, Work::DestroyDatabase { database: id } if *id == database.id);
     let is_ending = control
         .open
@@ -221,7 +239,10 @@ mod tests {
             ),
         ] {
             let name: Name = name.parse().expect("a name");
-            assert_eq!(stamped(&name, at).expect("a name").as_str(), stamped_name);
+            assert_eq!(
+                stamped(&name, "replaced", at).expect("a name").as_str(),
+                stamped_name
+            );
         }
     }
 }

@@ -101,12 +101,17 @@ pub fn fetch(
             None => None,
         };
         check(source, name)?;
-        if let ImageSource::Archive { upload } = source
+        if let ImageSource::Archive { upload } | ImageSource::Directory { upload, .. } = source
             && tx.get::<store::rows::Upload>(&upload.to_string())?.is_none()
         {
+            return Err(ControlError::invalid("/source/upload", "there is no such upload"));
+        }
+        if let ImageSource::Directory { over, .. } = source
+            && control.engine.find_image(over)?.is_none()
+        {
             return Err(ControlError::invalid(
-                "/archive/upload",
-                "there is no such upload",
+                "/source/over",
+                format!("there is no image {over} here; see: stoa image ls"),
             ));
         }
         let work = Work::Image {
@@ -145,6 +150,15 @@ fn check(source: &ImageSource, name: &str) -> Result<(), ControlError> {
                 return Err(ControlError::invalid(
                     "/debian",
                     "a suite such as bookworm and names of packages",
+                ));
+            }
+        }
+        ImageSource::Directory { at, .. } => {
+            let is_plain = |part: &str| !matches!(part, "." | "..");
+            if !at.starts_with('/') || !fits(at) || !at.split('/').all(is_plain) {
+                return Err(ControlError::invalid(
+                    "/source/at",
+                    "an absolute path of visible ASCII characters, without . and ..",
                 ));
             }
         }

@@ -54,6 +54,7 @@ pub(crate) fn accept(
         Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::RestoreDatabase { .. }
+        | Work::UpgradeDatabase { .. }
         | Work::DrillDatabase { .. }
         | Work::VerifyTarget => RESTORE_DEADLINE,
     };
@@ -93,6 +94,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::PromoteDatabase { .. }
+        | Work::UpgradeDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::VerifyTarget
         | Work::RotateKey { .. }
@@ -237,7 +239,8 @@ pub fn cancel(control: &Control, actor: &Actor, id: &str) -> Result<Versioned<Op
                 next_step: "wait for its end: stoa status".to_owned(),
             });
         }
-        if let Work::PromoteDatabase { database, of, .. } = &found.row.work
+        if let Work::PromoteDatabase { database, of, .. } | Work::UpgradeDatabase { database, of, .. } =
+            &found.row.work
             && let Some(old) = tx.get::<model::Database>(&of.to_string())?
             && old.row.replaced.is_some_and(|replaced| replaced.by == *database)
         {

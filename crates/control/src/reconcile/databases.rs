@@ -10,6 +10,7 @@ mod reading;
 mod receipt;
 mod restore;
 mod rotate;
+mod upgrade;
 mod upload;
 mod verify;
 mod wait;
@@ -103,6 +104,12 @@ fn one(
         });
     }
     branch::expire(control, database, now)?;
+    if let Some(operation) = database.paused
+        && !facts.operations.contains_key(&operation)
+    {
+        // Whatever became of it, and of its worker.
+        control.write(|tx| upgrade::resume(tx, database.id, operation))?;
+    }
     match (is_wanted(database), live) {
         // Two servers on one data directory destroy it: the former one must be gone from the host.
         (true, None) if mine.iter().any(|instance| lingering.contains(&instance.id)) => Ok(()),
@@ -150,7 +157,9 @@ fn one(
 pub(super) fn is_wanted(database: &Database) -> bool {
     match &database.state {
         // The worker names the image only after the volume is there.
-        DatabaseState::Creating | DatabaseState::Active => database.image.is_some(),
+        DatabaseState::Creating | DatabaseState::Active => {
+            database.image.is_some() && database.paused.is_none()
+        }
         DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
 }
@@ -172,12 +181,23 @@ pub(super) fn is_ready(facts: &Facts, id: DatabaseId) -> bool {
 
 /// A creation that was given up: whoever waits for the database must not wait for ever.
 pub(super) fn unmake(tx: &WriteTx, id: DatabaseId, why: &str) -> Result<(), ControlError> {
-    if let Some(mut found) = tx.get::<Database>(&id.to_string())?
-        && found.row.state == DatabaseState::Creating
-    {
-        found.row.state = DatabaseState::Failed { why: why.to_owned() };
-        tx.update_status(&found.row, Expect::Any)?;
+    let Some(mut found) = tx.get::<Database>(&id.to_string())? else {
+        return Ok(());
+    };
+    if found.row.state != DatabaseState::Creating {
+        return Ok(());
     }
+    if found
+        .row
+        .restored
+        .as_ref()
+        .is_some_and(|from| from.upgraded.is_some())
+    {
+        // Nobody asked for it by its name: what it was to be is what its operation tells.
+        return upgrade::discard(tx, found.row);
+    }
+    found.row.state = DatabaseState::Failed { why: why.to_owned() };
+    tx.update_status(&found.row, Expect::Any)?;
     Ok(())
 }
 
@@ -277,6 +297,16 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         Work::PromoteDatabase { database, of, keep } => {
             workers.start(control, operation.id, &[database, of], move |job| {
                 promote::make(job, database, of, keep)
+            });
+        }
+        Work::UpgradeDatabase {
+            database,
+            of,
+            keep,
+            most,
+        } => {
+            workers.start(control, operation.id, &[database, of], move |job| {
+                upgrade::make(job, database, of, keep, most)
             });
         }
         Work::DestroyDatabase { database } => {
@@ -471,9 +501,7 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
                 volume: volume.clone(),
             };
             // Its name is free again at once; the kept one is found by its id.
-            found.row.name = format!("d-{}", id.short(26))
-                .parse()
-                .map_err(|e: model::NameError| ControlError::invalid("/name", e.to_string()))?;
+            found.row.name = name_of_ended(id)?;
             tx.update(&found.row, Expect::Any)?;
         }
         Ok(())
@@ -504,6 +532,12 @@ fn destroy(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     operations::succeed(control, job.operation, &outcome)
 }
 
+fn name_of_ended(id: DatabaseId) -> Result<model::Name, ControlError> {
+    format!("d-{}", id.short(26))
+        .parse()
+        .map_err(|e: model::NameError| ControlError::invalid("/name", e.to_string()))
+}
+
 pub(crate) fn refused(cause: databases::DatabaseError) -> ControlError {
     match cause {
         databases::DatabaseError::Engine(cause) => ControlError::Engine(cause),
@@ -513,6 +547,12 @@ pub(crate) fn refused(cause: databases::DatabaseError) -> ControlError {
                 next_step: "see what can be restored: stoa db backups NAME".to_owned(),
             }
         }
+        upgrade @ databases::DatabaseError::Program { program: databases::PG_UPGRADE, .. } => ControlError::State {
+            message: upgrade.to_string(),
+            next_step: "mend what it names, or take an image with a later release of the version that it is to have; try it out: \
+                        stoa db branch NAME --as try --version N"
+                .to_owned(),
+        },
         script @ databases::DatabaseError::Mask { .. } => ControlError::State {
             message: script.to_string(),
             next_step:

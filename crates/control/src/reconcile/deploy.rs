@@ -509,7 +509,9 @@ pub(super) fn image(job: &workers::Job) -> Result<(), ControlError> {
     };
     operations::step(control, job.operation, &format!("getting {name}"))?;
     let archive = match source {
-        ImageSource::Archive { upload } => Some(uploads::path_of(control, *upload)),
+        ImageSource::Archive { upload } | ImageSource::Directory { upload, .. } => {
+            Some(uploads::path_of(control, *upload))
+        }
         ImageSource::Pull { .. } | ImageSource::Debian { .. } | ImageSource::Host => None,
     };
     let lines = |line: &str| operations::log_line(control, job.operation, line);

@@ -43,7 +43,9 @@ fn turns_of(work: &Work) -> Vec<Turn> {
         | Work::BackupDatabase { database }
         | Work::RestoreDatabase { database }
         | Work::DestroyDatabase { database } => vec![Turn::Database(*database)],
-        Work::PromoteDatabase { database, of, .. } => vec![Turn::Database(*database), Turn::Database(*of)],
+        Work::PromoteDatabase { database, of, .. } | Work::UpgradeDatabase { database, of, .. } => {
+            vec![Turn::Database(*database), Turn::Database(*of)]
+        }
         // It reads the backup alone: nobody who wants something of the database waits for it.
         Work::DrillDatabase { .. } => vec![Turn::Drill],
         Work::Scale { .. }
@@ -114,6 +116,7 @@ fn one(
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::PromoteDatabase { .. }
+        | Work::UpgradeDatabase { .. }
         | Work::DestroyDatabase { .. } => {
             databases::work(control, workers, operation);
             Ok(())
@@ -187,6 +190,7 @@ fn of_app(
         | Work::DrillDatabase { .. }
         | Work::RestoreDatabase { .. }
         | Work::PromoteDatabase { .. }
+        | Work::UpgradeDatabase { .. }
         | Work::DestroyDatabase { .. }
         | Work::VerifyTarget
         | Work::RotateKey { .. }
@@ -456,7 +460,8 @@ pub(super) fn reject(
         }
         if let Work::CreateDatabase { database }
         | Work::BranchDatabase { database }
-        | Work::RestoreDatabase { database } = &operation.work
+        | Work::RestoreDatabase { database }
+        | Work::UpgradeDatabase { database, .. } = &operation.work
         {
             databases::unmake(tx, *database, &failure.message)?;
         }

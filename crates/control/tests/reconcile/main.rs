@@ -23,4 +23,5 @@ mod promotes;
 mod speed;
 mod storage;
 mod strategies;
+mod upgrades;
 mod world;

@@ -53,6 +53,7 @@ fn furnished() -> (World, Database, Database) {
         name: main.name.clone(),
         server: None,
         target: Target::Time { at: main.created_at },
+        upgraded: None,
         reached: None,
     });
     insert(&world, &before);

@@ -510,6 +510,7 @@ fn work(work: &Work) -> &'static str {
         Work::DrillDatabase { .. } => "drill database",
         Work::RestoreDatabase { .. } => "restore database",
         Work::PromoteDatabase { .. } => "promote database",
+        Work::UpgradeDatabase { .. } => "upgrade database",
         Work::DestroyDatabase { .. } => "destroy database",
         Work::VerifyTarget => "verify target",
         Work::RotateKey { .. } => "rotate_key",

@@ -362,6 +362,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::DrillDatabase { .. }
             | Work::RestoreDatabase { .. }
             | Work::PromoteDatabase { .. }
+            | Work::UpgradeDatabase { .. }
             | Work::DestroyDatabase { .. }
             | Work::VerifyTarget
             | Work::RotateKey { .. }

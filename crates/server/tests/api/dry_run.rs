@@ -127,6 +127,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
             "database",
         ),
         ("database_promote", json!({"name": "restored"}), "operation"),
+        ("database_upgrade", json!({"version": "18"}), "database"),
         ("database_exec", command, "session"),
         (
             "image_create",
@@ -227,6 +228,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         name: name("main"),
         server: None,
         target: model::Target::Latest,
+        upgraded: None,
         reached: None,
     });
     world.put(&before);
@@ -269,11 +271,13 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         expires_at: at.plus(model::Millis::seconds(600)),
     });
     std::fs::write(world.dir.path().join("run/claim-token"), CLAIM).expect("a claim");
-    world.engine.add_image(
-        "base:0",
-        &IMAGE.parse().expect("a digest"),
-        engine::simulated::Behaviour::default(),
-    );
+    for image in ["base:0", "postgres:18"] {
+        world.engine.add_image(
+            image,
+            &IMAGE.parse().expect("a digest"),
+            engine::simulated::Behaviour::default(),
+        );
+    }
     world.token(api::Role::Viewer);
     let token = world.root().tokens().expect("tokens").remove(0).id;
     let secret = api::PutSecret {
@@ -575,6 +579,7 @@ fn database_of(
             shape: model::Shape::default(),
         }),
         restored: None,
+        paused: None,
         promoted: None,
         replaced: None,
         level: model::Level::Stream,

@@ -151,6 +151,8 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_drill_view", Project, Viewer),
     ("database_restore", Project, Developer),
     ("database_promote", Project, Developer),
+    ("database_upgrade", Project, Developer),
+    ("database_engine_list", Somewhere, Viewer),
     ("database_restore_from_target", Both, Admin),
     ("database_credentials_view", Project, Developer),
     ("database_exec", Project, Developer),

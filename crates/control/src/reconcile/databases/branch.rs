@@ -19,7 +19,7 @@ use model::{
     Origin, Restored, Target, Timestamp,
 };
 
-use super::{change, load, refused, restore, serve, unmake, volume_of, wait};
+use super::{change, load, refused, restore, serve, unmake, upgrade, volume_of, wait};
 use crate::databases::{backups, not_drilled};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, authorize, operations};
@@ -115,11 +115,40 @@ fn copy(job: &Job, database: &Database, origin: &Origin) -> Result<Settled, Cont
         BranchSource::Drilled => from_drilled(job, database, origin, &parent, &volume),
         BranchSource::Backup { at } => from_backup(job, database, origin, at, &volume),
     };
+    let settled = settled.and_then(|settled| at_its_version(job, database, origin, settled, &volume));
     let settled = settled.and_then(|settled| job.still_wanted().map(|()| settled));
     if settled.is_err() {
         drop(engine.remove_volume(&volume));
     }
     settled
+}
+
+/// At the version it is to have, when that is another than the parent's.
+fn at_its_version(
+    job: &Job,
+    database: &Database,
+    origin: &Origin,
+    settled: Settled,
+    volume: &str,
+) -> Result<Settled, ControlError> {
+    let control = &*job.control;
+    let Some(version) = origin.shape.version.clone().filter(|to| *to != settled.version) else {
+        return Ok(settled);
+    };
+    job.still_wanted()?;
+    let upgrade = upgrade::Upgrading {
+        volume,
+        image: upgrade::image_of(job, &version)?,
+        version,
+    };
+    let took = upgrade.make(job, database, &settled.image, &settled.version)?;
+    let line = format!("upgraded from {} in {} ms", settled.version, took.as_ms());
+    operations::log_line(control, job.operation, &line);
+    Ok(Settled {
+        image: upgrade.image,
+        version: upgrade.version,
+        ..settled
+    })
 }
 
 fn from_live(
@@ -247,6 +276,7 @@ fn from_backup(
         name: origin.name.clone(),
         server: None,
         target: Target::Time { at },
+        upgraded: None,
         reached: None,
     };
     let brought = restore::bring_back(job, database, &from, volume)?;

@@ -510,15 +510,14 @@ fn check_rows(findings: &Findings, estimates: Option<&Estimates>) -> Check {
         .map(|one| ((one.database.as_str(), one.table.as_str()), one.rows))
         .collect();
     let mut wrong = Vec::new();
-    for ((database, table), about) in estimates {
+    for ((database, table), (tracked, counted_before)) in estimates {
         // One that was made since the log ends is not there yet, and one that cannot be read was told of already.
         let Some(rows) = counted.get(&(database.as_str(), table.as_str())) else {
             continue;
         };
-        if !drill::is_in_band(*rows, about) {
+        if !drill::is_in_band(*rows, *tracked, *counted_before) {
             wrong.push(format!(
-                "{database}: {table} has {rows} rows, the server about {}",
-                about[0]
+                "{database}: {table} has {rows} rows, the server about {tracked}"
             ));
         }
     }

@@ -29,15 +29,16 @@ use crate::{Control, ControlError, operations};
 /// another process. It and what follows stay within the minute for which a server lets sessions wait.
 const LED_WITHIN: Duration = Duration::from_secs(10);
 /// As long as the name's answer may be remembered by who asked before.
-const REMEMBERED: Duration = Duration::from_millis(1100);
+pub(super) const REMEMBERED: Duration = Duration::from_millis(1100);
 /// How long a server that does not end its sessions is waited for when it is ended itself.
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 /// Before what is left is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the names have changed already.
 pub(in crate::reconcile) fn is_switched(facts: &Facts, work: &Work) -> bool {
-    let Work::PromoteDatabase { database, of, .. } = work else {
+    let (Work::PromoteDatabase { database, of, .. } | Work::UpgradeDatabase { database, of, .. }) = work
+    else {
         return false;
     };
     facts
@@ -46,7 +47,7 @@ pub(in crate::reconcile) fn is_switched(facts: &Facts, work: &Work) -> bool {
         .is_some_and(|old| took_over(*database, old))
 }
 
-fn took_over(new: DatabaseId, old: &Database) -> bool {
+pub(super) fn took_over(new: DatabaseId, old: &Database) -> bool {
     old.replaced.as_ref().is_some_and(|replaced| replaced.by == new)
 }
 
@@ -248,7 +249,7 @@ fn written(
 }
 
 /// Waits until programs that ask for the name are led to the new server, and to no other.
-fn wait_led(job: &Job, new: DatabaseId) -> Result<(), ControlError> {
+pub(super) fn wait_led(job: &Job, new: DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
     let host = format!(
         "{}.{}.internal",
