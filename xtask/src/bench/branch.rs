@@ -13,7 +13,8 @@ use anyhow::{Result, ensure};
 use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
 use serde_json::json;
 
-use super::db::{Cluster, answers};
+use super::cluster::Cluster;
+use super::db::answers;
 use super::{Figure, Pairs, Rounds, noise};
 
 /// The promises for a branch of 1 to 3 GB.
@@ -37,12 +38,8 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
     let flush = ["-c", "SET ROLE NONE", "-c", "CHECKPOINT"];
     stoa.cli(&[&connect[..], &flush].concat())?.ok()?;
-    let source = Cluster::prepare(&stoa.root().join("source"))?;
-    source.step(
-        "initdb",
-        &["--username=postgres", "--auth=trust", "--data-checksums"],
-    )?;
-    start(&source, &stoa.root().join("source"))?;
+    let source = Cluster::init(&stoa.root().join("source"))?;
+    source.start(&[])?;
     source.sql("postgres", &fill)?;
     source.sql("postgres", "CHECKPOINT")?;
 
@@ -75,7 +72,7 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
             drilled.add(ours_drilled, peer);
         },
     )?;
-    source.step("pg_ctl", &["--wait", "--silent", "--mode=immediate", "stop"])?;
+    source.stop("immediate")?;
     stoa.finish()?;
     let figure = |what: &str, pairs, goal| Figure {
         what: what.into(),
@@ -132,31 +129,14 @@ fn peer(source: &Path, place: &Path, rows: u64) -> Result<f64> {
             &to,
         ],
     )?;
-    start(&copy, place)?;
+    copy.start(&[])?;
     until("the peer to answer", PATIENCE, || {
         Ok(copy.sql("postgres", "SELECT 41 + 1").ok())
     })?;
     let took = begin.elapsed();
     let all_there = format!("SELECT 1 / (count(*) = {rows})::int FROM filled");
     copy.sql("postgres", &all_there)?;
-    copy.step("pg_ctl", &["--wait", "--silent", "--mode=immediate", "stop"])?;
+    copy.stop("immediate")?;
     fs::remove_dir_all(place)?;
     Ok(took.as_secs_f64() * 1e3)
-}
-
-fn start(cluster: &Cluster, place: &Path) -> Result<()> {
-    let options = format!("-c listen_addresses='' -k {}", place.display());
-    let log = cluster.path("log");
-    cluster.step(
-        "pg_ctl",
-        &[
-            "--wait",
-            "--silent",
-            "--options",
-            &options,
-            "--log",
-            &log,
-            "start",
-        ],
-    )
 }

@@ -6,13 +6,16 @@
 
 mod api;
 mod back;
+mod backrest;
 mod branch;
+mod cluster;
 mod db;
 mod deploy;
 mod dockerd;
 mod edge;
 mod figures;
 mod noise;
+mod restore;
 mod weight;
 
 use std::fs;
@@ -55,6 +58,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         branch::run,
     ),
     (
+        "restore",
+        "a database restored with everything, asked for until it answers, beside pgbackrest restore and a start on the same data",
+        5,
+        restore::run,
+    ),
+    (
         "edge",
         "processor time per proxied request, beside nginx and HAProxy before the same instance",
         7,
@@ -80,23 +89,27 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
 /// When the words are not understood or something cannot be measured.
 pub fn run(words: &[&str]) -> Result<()> {
     let mut chosen = None;
-    let (mut rounds, mut write) = (None, false);
+    let (mut rounds, mut write, mut is_short) = (None, false, false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--rounds" => rounds = Some(words.next().context("--rounds wants a number")?.parse()?),
             "--write" => write = true,
+            "--short" => is_short = true,
             name if chosen.is_none() && !name.starts_with('-') => chosen = Some(name),
             other => bail!("{other} is not understood; see cargo xtask help"),
         }
     }
-    let name = chosen.context("which bench? deploy, weight, db, branch, edge, api, back or all")?;
+    let names: Vec<_> = BENCHES.iter().map(|(known, ..)| *known).collect();
+    let names = names.join(", ");
+    let name = chosen.with_context(|| format!("which bench? {names} or all"))?;
+    ensure!(!(is_short && write), "what is measured with --short is no figure");
     let benches: Vec<_> = BENCHES
         .iter()
         .filter(|(known, ..)| *known == name || name == "all")
         .collect();
     if benches.is_empty() {
-        bail!("there is no bench {name}; there are deploy, weight, db, branch, edge, api, back and all");
+        bail!("there is no bench {name}; there are {names} and all");
     }
     packages::install()?;
     match std::env::var_os("STOA_BIN") {
@@ -113,7 +126,7 @@ pub fn run(words: &[&str]) -> Result<()> {
         println!("\n{name}: {about}");
         let figures = bench(Rounds {
             count: rounds.unwrap_or(*usual),
-            noise_counts: false,
+            noise_counts: is_short,
         })?;
         let table = figures::table(&figures);
         print!("\n{table}");

@@ -1,0 +1,173 @@
+//! How long from asking for a restore of everything until the new database answers a query with all of it.
+//!
+//! Ours: the call to the API until the operation has succeeded and `stoa db connect` has answered a query. The peer:
+//! `pgbackrest restore` of the same rows and the same log into an empty directory, and a start, until it has replayed all
+//! of the log and answers; without any container around it. Both must have every row and every later transaction, which is
+//! looked at outside of what is timed.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
+use serde_json::json;
+
+use super::backrest::{self, Backrest};
+use super::cluster::{Cluster, folder};
+use super::db::answers;
+use super::{Figure, Pairs, Rounds, noise};
+
+const GOAL: f64 = 1.0 / 3.0;
+
+/// How much is restored.
+struct Amount {
+    /// About 140 bytes each, with their index.
+    rows: u64,
+    /// Written by small transactions after the base.
+    log_bytes: u64,
+}
+
+/// About 1 GB, and sixteen segments: a quarter of an hour at 300 KB a second.
+const USUAL: Amount = Amount {
+    rows: 7_500_000,
+    log_bytes: 256 << 20,
+};
+/// Enough to show that both sides are measured.
+const SHORT: Amount = Amount {
+    rows: 200_000,
+    log_bytes: 24 << 20,
+};
+/// The same in every copy of the same state.
+const STATE: &str =
+    "SELECT count(*) || ' rows, ' || (SELECT count(*) FROM noted) || ' transactions' FROM filled";
+
+pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
+    let amount = if rounds.noise_counts { SHORT } else { USUAL };
+    let stoa = Stoa::start("bench-restore")?;
+    stoa.cli(&["db", "create", "main"])?.ok()?;
+    let source = Cluster::init(&stoa.root().join("source"))?;
+    // Less to read than with its usual gzip, and faster.
+    let backrest = Backrest::prepare(&stoa.root().join("backrest"), &source, "compress-type=lz4")?;
+    source.start(&[])?;
+    backrest.run(&["stanza-create"])?;
+
+    let (fill, later) = (amount.fill(), amount.later());
+    for text in &fill {
+        in_main(&stoa, &["-c", text])?;
+        source.sql("postgres", text)?;
+    }
+    // A checkpoint is the superuser's to ask for.
+    in_main(&stoa, &["-c", "SET ROLE NONE", "-c", "CHECKPOINT"])?;
+    stoa.cli(&["db", "backup", "main"])?.ok()?;
+    backrest.run(&["backup", "--type=full"])?;
+    in_main(&stoa, &["-c", &later])?;
+    source.sql("postgres", &later)?;
+    backrest::archived(&source)?;
+    let states = (in_main(&stoa, &["-c", STATE])?, source.sql("postgres", STATE)?);
+    println!("   ours: {}; the peer: {}", states.0, states.1);
+
+    let mut pairs = Pairs::default();
+    noise::quiet_rounds(
+        rounds,
+        |round| {
+            let (name, copy) = (
+                format!("restored-{round}"),
+                stoa.root().join(format!("copy-{round}")),
+            );
+            if round % 2 == 0 {
+                let ours = ours(&stoa, &name, &states.0)?;
+                Ok((ours, peer(&backrest, &copy, &states.1)?))
+            } else {
+                let peer = peer(&backrest, &copy, &states.1)?;
+                Ok((ours(&stoa, &name, &states.0)?, peer))
+            }
+        },
+        |(ours, peer): (f64, f64)| pairs.add(ours, peer),
+    )?;
+    source.stop("immediate")?;
+    stoa.finish()?;
+    Ok(vec![Figure {
+        what: "restore of everything to first answer".into(),
+        peer: "pgbackrest restore and start".into(),
+        unit: "ms",
+        pairs,
+        goal: GOAL,
+    }])
+}
+
+impl Amount {
+    fn fill(&self) -> [String; 4] {
+        [
+            format!(
+                "CREATE TABLE filled AS SELECT id, repeat('x', 84) AS filler FROM generate_series(1, {}) id",
+                self.rows
+            ),
+            "ALTER TABLE filled ADD PRIMARY KEY (id)".to_owned(),
+            "CREATE TABLE noted (number bigint PRIMARY KEY)".to_owned(),
+            // Else it is done by itself at some time or other, and both write other log.
+            "VACUUM (FREEZE, ANALYZE) filled".to_owned(),
+        ]
+    }
+
+    /// Small transactions all over the table, until so much log is written.
+    fn later(&self) -> String {
+        format!(
+            "DO $$ DECLARE begun pg_lsn := pg_current_wal_lsn(); n bigint := 0; at bigint; BEGIN \
+             WHILE pg_current_wal_lsn() - begun < {} LOOP \
+             at := n * 7919 % {}; \
+             UPDATE filled SET filler = repeat('y', 84) WHERE id BETWEEN at + 1 AND at + 50; \
+             INSERT INTO noted VALUES (n); n := n + 1; COMMIT; \
+             END LOOP; END $$",
+            self.log_bytes,
+            self.rows - 50
+        )
+    }
+}
+
+fn in_main(stoa: &Stoa, arguments: &[&str]) -> Result<String> {
+    in_database(stoa, "main", arguments)
+}
+
+fn in_database(stoa: &Stoa, name: &str, arguments: &[&str]) -> Result<String> {
+    let head = ["db", "connect", "--no-terminal", name, "--", "-qAt"];
+    let answer = stoa.cli(&[&head[..], arguments].concat())?.ok()?;
+    Ok(answer.stdout.trim().to_owned())
+}
+
+fn ours(stoa: &Stoa, name: &str, state: &str) -> Result<f64> {
+    let api = stoa.api()?;
+    let begin = Instant::now();
+    api.done(
+        "POST",
+        &format!("{ENVIRONMENT}/databases/main/restores"),
+        Some(&json!({"name": name, "to": {"kind": "latest"}})),
+    )?;
+    answers(stoa, name)?;
+    let took = begin.elapsed();
+    let found = in_database(stoa, name, &["-c", STATE])?;
+    ensure!(found == state, "restored: {found} instead of {state}");
+    api.done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
+    Ok(took.as_secs_f64() * 1e3)
+}
+
+fn peer(backrest: &Backrest, place: &Path, state: &str) -> Result<f64> {
+    let copy = Cluster::prepare(place)?;
+    folder(&place.join("data"))?;
+    let to = format!("--pg1-path={}", copy.path("data"));
+    let begin = Instant::now();
+    backrest.run(&["restore", &to])?;
+    copy.start(&["archive_mode=off"])?;
+    until("the peer to have replayed all", PATIENCE, || {
+        Ok(copy
+            .sql("postgres", "SELECT pg_is_in_recovery()")
+            .is_ok_and(|answer| answer == "f")
+            .then_some(()))
+    })?;
+    let took = begin.elapsed();
+    let found = copy.sql("postgres", STATE)?;
+    ensure!(found == state, "the peer restored: {found} instead of {state}");
+    copy.stop("immediate")?;
+    fs::remove_dir_all(place)?;
+    Ok(took.as_secs_f64() * 1e3)
+}
