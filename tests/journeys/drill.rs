@@ -2,122 +2,21 @@
 //! that caught it is named; a kill of control in the middle changes nothing.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use journeys::damage::{self, FAULTS, Fault, Places, as_root, failed, last, prepare};
 use journeys::{ENVIRONMENT, PATIENCE, Stoa, holds, until};
 use serde_json::Value;
 
-/// As the server's own superuser.
-fn as_root(stoa: &Stoa, statements: &[&str]) -> Result<String> {
-    let head = [
-        "db",
-        "connect",
-        "--no-terminal",
-        "main",
-        "--",
-        "-qAt",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-c",
-        "SET ROLE NONE",
-    ];
-    let rest = statements.iter().flat_map(|statement| ["-c", *statement]);
-    let words: Vec<&str> = head.into_iter().chain(rest).collect();
-    Ok(stoa.cli(&words)?.ok()?.stdout.trim().to_owned())
-}
-
-fn last(stoa: &Stoa) -> Result<Value> {
-    stoa.cli(&["db", "drills", "main", "last", "--json"])?
-        .ok()?
-        .json()
-}
-
-/// The checks of the last drill that failed.
-fn failed(drill: &Value) -> Vec<&str> {
-    let checks = drill["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_failed = checks.iter().filter(|check| check["result"] == "failed");
-    is_failed.filter_map(|check| check["check"].as_str()).collect()
+/// What drills left of `main`.
+fn makings(stoa: &Stoa) -> Result<Vec<std::path::PathBuf>> {
+    damage::volumes(stoa, "main", "making-")
 }
 
 fn protection(stoa: &Stoa) -> Result<Value> {
     let shown = stoa.cli(&["db", "info", "main", "--json"])?.ok()?.json()?;
     Ok(shown["protection"].clone())
-}
-
-/// The volumes of `main` whose names begin so, in order.
-fn volumes(stoa: &Stoa, prefix: &str) -> Result<Vec<PathBuf>> {
-    let shown = stoa.cli(&["db", "info", "main", "--json"])?.ok()?.json()?;
-    let id = shown["id"].as_str().context("no id")?;
-    let short = id.trim_start_matches("db_").to_ascii_lowercase();
-    let pool = stoa.data_dir().join("volumes");
-    // On its own file system, or in a pool file.
-    let places = [pool.join("volumes"), pool.join("mnt/volumes")];
-    let entries = places
-        .iter()
-        .filter_map(|place| fs::read_dir(place).ok())
-        .flatten();
-    let is_mine = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.is_some_and(|name| name.starts_with(prefix) && name.contains(&short))
-    };
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(is_mine)
-        .collect();
-    found.sort();
-    Ok(found)
-}
-
-fn newest(stoa: &Stoa, prefix: &str) -> Result<PathBuf> {
-    volumes(stoa, prefix)?
-        .pop()
-        .with_context(|| format!("no volume {prefix}"))
-}
-
-/// A database with a table and an index that nobody touches, and a base behind that.
-fn prepare(stoa: &Stoa) -> Result<()> {
-    stoa.cli(&["db", "create", "main"])?.ok()?;
-    as_root(
-        stoa,
-        &[
-            "CREATE TABLE cold (id int, note text) WITH (autovacuum_enabled = off)",
-            "INSERT INTO cold SELECT n, repeat('x', 100) || n FROM generate_series(1, 20000) n",
-            "CREATE INDEX cold_note ON cold (note)",
-            "CREATE TABLE warm (id bigserial PRIMARY KEY, note text)",
-            "VACUUM (FREEZE, ANALYZE) cold",
-            "CHECKPOINT",
-        ],
-    )?;
-    // The first is taken by itself: of two bases the newest counts.
-    holds("a base", || {
-        let found = stoa.cli(&["db", "backups", "main", "--json"])?.ok()?.json()?;
-        Ok(found["bases"].as_array().is_some_and(|bases| !bases.is_empty()))
-    })?;
-    let taken = stoa.cli(&["db", "backup", "main"])?.ok()?.says("is taken")?;
-    println!("{}{}", taken.stdout, taken.stderr);
-    write(stoa)
-}
-
-/// Log over three segments.
-fn write(stoa: &Stoa) -> Result<()> {
-    for _ in 0..3 {
-        as_root(
-            stoa,
-            &[
-                "INSERT INTO warm (note) SELECT 'n' || n FROM generate_series(1, 500) n",
-                "SELECT pg_switch_wal()",
-            ],
-        )?;
-    }
-    as_root(stoa, &["INSERT INTO warm (note) VALUES ('last')"])?;
-    let open = as_root(stoa, &["SELECT pg_walfile_name(pg_current_wal_lsn())"])?;
-    holds("the segments to be closed", || {
-        Ok(newest(stoa, "wal-")?.join(format!("{open}.partial")).exists())
-    })
 }
 
 #[test]
@@ -204,11 +103,7 @@ fn a_drill_protects() -> Result<()> {
         .says("stoa_database_drill_rto_seconds")?;
 
     // It left nothing behind, and changed nothing in the database.
-    ensure!(
-        volumes(&stoa, "making-")?.is_empty(),
-        "{:?}",
-        volumes(&stoa, "making-")?
-    );
+    ensure!(makings(&stoa)?.is_empty(), "{:?}", makings(&stoa)?);
     let extensions = as_root(
         &stoa,
         &["SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'"],
@@ -233,153 +128,28 @@ fn a_drill_protects() -> Result<()> {
     stoa.finish()
 }
 
-/// A damage to the backup of `main`: does it, and returns what undoes it.
-type Damage = fn(&Stoa, &Places) -> Result<Undo>;
-type Undo = Box<dyn FnOnce() -> Result<()>>;
-
-/// Where the parts of the backup are.
-struct Places {
-    base: PathBuf,
-    archive: PathBuf,
-    heap: PathBuf,
-    index: PathBuf,
-    /// Closed segments that the base needs, oldest first.
-    closed: Vec<PathBuf>,
-    open: PathBuf,
-}
-
-fn places(stoa: &Stoa) -> Result<Places> {
-    let (base, archive) = (newest(stoa, "base-")?, newest(stoa, "wal-")?);
-    let of = |table: &str| as_root(stoa, &[&format!("SELECT pg_relation_filepath('{table}')")]);
-    let (heap, index) = (of("cold")?, of("cold_note")?);
-    let cluster = base.join("pgdata");
-    let mut closed = Vec::new();
-    let mut open = None;
-    for entry in fs::read_dir(&archive)? {
-        let path = entry?.path();
-        match path.extension() {
-            Some(_) => open = Some(path),
-            None if path.file_name().is_some_and(|name| name.len() == 24) => closed.push(path),
-            None => {}
-        }
-    }
-    closed.sort();
-    Ok(Places {
-        heap: cluster.join(heap),
-        index: cluster.join(index),
-        base,
-        archive,
-        closed,
-        open: open.context("nothing is received")?,
-    })
-}
-
-fn flip(path: &Path, at: u64) -> Result<Undo> {
-    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-    let mut byte = [0_u8];
-    file.read_exact_at(&mut byte, at)?;
-    file.write_all_at(&[byte[0] ^ 1], at)?;
-    Ok(Box::new(move || Ok(file.write_all_at(&byte, at)?)))
-}
-
-fn cut(path: &Path, bytes: u64) -> Result<Undo> {
-    let whole = fs::read(path)?;
-    let file = fs::OpenOptions::new().write(true).open(path)?;
-    file.set_len(bytes)?;
-    Ok(Box::new(move || Ok(file.write_all_at(&whole, 0)?)))
-}
-
-/// Each damage, and what must catch it: all of these, whatever else does.
-const DAMAGES: [(&str, Damage, &[&str]); 11] = [
-    (
-        "a segment in the middle is missing",
-        |_, at| out_of_sight(&at.closed[at.closed.len() - 2]),
-        &["log"],
-    ),
-    (
-        "the newest segment never came",
-        |_, at| out_of_sight(&at.open),
-        &["log"],
-    ),
-    (
-        "a segment of 0 bytes",
-        |_, at| cut(&at.closed[at.closed.len() - 2], 0),
-        &["log"],
-    ),
-    (
-        "a bit of the log",
-        |_, at| flip(&at.closed[at.closed.len() - 2], 8192 * 2 + 100),
-        &["place", "canary"],
-    ),
-    (
-        "a bit of a heap page",
-        |_, at| flip(&at.heap, 8192 * 3 + 5000),
-        &["manifest", "amcheck", "read"],
-    ),
-    (
-        "a bit of an index page",
-        |_, at| flip(&at.index, 8192 * 3 + 5000),
-        &["manifest", "amcheck"],
-    ),
-    (
-        "a heap file cut short",
-        |_, at| cut(&at.heap, 8192 * 100),
-        &["manifest"],
-    ),
-    (
-        "a heap file is missing",
-        |_, at| out_of_sight(&at.heap),
-        &["manifest", "amcheck", "read"],
-    ),
-    (
-        "an index file is missing",
-        |_, at| out_of_sight(&at.index),
-        &["manifest", "amcheck"],
-    ),
-    (
-        "the list of files was changed",
-        |_, at| flip(&at.base.join("manifest"), 3),
-        &["manifest"],
-    ),
-    (
-        "an empty base",
-        |_, at| out_of_sight(&at.base.join("pgdata")),
-        &["manifest", "start"],
-    ),
-];
-
-/// Renamed into the directory above the volumes: who has it open writes on into it.
-fn out_of_sight(path: &Path) -> Result<Undo> {
-    let above = path
-        .ancestors()
-        .find(|place| place.file_name().is_some_and(|name| name == "volumes"))
-        .and_then(Path::parent)
-        .context("not in a volume")?;
-    let (path, aside) = (path.to_owned(), above.join("aside"));
-    fs::rename(&path, &aside)?;
-    Ok(Box::new(move || Ok(fs::rename(&aside, &path)?)))
-}
-
 #[test]
 fn each_damage_is_caught_and_named() -> Result<()> {
     let stoa = Stoa::start("drill-damage")?;
     prepare(&stoa)?;
     stoa.cli(&["db", "drill", "main"])?.ok()?;
-    let at = places(&stoa)?;
-    ensure!(
-        at.closed.len() >= 3,
-        "too few segments in {}",
-        at.archive.display()
-    );
-    for (what, damage, expected) in DAMAGES {
-        let undo = damage(&stoa, &at).with_context(|| format!("could not do: {what}"))?;
+    stoa.cli(&["db", "create", "other"])?.ok()?;
+    damage::with_base(&stoa, "other")?;
+    let at = Places::of(&stoa, "other")?;
+    for Fault {
+        what,
+        happen,
+        caught_by,
+    } in FAULTS
+    {
+        let undo = happen(&at).with_context(|| format!("could not do: {what}"))?;
         let done = stoa.cli(&["db", "drill", "main"]);
         undo().with_context(|| format!("could not undo: {what}"))?;
         let drill = last(&stoa)?;
         let caught = failed(&drill);
         println!("{what}: {caught:?}");
         ensure!(drill["state"] == "failed", "{what} was not caught: {drill:#}");
-        let missed: Vec<_> = expected.iter().filter(|check| !caught.contains(check)).collect();
+        let missed: Vec<_> = caught_by.iter().filter(|check| !caught.contains(check)).collect();
         ensure!(missed.is_empty(), "{what} was missed by {missed:?}: {drill:#}");
         let first = caught.first().copied().unwrap_or_default();
         done?
@@ -393,11 +163,7 @@ fn each_damage_is_caught_and_named() -> Result<()> {
             state["state"] == "unprotected" && why.contains(first),
             "{what}: {state}"
         );
-        ensure!(
-            volumes(&stoa, "making-")?.is_empty(),
-            "{what}: {:?}",
-            volumes(&stoa, "making-")?
-        );
+        ensure!(makings(&stoa)?.is_empty(), "{what}: {:?}", makings(&stoa)?);
     }
     // Nothing was wrong but what was done to it.
     stoa.cli(&["db", "drill", "main"])?.ok()?;
@@ -450,8 +216,6 @@ fn a_kill_in_the_middle_changes_nothing() -> Result<()> {
         "{}",
         protection(&stoa)?
     );
-    holds("nothing of it is left", || {
-        Ok(volumes(&stoa, "making-")?.is_empty())
-    })?;
+    holds("nothing of it is left", || Ok(makings(&stoa)?.is_empty()))?;
     stoa.finish()
 }

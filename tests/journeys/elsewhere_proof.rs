@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use journeys::damage::{another_key, last, object, objects};
 use journeys::{Answer, ENVIRONMENT, PATIENCE, Stoa, holds, until};
 use serde_json::{Value, json};
 
@@ -38,12 +39,6 @@ fn drill(stoa: &Stoa) -> Result<Answer> {
     stoa.cli(&["db", "drill", "main", "--from-target"])
 }
 
-fn last(stoa: &Stoa) -> Result<Value> {
-    stoa.cli(&["db", "drills", "main", "last", "--json"])?
-        .ok()?
-        .json()
-}
-
 fn info(stoa: &Stoa) -> Result<Value> {
     stoa.cli(&["db", "info", "main", "--json"])?.ok()?.json()
 }
@@ -67,20 +62,6 @@ fn with_backup(stoa: &Stoa, place: &Path) -> Result<()> {
     holds("closed segments on the target", || Ok(closed(place)?.len() >= 3))
 }
 
-/// What is on the target below a folder, in order.
-fn objects(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        match path.is_dir() {
-            true => found.append(&mut objects(&path)?),
-            false => found.push(path),
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 fn is_in(path: &Path, folder: &str) -> bool {
     path.iter().any(|part| part == folder)
 }
@@ -95,12 +76,6 @@ fn parts(place: &Path) -> Result<Vec<PathBuf>> {
     let mut all = objects(place)?;
     all.retain(|path| is_in(path, "base") && !path.ends_with("manifest"));
     Ok(all)
-}
-
-fn one(place: &Path, name: &str) -> Result<PathBuf> {
-    let all = objects(place)?;
-    let found = all.into_iter().find(|path| path.ends_with(name));
-    found.with_context(|| format!("no {name} on the target"))
 }
 
 fn name(path: &Path) -> String {
@@ -287,22 +262,16 @@ const DAMAGES: [(&str, Damage); 10] = [
         let all = parts(at)?;
         swap(&all[0], &all[1])
     }),
-    ("a manifest that is gone", |at| remove(&one(at, "manifest")?)),
+    ("a manifest that is gone", |at| remove(&object(at, "manifest")?)),
     ("an altered segment", |at| flip(&closed(at)?[1])),
     ("a segment that is gone", |at| remove(&closed(at)?[1])),
     ("two segments in each other's place", |at| {
         let all = closed(at)?;
         swap(&all[0], &all[1])
     }),
-    ("an altered catalogue", |at| flip(&one(at, "catalogue")?)),
-    ("a mark that is gone", |at| remove(&one(at, "server")?)),
-    ("another key", |at| {
-        let path = one(at, "server")?;
-        let mut mark: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        mark["key"] = json!("0123456789abcdef");
-        fs::write(&path, mark.to_string())?;
-        Ok("0123456789abcdef".to_owned())
-    }),
+    ("an altered catalogue", |at| flip(&object(at, "catalogue")?)),
+    ("a mark that is gone", |at| remove(&object(at, "server")?)),
+    ("another key", another_key),
 ];
 
 /// All that is on a target but the copy of what is received now, which is replaced all the time.
@@ -319,7 +288,7 @@ fn content(place: &Path) -> Result<BTreeMap<PathBuf, (Vec<u8>, SystemTime)>> {
 
 /// The catalogue is written at least each half minute: what is done to it is seen only until then.
 fn fresh_catalogue(place: &Path) -> Result<()> {
-    let path = one(place, "catalogue")?;
+    let path = object(place, "catalogue")?;
     until("the catalogue to be written", PATIENCE, || {
         let written = fs::metadata(&path)?.modified()?;
         let age = SystemTime::now().duration_since(written).unwrap_or_default();

@@ -10,6 +10,7 @@ mod application;
 pub mod back;
 pub mod canary;
 pub mod census;
+pub mod damage;
 mod fleet;
 mod frozen;
 pub mod http;

@@ -36,7 +36,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nginx-light", "peer of the edge bench"),
     ("nodejs", "Node applications on the host image"),
     ("npm", "Node applications on the host image"),
-    ("pgbackrest", "peer of the restore bench"),
+    ("pgbackrest", "peer of the restore and drill benches"),
     (
         "postgresql-15",
         "managed PostgreSQL, and the peer of the db bench",

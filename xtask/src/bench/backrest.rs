@@ -42,8 +42,8 @@ impl Backrest {
         fs::write(backrest.configuration(), text)?;
         own(&backrest.configuration())?;
         source.configure(&format!(
-            "archive_mode = on\narchive_command = 'pgbackrest --config={} {STANZA} archive-push %p'\n",
-            backrest.configuration().display()
+            "archive_mode = on\narchive_command = '{}'\n",
+            backrest.push()
         ))?;
         Ok(backrest)
     }
@@ -52,12 +52,38 @@ impl Backrest {
         self.place.join("pgbackrest.conf")
     }
 
+    pub(super) fn repository(&self) -> PathBuf {
+        self.place.join("repository")
+    }
+
+    /// Has the cluster put its log into a plain directory, too.
+    pub(super) fn archive_also(&self, source: &Cluster, plain: &Path) -> Result<()> {
+        let push = self.push();
+        source.configure(&format!(
+            "archive_command = 'cp %p {}/%f && {push}'\n",
+            plain.display()
+        ))
+    }
+
+    fn push(&self) -> String {
+        format!(
+            "pgbackrest --config={} {STANZA} archive-push %p",
+            self.configuration().display()
+        )
+    }
+
     /// Runs it; failing is an answer too.
     pub(super) fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        self.ask_with(arguments, &[])
+    }
+
+    /// With variables, which are stronger than its configuration.
+    pub(super) fn ask_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Output> {
         let configuration = format!("--config={}", self.configuration().display());
         Ok(as_postgres("pgbackrest")
             .args([&configuration, STANZA])
             .args(arguments)
+            .envs(variables.iter().copied())
             .output()?)
     }
 

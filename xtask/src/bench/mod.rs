@@ -12,6 +12,7 @@ mod cluster;
 mod db;
 mod deploy;
 mod dockerd;
+mod drill;
 mod edge;
 mod figures;
 mod noise;
@@ -30,56 +31,67 @@ pub use noise::Rounds;
 
 const DOCUMENT: &str = "docs/benchmarks.md";
 
-type Bench = fn(Rounds) -> Result<Vec<Figure>>;
+enum Bench {
+    /// Told as ratios.
+    Figures(fn(Rounds) -> Result<Vec<Figure>>),
+    /// Told as a table: what was found, whatever it took.
+    Findings(fn(Rounds) -> Result<String>),
+}
 
 const BENCHES: &[(&str, &str, usize, Bench)] = &[
     (
         "deploy",
         "image present: release asked for until its first byte, beside `docker run -d` of the same root",
         15,
-        deploy::run,
+        Bench::Figures(deploy::run),
     ),
     (
         "weight",
         "memory of the idle control plane beside dockerd + containerd, of a keeper beside a containerd-shim",
         3,
-        weight::run,
+        Bench::Figures(weight::run),
     ),
     (
         "db",
         "database asked for until it answers, beside what `docker run postgres` does",
         7,
-        db::run,
+        Bench::Figures(db::run),
     ),
     (
         "branch",
         "branches of what a drill left and of a live database, asked for until they answer, beside pg_basebackup and a start on the same data",
         7,
-        branch::run,
+        Bench::Figures(branch::run),
     ),
     (
         "restore",
         "a database restored with everything, asked for until it answers, beside pgbackrest restore and a start on the same data",
         5,
-        restore::run,
+        Bench::Figures(restore::run),
+    ),
+    (
+        "drill",
+        "who notices what happened to a backup: a drill, pgbackrest verify, or pg_dump of what is restored",
+        1,
+        Bench::Findings(drill::run),
     ),
     (
         "edge",
         "processor time per proxied request, beside nginx and HAProxy before the same instance",
         7,
-        edge::run,
+        Bench::Figures(edge::run),
     ),
     (
         "api",
         "the API with 1,000 apps and 10,000 releases in its store, beside etcd with as many keys",
         7,
-        api::run,
+        Bench::Figures(api::run),
     ),
     (
         "back",
         "kill -9 with 200 instances running, until a write is acknowledged and until all are adopted, beside the promise",
         9,
-        back::run,
+        Bench::Figures(back::run),
     ),
 ];
 
@@ -124,11 +136,14 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     for (name, about, usual, bench) in benches {
         println!("\n{name}: {about}");
-        let figures = bench(Rounds {
+        let rounds = Rounds {
             count: rounds.unwrap_or(*usual),
             noise_counts: is_short,
-        })?;
-        let table = figures::table(&figures);
+        };
+        let table = match bench {
+            Bench::Figures(run) => figures::table(&run(rounds)?),
+            Bench::Findings(run) => run(rounds)?,
+        };
         print!("\n{table}");
         if write {
             write_section(name, about, &table)?;
@@ -150,7 +165,14 @@ pub fn short(binary: &Path) -> Result<()> {
     journeys::Stoa::use_binary(binary);
     for (name, _, _, bench) in BENCHES {
         println!("   bench {name}");
-        for figure in bench(ROUNDS).with_context(|| format!("bench {name}"))? {
+        let run = match bench {
+            Bench::Figures(run) => run,
+            Bench::Findings(run) => {
+                run(ROUNDS).with_context(|| format!("bench {name}"))?;
+                continue;
+            }
+        };
+        for figure in run(ROUNDS).with_context(|| format!("bench {name}"))? {
             let (what, pairs) = (&figure.what, &figure.pairs);
             ensure!(
                 pairs.rounds() == ROUNDS.count && pairs.are_numbers(),
