@@ -19,6 +19,7 @@ pub mod platform;
 pub mod postgres;
 pub mod process;
 mod reboot;
+pub mod session;
 pub mod soak;
 pub mod speed;
 mod stoa;

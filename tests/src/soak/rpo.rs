@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Chance;
 use crate::process::Process;
-use crate::{PATIENCE, Stoa, holds, until};
+use crate::{PATIENCE, Stoa, holds, session, until};
 
 const WRITERS: u64 = 4;
 /// What is killed while it still begins shows nothing.
@@ -27,7 +27,6 @@ const WRITES_AT_LEAST: Duration = Duration::from_millis(700);
 const KILL_WITHIN_MS: u64 = 2000;
 /// Ended databases keep their volumes for days: after that many trials another Stoa begins.
 const TRIALS_EACH: u64 = 32;
-const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
 
 /// The level whose promise is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,22 +265,8 @@ struct Writer {
 
 impl Writer {
     fn start(stoa: &Stoa, database: &str, number: u64) -> Result<Self> {
-        let shown = stoa.cli(&["db", "url", database, "--json"])?.ok()?.json()?;
-        let login = &shown["variables"];
-        let server = server(stoa)?;
-        let mut child = Command::new("nsenter")
-            .arg(format!("--net=/proc/{}/ns/net", server.pid))
-            .args([
-                PSQL,
-                "--no-psqlrc",
-                "-qAt",
-                "--set",
-                "ON_ERROR_STOP=1",
-                "--host=127.0.0.1",
-            ])
-            .env("PGUSER", login["PGUSER"].as_str().context("no user")?)
-            .env("PGPASSWORD", login["PGPASSWORD"].as_str().context("no password")?)
-            .env("PGDATABASE", login["PGDATABASE"].as_str().context("no database")?)
+        let mut child = session::client(stoa, database, session::PSQL)?
+            .args(["--no-psqlrc", "-qAt", "--set", "ON_ERROR_STOP=1"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -320,12 +305,6 @@ impl Writer {
         acknowledged.retain(|(_, at)| *at < killed);
         Ok(acknowledged)
     }
-}
-
-/// The server of the one database that there is.
-fn server(stoa: &Stoa) -> Result<Process> {
-    let found = stoa.members("bin/postgres -D");
-    found.into_iter().next().context("no server runs")
 }
 
 /// Kills all processes of the database and of its receiver at once and takes the data directory away, with control standing

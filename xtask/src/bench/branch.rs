@@ -1,29 +1,43 @@
 //! How long from asking for a branch of a database until it answers a query: of what its last drill left, and of the
-//! database as it runs.
+//! database as it runs; what it takes of the disk then; and what a writer on its parent notices.
 //!
 //! Ours: the call to the API until the operation has succeeded and `stoa db connect` has answered a query. The peer:
 //! `pg_basebackup` of a cluster with the same rows and a start of the copy, without any container around it. All copies
-//! must hold every row, which is looked at outside of what is timed.
+//! must hold every row, which is looked at outside of what is timed. The writer is one session that is to write a row each
+//! 5 ms; it works during copies of their own, so that it does not lengthen those that are timed.
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use journeys::{ENVIRONMENT, PATIENCE, Stoa, until};
+use anyhow::{Context as _, Result, ensure};
+use journeys::session::{self, Beat};
+use journeys::{ENVIRONMENT, PATIENCE, Stoa, damage, until};
 use serde_json::json;
 
 use super::cluster::Cluster;
 use super::db::answers;
-use super::{Figure, Pairs, Rounds, noise};
+use super::{Figure, Pairs, Rounds, noise, space};
 
 /// The promises for a branch of 1 to 3 GB.
 const GOAL_LIVE: f64 = 0.125;
 const GOAL_DRILLED: f64 = 0.02;
+/// Of its parent.
+const GOAL_SPACE: f64 = 0.05;
+/// What the 99th of 100 writes may take, beside that of the peer's.
+const GOAL_DISTURBED: f64 = 0.2;
+/// Writes a second on the parent.
+const RATE: u32 = 200;
+/// The writer is at its usual pace by then.
+const WARM: Duration = Duration::from_secs(1);
 /// About 1 GB with their index.
 const ROWS: u64 = 7_500_000;
 /// Enough to show that both sides are measured.
 const ROWS_SHORT: u64 = 200_000;
+/// Else it is done by itself, at some time or other.
+const TIDY: &str = "VACUUM (FREEZE, ANALYZE) filled";
 const COUNT: &str = "SELECT count(*) FROM filled";
 
 pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
@@ -34,66 +48,173 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     );
     let stoa = Stoa::start("bench-branch")?;
     stoa.cli(&["db", "create", "main"])?.ok()?;
-    let connect = ["db", "connect", "--no-terminal", "main", "--", "-c", &fill];
+    let connect = [
+        "db",
+        "connect",
+        "--no-terminal",
+        "main",
+        "--",
+        "-c",
+        &fill,
+        "-c",
+        TIDY,
+        "-c",
+        Beat::TABLE,
+    ];
     // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
     let flush = ["-c", "SET ROLE NONE", "-c", "CHECKPOINT"];
     stoa.cli(&[&connect[..], &flush].concat())?.ok()?;
     let source = Cluster::init(&stoa.root().join("source"))?;
-    source.start(&[])?;
-    source.sql("postgres", &fill)?;
-    source.sql("postgres", "CHECKPOINT")?;
+    source.start_listening(&[])?;
+    for text in [&fill, TIDY, Beat::TABLE, "CHECKPOINT"] {
+        source.sql("postgres", text)?;
+    }
 
     // It waits for a base first, which has every row by now.
     stoa.cli(&["db", "backup", "main"])?.ok()?;
     stoa.cli(&["db", "drill", "main"])?.ok()?;
+    let parent = damage::newest(&stoa, "main", "db-")?;
 
-    let (mut live, mut drilled) = (Pairs::default(), Pairs::default());
+    let mut all: [Pairs; 5] = Default::default();
     noise::quiet_rounds(
         rounds,
         |round| {
             let copy = stoa.root().join(format!("copy-{round}"));
-            let (one, other) = (format!("live-{round}"), format!("drilled-{round}"));
-            let ours = || -> Result<(f64, f64)> {
-                Ok((
-                    ours(&stoa, &one, "live", rows)?,
-                    ours(&stoa, &other, "drilled", rows)?,
-                ))
+            let ours = || -> Result<Ours> {
+                let taken = |kind: &str| -> Result<(Copied, u64)> {
+                    let (name, mut private_bytes) = (format!("{kind}-{round}"), 0);
+                    let copied = ours(&stoa, &name, kind, rows, || {
+                        private_bytes = space::private_bytes(&damage::newest(&stoa, &name, "db-")?)?;
+                        Ok(())
+                    })?;
+                    Ok((copied, private_bytes))
+                };
+                Ok(Ours {
+                    drilled: taken("drilled")?,
+                    live: taken("live")?,
+                    disturbed_ms: disturbed(session::client(&stoa, "main", session::PSQL)?, || {
+                        ours(&stoa, &format!("disturbs-{round}"), "live", rows, || Ok(()))
+                    })?,
+                    parent_bytes: space::cluster_bytes(&parent)?,
+                })
+            };
+            let peer = || -> Result<(f64, f64)> {
+                let took = peer(&source, &copy, rows)?.took_ms();
+                let disturbed_ms = disturbed(source.client("psql")?, || peer(&source, &copy, rows))?;
+                Ok((took, disturbed_ms))
             };
             if round % 2 == 0 {
                 let ours = ours()?;
-                Ok((ours, peer(&stoa.root().join("source"), &copy, rows)?))
+                Ok((ours, peer()?))
             } else {
-                let peer = peer(&stoa.root().join("source"), &copy, rows)?;
+                let peer = peer()?;
                 Ok((ours()?, peer))
             }
         },
-        |((ours_live, ours_drilled), peer): ((f64, f64), f64)| {
-            live.add(ours_live, peer);
-            drilled.add(ours_drilled, peer);
+        |(ours, (took_ms, disturbed_ms)): (Ours, (f64, f64))| {
+            #[allow(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+            let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let samples = [
+                (ours.drilled.0.took_ms(), took_ms),
+                (ours.live.0.took_ms(), took_ms),
+                (mebibytes(ours.drilled.1), mebibytes(ours.parent_bytes)),
+                (mebibytes(ours.live.1), mebibytes(ours.parent_bytes)),
+                (ours.disturbed_ms, disturbed_ms),
+            ];
+            for (pairs, (ours, peer)) in all.iter_mut().zip(samples) {
+                pairs.add(ours, peer);
+            }
         },
     )?;
     source.stop("immediate")?;
     stoa.finish()?;
-    let figure = |what: &str, pairs, goal| Figure {
+    let [drilled, live, space_drilled, space_live, disturbed] = all;
+    let figure = |what: &str, peer: &str, unit, pairs, goal| Figure {
         what: what.into(),
-        peer: "pg_basebackup and start".into(),
-        unit: "ms",
+        peer: peer.into(),
+        unit,
         pairs,
         goal,
     };
+    let copied = "pg_basebackup and start";
     Ok(vec![
         figure(
             "branch of what a drill left to first answer",
+            copied,
+            "ms",
             drilled,
             GOAL_DRILLED,
         ),
-        figure("branch of a live database to first answer", live, GOAL_LIVE),
+        figure(
+            "branch of a live database to first answer",
+            copied,
+            "ms",
+            live,
+            GOAL_LIVE,
+        ),
+        figure(
+            "what a branch of what a drill left holds alone when it answers",
+            "its parent without log",
+            "MiB",
+            space_drilled,
+            GOAL_SPACE,
+        ),
+        figure(
+            "what a branch of a live database holds alone when it answers",
+            "its parent without log",
+            "MiB",
+            space_live,
+            GOAL_SPACE,
+        ),
+        figure(
+            "write on the parent meanwhile, p99",
+            copied,
+            "ms",
+            disturbed,
+            GOAL_DISTURBED,
+        ),
     ])
 }
 
-fn ours(stoa: &Stoa, name: &str, from: &str, rows: u64) -> Result<f64> {
+/// One round of ours: copies, and what only they held when they answered.
+struct Ours {
+    drilled: (Copied, u64),
+    live: (Copied, u64),
+    disturbed_ms: f64,
+    parent_bytes: u64,
+}
+
+/// A copy that was made.
+struct Copied {
+    asked: Instant,
+    answered: Instant,
+}
+
+impl Copied {
+    fn took_ms(&self) -> f64 {
+        self.answered.duration_since(self.asked).as_secs_f64() * 1e3
+    }
+}
+
+/// What 99 of 100 writes on the parent took at most while a copy was made, in milliseconds.
+fn disturbed(psql: Command, copy: impl FnOnce() -> Result<Copied>) -> Result<f64> {
+    let beat = Beat::start(psql, RATE)?;
+    thread::sleep(WARM);
+    let copied = copy();
+    let writes = beat.end()?;
+    let copied = copied?;
+    session::p99(&writes, copied.asked, copied.answered).context("nothing was written meanwhile")
+}
+
+fn ours(
+    stoa: &Stoa,
+    name: &str,
+    from: &str,
+    rows: u64,
+    when_it_answers: impl FnOnce() -> Result<()>,
+) -> Result<Copied> {
     let api = stoa.api()?;
-    let begin = Instant::now();
+    let asked = Instant::now();
     let path = format!("{ENVIRONMENT}/databases/main/branches");
     api.done(
         "POST",
@@ -101,7 +222,8 @@ fn ours(stoa: &Stoa, name: &str, from: &str, rows: u64) -> Result<f64> {
         Some(&json!({"name": name, "from": {"kind": from}})),
     )?;
     answers(stoa, name)?;
-    let took = begin.elapsed();
+    let answered = Instant::now();
+    when_it_answers()?;
     let counted = stoa
         .cli(&["db", "connect", "--no-terminal", name, "--", "-Atc", COUNT])?
         .ok()?;
@@ -111,13 +233,13 @@ fn ours(stoa: &Stoa, name: &str, from: &str, rows: u64) -> Result<f64> {
         counted.stdout.trim()
     );
     api.done("DELETE", &format!("{ENVIRONMENT}/databases/{name}"), None)?;
-    Ok(took.as_secs_f64() * 1e3)
+    Ok(Copied { asked, answered })
 }
 
-fn peer(source: &Path, place: &Path, rows: u64) -> Result<f64> {
+fn peer(source: &Cluster, place: &Path, rows: u64) -> Result<Copied> {
     let copy = Cluster::prepare(place)?;
-    let (from, to) = (source.display().to_string(), copy.path("data"));
-    let begin = Instant::now();
+    let (from, to) = (source.place().display().to_string(), copy.path("data"));
+    let asked = Instant::now();
     copy.step(
         "pg_basebackup",
         &[
@@ -125,6 +247,8 @@ fn peer(source: &Path, place: &Path, rows: u64) -> Result<f64> {
             "--username=postgres",
             "--host",
             &from,
+            "--port",
+            &source.running_port()?,
             "--pgdata",
             &to,
         ],
@@ -133,10 +257,10 @@ fn peer(source: &Path, place: &Path, rows: u64) -> Result<f64> {
     until("the peer to answer", PATIENCE, || {
         Ok(copy.sql("postgres", "SELECT 41 + 1").ok())
     })?;
-    let took = begin.elapsed();
+    let answered = Instant::now();
     let all_there = format!("SELECT 1 / (count(*) = {rows})::int FROM filled");
     copy.sql("postgres", &all_there)?;
     copy.stop("immediate")?;
     fs::remove_dir_all(place)?;
-    Ok(took.as_secs_f64() * 1e3)
+    Ok(Copied { asked, answered })
 }

@@ -12,11 +12,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 pub(super) const BINARIES: &str = "/usr/lib/postgresql/15/bin";
-/// Of its socket, unless it is told another.
-const USUAL_PORT: u16 = 5432;
-
 pub(super) struct Cluster {
     place: PathBuf,
+    /// Free when it was prepared.
     port: u16,
 }
 
@@ -47,11 +45,6 @@ impl Cluster {
 
     pub(super) fn place(&self) -> &Path {
         &self.place
-    }
-
-    /// Free when it was prepared.
-    pub(super) fn port(&self) -> u16 {
-        self.port
     }
 
     pub(super) fn path(&self, name: &str) -> String {
@@ -109,9 +102,33 @@ impl Cluster {
         Ok(())
     }
 
+    /// Of its socket and its address, as it wrote it down when it started.
+    pub(super) fn running_port(&self) -> Result<String> {
+        let written = fs::read_to_string(self.place.join("data/postmaster.pid"))?;
+        let port = written.lines().nth(3).context("it has no port yet")?;
+        Ok(port.to_owned())
+    }
+
+    /// A program that speaks to it over its address, when it has been started with one.
+    pub(super) fn client(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(format!("{BINARIES}/{program}"));
+        command
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", self.running_port()?)
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        Ok(command)
+    }
+
+    /// Starts it with an address of its own.
+    pub(super) fn start_listening(&self, settings: &[&str]) -> Result<()> {
+        let port = format!("port={}", self.port);
+        self.start(&[&["listen_addresses=127.0.0.1", &port][..], settings].concat())
+    }
+
     /// What a statement answers.
     pub(super) fn sql(&self, database: &str, text: &str) -> Result<String> {
-        let port = if database == "main" { self.port } else { USUAL_PORT };
+        let port = self.running_port()?;
         let answer = as_postgres("psql")
             .args([
                 "--no-psqlrc",
@@ -121,7 +138,7 @@ impl Cluster {
                 "--host",
             ])
             .arg(&self.place)
-            .args(["--port", &port.to_string(), "-qAtc", text])
+            .args(["--port", &port, "-qAtc", text])
             .env("PGPASSWORD", "bench")
             .output()?;
         ensure!(

@@ -93,7 +93,7 @@ fn peer(root: &Path, round: usize) -> Result<f64> {
     cluster.start(&[])?;
     cluster.sql("postgres", "CREATE DATABASE main")?;
     cluster.stop("fast")?;
-    cluster.start(&["listen_addresses=127.0.0.1", &format!("port={}", cluster.port())])?;
+    cluster.start_listening(&[])?;
     until("the peer to answer", PATIENCE, || {
         Ok(cluster.sql("main", "SELECT 41 + 1").ok())
     })?;

@@ -17,6 +17,7 @@ mod edge;
 mod figures;
 mod noise;
 mod restore;
+mod space;
 mod weight;
 
 use std::fs;
