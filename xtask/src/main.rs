@@ -25,8 +25,8 @@ cargo xtask judge                what strangers' tools say about openapi/v1.json
 cargo xtask fuzz NAME|all [--seconds N]
                                  libFuzzer looks for a text that breaks a reader (fuzz/src)
 cargo xtask bench NAME [--rounds N] [--write] [--short]
-                                 deploy | weight | db | branch | restore | drill | edge | api | back | all: measure Stoa
-                                 beside its peers, print ratios; --short as `test` does, on little data
+                                 deploy | weight | db | branch | restore | drill | pool | edge | api | back | all: measure
+                                 Stoa beside its peers, print ratios; --short as `test` does, on little data
 ";
 
 const LAST: &str = "\

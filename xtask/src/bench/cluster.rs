@@ -109,6 +109,13 @@ impl Cluster {
         Ok(port.to_owned())
     }
 
+    /// Of its first process.
+    pub(super) fn pid(&self) -> Result<i32> {
+        let written = fs::read_to_string(self.place.join("data/postmaster.pid"))?;
+        let pid = written.lines().next().context("it does not run")?;
+        Ok(pid.parse()?)
+    }
+
     /// A program that speaks to it over its address, when it has been started with one.
     pub(super) fn client(&self, program: &str) -> Result<Command> {
         let mut command = Command::new(format!("{BINARIES}/{program}"));

@@ -15,7 +15,9 @@ mod dockerd;
 mod drill;
 mod edge;
 mod figures;
+mod limits;
 mod noise;
+mod pool;
 mod restore;
 mod space;
 mod weight;
@@ -75,6 +77,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         "who notices what happened to a backup: a drill, pgbackrest verify, or pg_dump of what is restored",
         1,
         Bench::Findings(drill::run),
+    ),
+    (
+        "pool",
+        "transactions of pgbench on a database of ours, beside the same PostgreSQL with the same settings and limits on the host",
+        7,
+        Bench::Figures(pool::run),
     ),
     (
         "edge",
