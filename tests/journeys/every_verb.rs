@@ -219,6 +219,10 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["db", "create", "small", "--memory", "1Mi"], 1, "memory"),
     (&["db", "create", "new", "--version", "99"], 1, "99"),
     (&["db", "connect", "nowhere", "--", "-l"], 3, "nowhere"),
+    (&["db", "settings", "nowhere"], 3, "nowhere"),
+    (&["db", "top", "nowhere"], 3, "nowhere"),
+    (&["db", "tunnel", "nowhere"], 3, "nowhere"),
+    (&["db", "tunnel", "main", "--port", "65536"], 2, "65535"),
     (&["db", "ls", "--env", "nowhere"], 3, "nowhere"),
     (&["db", "info", "nowhere"], 3, "nowhere"),
     (
@@ -487,6 +491,8 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["db", "ls"], Form::One),
     (&["db", "info", "main"], Form::One),
     (&["db", "update", "main", "--backup-level", "stream"], Form::One),
+    (&["db", "settings", "main"], Form::One),
+    (&["db", "top", "main"], Form::One),
     (&["db", "url", "main"], Form::One),
     (&["db", "rotate", "main"], Form::One),
     (&["db", "backup", "main"], Form::One),
@@ -592,6 +598,8 @@ const ELSEWHERE: &[&[&str]] = &[
     &["sessions", "revoke"],
     // Below, by hand: it does not end by itself.
     &["up"],
+    // It does not end by itself either (journeys/looking.rs).
+    &["db", "tunnel"],
     // At the end, below.
     &["down"],
     // Its progress and end are those of `deploy`; it needs a registry (journeys/images.rs).

@@ -470,11 +470,18 @@ endpoints! {
     DATABASE_RESTORE_FROM_TARGET = "database_restore_from_target" Post place!("/restores"), "databases", Installation(Administer);
         "Restore a database from the target elsewhere" "Also one of a server that is gone, when the target was set with its key. Needs the right for the whole installation: the key opens everybody's. `invalid` names what can be restored to.",
         takes::<crate::RestoreFromTarget>(), gives(&[Accepted]);
+    DATABASE_ACTIVITY_VIEW = "database_activity_view" Get place!("/databases/{database}/activity"), "databases", Right(ReadSecrets);
+        "Show what the server of a database does now" "Its sessions. The right is that of the credentials, because queries hold values.", gives(&[json::<crate::DatabaseActivity>(200)]);
+    DATABASE_SETTINGS_VIEW = "database_settings_view" Get place!("/databases/{database}/settings"), "databases", Right(ReadSecrets);
+        "Show how the server of a database is set" "What is not PostgreSQL's default, and where it comes from. The right is that of the credentials, because a setting may hold a secret.", gives(&[json::<crate::DatabaseSettings>(200)]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);
         "Show how to sign in to a database" "Each call is audited.", gives(&[json::<crate::DatabaseCredentials>(200)]);
     DATABASE_EXEC = "database_exec" Post place!("/databases/{database}/exec"), "databases", Right(ReadSecrets);
         "Open psql inside the instance of a database" "The arguments are psql's. The stream is that of `instance_exec`.",
         takes::<crate::Exec>(), gives(&[Upgrade]);
+    DATABASE_TUNNEL = "database_tunnel" Post place!("/databases/{database}/tunnel"), "databases", Right(ReadSecrets);
+        "Connect to the server of a database" "The stream is that of `instance_exec`: what is sent as 0 goes to the server's port, what the server says comes as 1, and 4 comes when it closed. Who connects signs in there, as services do. Each call is audited.",
+        gives(&[Upgrade]);
 
     VOLUME_LIST = "volume_list" Get place!("/volumes"), "databases", Right(Read);
         "List volumes" "Those of databases, and those kept of destroyed ones. Their bytes are counted for the answer.",

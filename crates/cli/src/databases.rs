@@ -13,9 +13,11 @@ use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
 use crate::input;
+use crate::looking;
 use crate::output::{self, say};
 use crate::session::Session;
 use crate::terminal;
+use crate::tunnel::{self, Url};
 use crate::versions;
 
 pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Failure> {
@@ -50,6 +52,10 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             no_terminal,
             arguments,
         } => exec::psql(session, name, arguments, *no_terminal),
+        DbCommand::Tunnel { name, port, url } => {
+            let url = if *url { Url::WithPassword } else { Url::Bare };
+            tunnel::tunnel(session, name, *port, url)
+        }
         DbCommand::Ls => {
             let all = client.databases(place)?;
             if session.json {
@@ -70,6 +76,8 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             }
             Ok(0)
         }
+        DbCommand::Top { name } => looking::top(session, name),
+        DbCommand::Settings { name } => looking::settings(session, name),
         DbCommand::Update { name, backup_level } => {
             let body = UpdateDatabase {
                 backup_level: Some(wire_level(*backup_level)),

@@ -26,6 +26,7 @@ mod init;
 mod input;
 mod keys;
 mod logs;
+mod looking;
 mod man;
 mod members;
 mod metrics;
@@ -43,6 +44,7 @@ mod settings;
 mod status;
 mod stream;
 mod terminal;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -7,16 +7,17 @@ use api::{
     AcceptInvitation, App, AppEnv, AppMetrics, AppPage, AuditPage, AuditRow, AuditVerification, BackupTarget,
     CheckBackupKey, Claim, CreateApp, CreateBranch, CreateDatabase, CreateDeployToken, CreateDevice,
     CreateDrill, CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease,
-    CreateRestore, CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseBackups,
-    DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage, Device, DeviceRequest, Drill,
-    DrillPage, Environment, EnvironmentPage, Exec, FetchSession, Identity, IdentityPage, IdentityProvider,
-    IdentityProviderPage, Image, ImageDetail, ImagePage, Instance, InstancePage, Invitation, InvitationPage,
-    IssuedInvitation, IssuedToken, LinkIdentity, LogPage, MasterKey, Member, MemberPage, Operation,
-    OperationLog, OperationPage, Org, OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage,
-    PromoteDatabase, PutBackupTarget, PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret,
-    Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange,
-    SecretPage, SecretsChange, Server, SessionPage, SetBackupTarget, SignedIn, TargetDatabase,
-    TargetDatabasePage, Token, TokenPage, UpdateDatabase, UpgradeDatabase, Upload, User, UserPage, Whoami,
+    CreateRestore, CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseActivity,
+    DatabaseBackups, DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage, DatabaseSettings,
+    Device, DeviceRequest, Drill, DrillPage, DryRun, Environment, EnvironmentPage, Exec, FetchSession,
+    Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
+    InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
+    MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
+    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget, PutIdentityProvider,
+    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget,
+    Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
+    SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, UpdateDatabase,
+    UpgradeDatabase, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -449,6 +450,20 @@ impl Client {
     }
     pub fn database_exec(&self, at: &Place, database: &str, body: &Exec) -> Result<Session<'_>, Error> {
         self.exec(&e::DATABASE_EXEC, &at.with([database]), body)
+    }
+    pub fn database_activity(&self, at: &Place, database: &str) -> Result<DatabaseActivity, Error> {
+        self.call(&e::DATABASE_ACTIVITY_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_settings(&self, at: &Place, database: &str) -> Result<DatabaseSettings, Error> {
+        self.call(&e::DATABASE_SETTINGS_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_tunnel(&self, at: &Place, database: &str) -> Result<Session<'_>, Error> {
+        self.tunnel(&e::DATABASE_TUNNEL, &at.with([database]))
+    }
+    /// Whether [`Client::database_tunnel`] would come to be now; nothing is connected.
+    pub fn database_tunnel_rehearse(&self, at: &Place, database: &str) -> Result<DryRun, Error> {
+        let dry = [("dry_run", "true")];
+        self.call(&e::DATABASE_TUNNEL, &at.with([database]), &dry, NONE)
     }
 
     pub fn images(&self) -> Result<Vec<Image>, Error> {

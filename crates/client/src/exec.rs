@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::error::Error;
-use crate::wire::{Client, whole};
+use crate::wire::{Client, Outgoing, whole};
 
 /// The instance must be found and the program started in this time.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub enum Output<'b> {
     Stderr(&'b [u8]),
 }
 
-/// A running program.
+/// A running program, or a connection to a server.
 pub struct Session<'c> {
     client: &'c Client,
     stream: TokioIo<Upgraded>,
@@ -55,12 +55,28 @@ impl Client {
     /// The server's problem, or why it could not be asked.
     pub fn exec(&self, endpoint: &Endpoint, path: &[&str], exec: &api::Exec) -> Result<Session<'_>, Error> {
         let request = self
-            .request(endpoint.method.as_str(), &endpoint.at(path))
-            .header(CONNECTION, "upgrade")
-            .header(UPGRADE, PROTOCOL)
+            .upgrade(endpoint, path)
             .header(CONTENT_TYPE, "application/json")
             .body(whole(serde_json::to_vec(exec).unwrap_or_default()));
-        let request = self.complete(request)?;
+        self.open(self.complete(request)?)
+    }
+
+    /// Connects to a server behind the API: what goes in goes there, what it says comes out, and its end is exit code 0.
+    ///
+    /// # Errors
+    /// The server's problem, or why it could not be asked.
+    pub fn tunnel(&self, endpoint: &Endpoint, path: &[&str]) -> Result<Session<'_>, Error> {
+        let request = self.upgrade(endpoint, path).body(whole(Vec::new()));
+        self.open(self.complete(request)?)
+    }
+
+    fn upgrade(&self, endpoint: &Endpoint, path: &[&str]) -> http::request::Builder {
+        self.request(endpoint.method.as_str(), &endpoint.at(path))
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, PROTOCOL)
+    }
+
+    fn open(&self, request: http::Request<Outgoing>) -> Result<Session<'_>, Error> {
         let stream = self.runtime.block_on(async {
             let response = self.send(request, START_TIMEOUT).await?;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -88,6 +88,14 @@ impl Client {
         })
     }
 
+    /// Another client of the same server for the same credential: for another thread, which must not wait for this one's.
+    ///
+    /// # Errors
+    /// When the system gives no event loop.
+    pub fn another(&self) -> Result<Self, Error> {
+        Self::new(self.address.clone(), self.token.clone(), self.ca_file.clone())
+    }
+
     /// Where the server is.
     #[must_use]
     pub fn address(&self) -> &Address {

@@ -209,6 +209,16 @@ pub(crate) fn wal_kept_mi(size: Bytes) -> u64 {
     ((size.get() >> 20) / 4).clamp(LEAST_MI, MOST_MI)
 }
 
+/// What follows from the memory limit.
+pub(crate) const BY_MEMORY: [&str; 4] = [
+    "shared_buffers",
+    "max_connections",
+    "work_mem",
+    "maintenance_work_mem",
+];
+/// What follows from the budget of the volume.
+pub(crate) const BY_SIZE: [&str; 2] = ["max_wal_size", "max_slot_wal_keep_size"];
+
 /// Settings derived from the instance's memory limit.
 #[must_use]
 pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {

@@ -6,6 +6,7 @@
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
 
+mod activity;
 pub mod archive;
 mod branch;
 pub mod canary;
@@ -14,6 +15,7 @@ mod cluster;
 mod control_file;
 mod drill;
 mod error;
+mod in_effect;
 mod inside;
 pub mod manifest;
 pub mod promote;
@@ -22,18 +24,22 @@ mod restore;
 mod session;
 mod shape;
 mod template;
+mod tunnel;
 mod upgrade;
 
+pub use activity::{Activity, Sitting, activity};
 pub use branch::{Copy, Taken, rename_identity, settle, take};
 pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;
+pub use in_effect::{Setting, Source, settings_in_effect};
 pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
 pub use restore::{Replay, ask_for_replay, replay, supply};
 pub use template::{
     Place, USUAL_VERSION, can_make, collect_templates, create_volume, ensure_image, ensure_template,
     find_image, find_template, prepare_spare,
 };
+pub use tunnel::connect;
 pub use upgrade::{
     PG_UPGRADE, Rehearsed, Upgrade, fit_for_upgrade, look_at_upgraded, make_ready_to_end, make_statistics,
     upgrade,

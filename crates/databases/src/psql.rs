@@ -196,6 +196,12 @@ pub(crate) fn hear(
     })
 }
 
+/// The columns of a line that were put together with `concat_ws(chr(31), ...)`. None of them may hold a control character:
+/// what users chose is freed of them by the server.
+pub(crate) fn fields(line: &str) -> Vec<&str> {
+    line.split('\u{1f}').collect()
+}
+
 /// Asks a server that may still be starting.
 fn patiently<T>(mut ask: impl FnMut() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
     let until = Instant::now() + ANSWERS_WITHIN;

@@ -1,4 +1,4 @@
-//! Programs inside instances: the connection becomes their streams.
+//! Programs inside instances, and connections to servers there: the connection becomes their streams.
 //!
 //! ```text
 //! connection --frames--> reader task --(channel)--> thread writing stdin / setting the size
@@ -14,12 +14,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use api::Endpoint;
+use api::endpoints::DATABASE_TUNNEL;
 use api::exec::{Decoder, FRAME_MAX, Frame, PROTOCOL};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -88,6 +91,16 @@ pub(crate) fn of_database(call: &Call) -> Result<Option<ExecStreams>, Refusal> {
     )?)
 }
 
+pub(crate) fn tunnel(call: &Call) -> Result<Option<ExecStreams>, Refusal> {
+    let (place, database) = (call.place()?, call.parameter("database")?);
+    Ok(control::databases::tunnel(
+        call.control(),
+        call.actor()?,
+        &place,
+        database,
+    )?)
+}
+
 /// Whether the request asks for our protocol.
 pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     let has = |name: &http::HeaderName, wanted: &str| {
@@ -102,10 +115,14 @@ pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     has(&CONNECTION, "upgrade") && has(&UPGRADE, PROTOCOL)
 }
 
-pub(crate) fn permit(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
-    Arc::clone(&shared.limits.sessions)
-        .try_acquire_owned()
-        .map_err(|_| Refusal::busy("exec sessions"))
+pub(crate) fn permit(shared: &Shared, endpoint: &Endpoint) -> Result<OwnedSemaphorePermit, Refusal> {
+    let (places, what) = if endpoint.id == DATABASE_TUNNEL.id {
+        (&shared.limits.tunnels, "connections through tunnels")
+    } else {
+        (&shared.limits.sessions, "exec sessions")
+    };
+    let permit = Arc::clone(places).try_acquire_owned();
+    permit.map_err(|_| Refusal::busy(what))
 }
 
 /// Answers 101 and carries frames from then on.
@@ -294,7 +311,13 @@ fn write_input(stdin: OwnedFd, mut inputs: mpsc::Receiver<Frame>) {
     let mut stdin = Some(File::from(stdin));
     while let Some(frame) = inputs.blocking_recv() {
         match (frame, &mut stdin) {
-            (Frame::Stdin(bytes), _) if bytes.is_empty() => stdin = None,
+            (Frame::Stdin(bytes), _) if bytes.is_empty() => {
+                // A socket is open for reading, too: closing one of its descriptors would not tell the other end. What is
+                // no socket is told by that.
+                if let Some(file) = stdin.take() {
+                    let _ = shutdown(&file, Shutdown::Write);
+                }
+            }
             (Frame::Stdin(bytes), Some(file)) => {
                 if file.write_all(&bytes).is_err() {
                     stdin = None;

@@ -39,6 +39,9 @@ pub(crate) struct Limits {
     pub(crate) root_streams: Arc<Semaphore>,
     /// Programs run through `exec`: four threads each.
     pub(crate) sessions: Arc<Semaphore>,
+    /// Connections through tunnels: three threads each. Apart from `sessions`: the pool of one tool must not keep others
+    /// from a shell.
+    pub(crate) tunnels: Arc<Semaphore>,
     /// Requests that wait for an operation: a thread each.
     pub(crate) waits: Semaphore,
     /// Uploads: disk and a thread each.
@@ -51,6 +54,7 @@ impl Default for Limits {
             streams: Arc::new(Semaphore::new(256)),
             root_streams: Arc::new(Semaphore::new(64)),
             sessions: Arc::new(Semaphore::new(32)),
+            tunnels: Arc::new(Semaphore::new(64)),
             waits: Semaphore::new(32),
             uploads: Arc::new(Semaphore::new(8)),
         }

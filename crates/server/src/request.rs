@@ -112,7 +112,7 @@ async fn phases(
             if !exec::is_asked_for(&head.headers) {
                 return Err(Refusal::no_upgrade());
             }
-            let permit = exec::permit(shared)?;
+            let permit = exec::permit(shared, call.endpoint)?;
             let (streams, call) = blocking(shared, move || {
                 check(&mut call, &bytes)?;
                 let streams = begin(&call)?;

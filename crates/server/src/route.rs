@@ -10,8 +10,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, device, device_page, drills, elsewhere, exec, images, installation, members, oidc,
-    operations, people, places, releases, sessions,
+    apps, databases, device, device_page, drills, elsewhere, exec, images, installation, looking, members,
+    oidc, operations, people, places, releases, sessions,
 };
 use control::ExecStreams;
 
@@ -22,7 +22,7 @@ pub(crate) enum Handler {
     Act(fn(&Call) -> Result<Reply, Refusal>),
     /// Takes an archive.
     Upload,
-    /// Starts a program and hands the connection over to it.
+    /// Starts a program, or connects to a server, and hands the connection over to it.
     Exec(fn(&Call) -> Result<Option<ExecStreams>, Refusal>),
 }
 
@@ -142,8 +142,11 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_UPGRADE, Handler::Act(databases::upgrade)),
     (&e::DATABASE_ENGINE_LIST, Handler::Act(databases::engines)),
     (&e::DATABASE_RESTORE_FROM_TARGET, Handler::Act(elsewhere::restore)),
+    (&e::DATABASE_ACTIVITY_VIEW, Handler::Act(looking::activity)),
+    (&e::DATABASE_SETTINGS_VIEW, Handler::Act(looking::settings)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),
+    (&e::DATABASE_TUNNEL, Handler::Exec(exec::tunnel)),
     (&e::VOLUME_LIST, Handler::Act(databases::volume_list)),
     (&e::VOLUME_VIEW, Handler::Act(databases::volume_view)),
     (&e::IMAGE_LIST, Handler::Act(images::list)),

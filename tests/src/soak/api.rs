@@ -328,6 +328,7 @@ fn once(options: &Options, stoa: &Stoa, config: &Path, seed: u64, outcome: &mut 
         // Hands the connection over, which schemathesis cannot take.
         .args(["--exclude-operation-id", "instance_exec"])
         .args(["--exclude-operation-id", "database_exec"])
+        .args(["--exclude-operation-id", "database_tunnel"])
         .args(["--report-ndjson-path", &report.to_string_lossy()])
         .env("SCHEMATHESIS_HOOKS", &options.hooks)
         .output()

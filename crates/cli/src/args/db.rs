@@ -53,10 +53,31 @@ pub enum DbCommand {
         #[arg(last = true, value_name = "ARGUMENTS")]
         arguments: Vec<String>,
     },
+    /// Open a port of this machine that leads to the database, for psql, an editor or a migration tool here.
+    Tunnel {
+        /// Its name.
+        name: String,
+        /// Which port; without it, any free one.
+        #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+        port: u16,
+        /// Print the url with its password.
+        #[arg(long)]
+        url: bool,
+    },
     /// List databases.
     Ls,
     /// Show a database.
     Info {
+        /// Its name.
+        name: String,
+    },
+    /// Show what its server does now: who is signed in, what they do, and what they wait for.
+    Top {
+        /// Its name.
+        name: String,
+    },
+    /// Show how its server is set, as far as that is not PostgreSQL's default, and where that comes from.
+    Settings {
         /// Its name.
         name: String,
     },

@@ -4,7 +4,9 @@ pub(crate) mod backups;
 mod branches;
 pub(crate) mod drills;
 mod levels;
+mod looking;
 pub(crate) mod promote;
+mod tunnel;
 mod upgrade;
 
 use model::operation::Work;
@@ -21,6 +23,7 @@ use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError, rehearsal};
 
+pub use ::databases::{Activity, Setting, Source};
 pub use plan::backup::{Gap, Window};
 
 pub use backups::{Backups, backup, backups, restore};
@@ -28,8 +31,10 @@ pub use branches::{BranchWish, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
 pub use levels::update;
+pub use looking::{activity, settings};
 pub use plan::drill::Protection;
 pub use promote::promote;
+pub use tunnel::tunnel;
 pub use upgrade::{PostgresVersion, UpgradeWish, upgrade, versions};
 
 /// A database with what runs of it.
@@ -417,17 +422,7 @@ pub fn enter(
 ) -> Result<Option<engine::ExecStreams>, ControlError> {
     let instance = control.mutate(actor, "database.connect", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
-        let database = scope.database(tx, name)?;
-        need_active(&database.row)?;
-        let instances = tx.list::<Instance>(&database.row.id.to_string())?;
-        let live = instances
-            .into_iter()
-            .map(|i| i.row)
-            .find(|i| i.condition.is_live());
-        live.ok_or_else(|| ControlError::State {
-            message: format!("the instance of {name} does not run at the moment"),
-            next_step: format!("see why: stoa db info {name}"),
-        })
+        live(tx, &scope.database(tx, name)?.row)
     })?;
     if rehearsal::is_on() {
         rehearsal::note("session", name, "insert");
@@ -436,4 +431,20 @@ pub fn enter(
     let mut exec = ::databases::psql(arguments);
     exec.terminal = terminal;
     Ok(Some(control.engine.exec(instance.id, &exec)?))
+}
+
+/// The instance of a database that answers.
+fn live(tx: &ReadTx, database: &Database) -> Result<Instance, ControlError> {
+    need_active(database)?;
+    let instances = tx.list::<Instance>(&database.id.to_string())?;
+    let mut rows = instances.into_iter().map(|i| i.row);
+    rows.find(|i| i.condition.is_live())
+        .ok_or_else(|| not_running(&database.name))
+}
+
+fn not_running(name: &Name) -> ControlError {
+    ControlError::State {
+        message: format!("the instance of {name} does not run at the moment"),
+        next_step: format!("see why: stoa db info {name}"),
+    }
 }

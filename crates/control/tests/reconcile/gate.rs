@@ -208,6 +208,15 @@ fn cases() -> Vec<Case> {
         ("databases::enter", Action::ReadSecrets, false, |c, a| {
             databases::enter(c, a, &p(), "main", &[], None).map(drop)
         }),
+        ("databases::tunnel", Action::ReadSecrets, false, |c, a| {
+            databases::tunnel(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::activity", Action::ReadSecrets, false, |c, a| {
+            databases::activity(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::settings", Action::ReadSecrets, false, |c, a| {
+            databases::settings(c, a, &p(), "main").map(drop)
+        }),
         ("databases::destroy", Action::Manage, false, |c, a| {
             databases::destroy(c, a, &p(), "main", None).map(drop)
         }),

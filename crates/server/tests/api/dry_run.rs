@@ -129,6 +129,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("database_promote", json!({"name": "restored"}), "operation"),
         ("database_upgrade", json!({"version": "18"}), "database"),
         ("database_exec", command, "session"),
+        ("database_tunnel", Value::Null, "session"),
         (
             "image_create",
             json!({"name": "base:1", "source": {"kind": "host"}}),
@@ -200,7 +201,7 @@ pub(super) fn furnished() -> (World, BTreeMap<&'static str, String>) {
         purpose,
         attempt: 0,
         created_at: at,
-        address: None,
+        address: Some(std::net::Ipv4Addr::new(10, 91, 0, 2)),
         uid_range: 1,
         excused: false,
         condition: Condition::Ready { since: at },
@@ -769,7 +770,7 @@ fn without_dry_run_the_same_requests_change_something() {
             ..
         } = mutation;
         // Hands the connection over, or needs an instance that is real.
-        if matches!(id.as_str(), "instance_exec" | "database_exec") {
+        if matches!(id.as_str(), "instance_exec" | "database_exec" | "database_tunnel") {
             continue;
         }
         let (world, here) = furnished();

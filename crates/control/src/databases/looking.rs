@@ -1,0 +1,66 @@
+//! What the server of a database says of itself.
+
+use ::databases::{Activity, DatabaseError, Psql, Setting};
+use model::{Action, Actor};
+
+use super::live;
+use crate::authorize::{self, EnvPath};
+use crate::{Control, ControlError};
+
+/// What a database does now: its sessions.
+///
+/// It needs the right to read secrets: queries hold values, passwords among them. Like logs, looking is not audited; it
+/// would be each few seconds.
+///
+/// # Errors
+/// As the gate's; `State` when it does not run or does not answer.
+pub fn activity(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Activity, ControlError> {
+    ask(control, actor, path, name, ::databases::activity)
+}
+
+/// How the server of a database is set, as far as that is not PostgreSQL's default.
+///
+/// It needs the right to read secrets: a setting may hold one, for example what `ALTER DATABASE` set for an application.
+///
+/// # Errors
+/// As the gate's; `State` when it does not run or does not answer.
+pub fn settings(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Vec<Setting>, ControlError> {
+    ask(control, actor, path, name, ::databases::settings_in_effect)
+}
+
+fn ask<T>(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+    question: impl FnOnce(Psql<'_>) -> Result<T, DatabaseError>,
+) -> Result<T, ControlError> {
+    let instance = control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
+        live(tx, &scope.database(tx, name)?.row)
+    })?;
+    let psql = Psql {
+        engine: &*control.engine,
+        instance: instance.id,
+    };
+    question(psql).map_err(|cause| match cause {
+        DatabaseError::Engine(cause) => cause.into(),
+        other => {
+            tracing::warn!(cause = %other, %name, "a server did not say what it was asked");
+            ControlError::State {
+                message: format!("the server of {name} does not answer"),
+                next_step: format!("see why: stoa db info {name}"),
+            }
+        }
+    })
+}
