@@ -505,6 +505,44 @@ const RIGHT: &[(&[&str], Form)] = &[
         &["db", "promote", "back", "--of", "main", "--confirm", "main"],
         Form::One,
     ),
+    (
+        &[
+            "image",
+            "add",
+            "postgres:16",
+            "postgres-16",
+            "--over",
+            "postgres:15",
+        ],
+        Form::One,
+    ),
+    (&["db", "engines"], Form::One),
+    (&["db", "create", "old", "--version", "16"], Form::One),
+    (
+        &[
+            "image",
+            "add",
+            "postgres:18",
+            "postgres-18",
+            "--over",
+            "postgres:15",
+        ],
+        Form::One,
+    ),
+    (
+        &[
+            "db",
+            "upgrade",
+            "old",
+            "--to",
+            "18",
+            "--max-pause",
+            "10m",
+            "--confirm",
+            "old",
+        ],
+        Form::One,
+    ),
     (&["db", "branch", "main", "--as", "copy"], Form::One),
     (&["db", "reset", "copy", "--confirm", "copy"], Form::One),
     (&["db", "destroy", "copy", "--confirm", "copy"], Form::One),
@@ -640,6 +678,9 @@ with tarfile.open(sys.argv[1], 'w') as out:
         .arg(folder.join("image.tar"))
         .status()?;
     ensure!(status.success(), "no image was made");
+    for version in ["16", "18"] {
+        journeys::postgres::install(folder, version)?;
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn upgrade(session: &Session, wanted: &UpgradeArguments) -> Result<u8
     let (client, place) = (&session.client, &session.place);
     client.database(place, name)?;
     let effect = format!(
-        "this ends the connections of {name}, which does not answer for up to {max_pause} and is PostgreSQL {to} then"
+        "this ends the connections of {name}, which does not answer for some time ({max_pause} at most, or it stays as it is) and is PostgreSQL {to} then"
     );
     terminal::confirm_that(&effect, name, wanted.confirm.as_deref())?;
     let body = UpgradeDatabase {

@@ -42,7 +42,7 @@ pub use template::{
 pub use tunnel::connect;
 pub use upgrade::{
     PG_UPGRADE, Rehearsed, Upgrade, fit_for_upgrade, look_at_upgraded, make_ready_to_end, make_statistics,
-    upgrade,
+    set_free, upgrade,
 };
 
 /// Where PostgreSQL listens inside its instance.

@@ -384,14 +384,15 @@ pub(crate) fn wait_end(
     id: InstanceId,
     what: &'static str,
 ) -> Result<Exit, DatabaseError> {
-    wait_end_within(engine, id, what, PROGRAM_LIMIT)
+    wait_end_while(engine, id, (what, PROGRAM_LIMIT), &|| true)
 }
 
-pub(crate) fn wait_end_within(
+/// The same, ended when it takes longer or nobody wants it any more.
+pub(crate) fn wait_end_while(
     engine: &dyn Engine,
     id: InstanceId,
-    what: &'static str,
-    limit: Duration,
+    (what, limit): (&'static str, Duration),
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<Exit, DatabaseError> {
     let until = Instant::now() + limit;
     let mut seen = engine.wait_change(0, Duration::ZERO);
@@ -402,7 +403,7 @@ pub(crate) fn wait_end_within(
             None => return Ok(Exit::Lost),
             Some(Phase::Running { .. }) => {}
         }
-        if Instant::now() >= until {
+        if Instant::now() >= until || !is_wanted() {
             drop(engine.remove(id));
             return Err(DatabaseError::Slow {
                 what,

@@ -18,9 +18,9 @@ use model::{Exit, ImageDigest, Lsn, Millis, Resources, Shape};
 use crate::branch::{FirstStart, RECOVERS_WITHIN, first_start};
 use crate::cluster::{self, SOCKETS, USER, VOLUME_TARGET, program};
 use crate::inside::Inside;
-use crate::psql::Psql;
-use crate::template::{initdb, run_once, temporary, wait_end_within};
-use crate::{DATABASE, DatabaseError, Place, drill};
+use crate::psql::{self, Psql};
+use crate::template::{initdb, run_once, temporary, wait_end_while};
+use crate::{DATABASE, DatabaseError, Place, archive, drill};
 
 /// The program that does it, as a failure names it.
 pub const PG_UPGRADE: &str = "pg_upgrade";
@@ -91,6 +91,7 @@ pub fn upgrade(
     engine: &dyn Engine,
     [first, second]: [Place; 2],
     upgrade: &Upgrade<'_>,
+    is_wanted: &dyn Fn() -> bool,
     lines: LineSink<'_>,
 ) -> Result<(), DatabaseError> {
     let both = engine.combine_images(upgrade.from_image, upgrade.image)?;
@@ -129,7 +130,7 @@ pub fn upgrade(
     ];
     let workload = run(&second, &command);
     engine.ensure(&workload)?;
-    let ended = wait_end_within(engine, workload.id, PG_UPGRADE, UPGRADES_WITHIN);
+    let ended = wait_end_while(engine, workload.id, (PG_UPGRADE, UPGRADES_WITHIN), is_wanted);
     let said = said(engine, &workload);
     engine.remove(workload.id)?;
     if ended? != (Exit::Code { code: 0 }) {
@@ -284,18 +285,43 @@ pub fn look_at_upgraded(
     })
 }
 
-/// Has every table looked at: the planner's statistics are made where the upgrade brought none, and the server knows again how
-/// many rows there are.
+/// A server that took over the settings of another one: it may write, and no commit waits for a receiver.
 ///
 /// # Errors
 /// When the server refuses.
+pub fn set_free(psql: Psql<'_>) -> Result<(), DatabaseError> {
+    psql::write_again(psql)?;
+    archive::release_commits(psql)
+}
+
+/// Has every table looked at: the planner's statistics are made where the upgrade brought none, and the server knows again how
+/// many rows there are. A table that somebody holds is left out.
+///
+/// # Errors
+/// When the server refuses, or it takes too long.
 pub fn make_statistics(psql: Psql<'_>) -> Result<(), DatabaseError> {
     let databases = psql.run(
         "postgres",
         "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1;\n",
     )?;
     for name in databases.lines().filter(|name| !name.is_empty()) {
-        psql.run(&crate::psql::named(name), "ANALYZE;\n")?;
+        let exec = psql::quiet(&psql::named(name));
+        let streams = psql.engine.exec(psql.instance, &exec)?;
+        let said = psql::hear(
+            "ANALYZE",
+            streams,
+            "ANALYZE (SKIP_LOCKED);\n",
+            Some(COUNTS_WITHIN),
+        )?;
+        if said.code != 0 {
+            return Err(DatabaseError::Program {
+                program: "ANALYZE",
+                output: said.complaint.lines().last().unwrap_or("no message").to_owned(),
+            });
+        }
     }
     Ok(())
 }
+
+/// Of each database; meanwhile nothing else can be done to it.
+const COUNTS_WITHIN: Duration = Duration::from_secs(60);

@@ -138,6 +138,9 @@ impl Images {
             }
         }
         copy_tree(dir, &at, Some(options.owner))?;
+        if let Some(parent) = options.parent {
+            refuse_hidden_links(&tree.path, &self.root(parent)?.layers, Path::new(""))?;
+        }
         // The directories above have no time of their own: two copies of one directory are one layer.
         let found = fs::symlink_metadata(dir).doing("read", dir)?;
         let mut above = at.as_path();
@@ -296,6 +299,38 @@ impl Store {
         self.enter(id, None, known)?;
         Ok(id)
     }
+}
+
+/// Refuses a tree with a directory where what is below has a link: that would hide everything the link leads to, as `/lib` does
+/// where it is a link to `/usr/lib`.
+fn refuse_hidden_links(tree: &Path, below: &[PathBuf], at: &Path) -> Result<()> {
+    for entry in fs::read_dir(tree.join(at)).doing("read", tree)? {
+        let entry = entry.doing("read", tree)?;
+        if !entry.file_type().doing("read", tree)?.is_dir() {
+            continue;
+        }
+        let path = at.join(entry.file_name());
+        // The topmost layer that has it says what it is.
+        let found = below.iter().rev().find_map(|layer| {
+            fs::symlink_metadata(layer.join(&path))
+                .ok()
+                .map(|found| (layer, found))
+        });
+        let Some((layer, found)) = found else { continue };
+        if found.is_symlink() {
+            let target = fs::read_link(layer.join(&path)).unwrap_or_default();
+            return Err(ImageError::refused(
+                format!("{path:?}"),
+                format!(
+                    "it is a link to {target:?} in the image below, which a directory would hide; lay it there instead"
+                ),
+            ));
+        }
+        if found.is_dir() {
+            refuse_hidden_links(tree, below, &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a tree without following links. With an owner given, everything belongs to that; else owners stay.

@@ -307,6 +307,33 @@ fn two_images_become_one_with_the_files_of_both() {
 }
 
 #[test]
+fn a_directory_does_not_hide_what_a_link_below_leads_to() {
+    let home = tempfile::tempdir().unwrap();
+    let images = Images::open(&home.path().join("store")).unwrap();
+    let (base, more) = (home.path().join("base"), home.path().join("more"));
+    fs::create_dir_all(base.join("usr/lib")).unwrap();
+    fs::write(base.join("usr/lib/loader"), "needed").unwrap();
+    std::os::unix::fs::symlink("usr/lib", base.join("lib")).unwrap();
+    let parent = images
+        .image_from_dir(&base, ImageConfig::default(), &DirectoryOptions::default())
+        .unwrap();
+    fs::create_dir_all(more.join("postgresql")).unwrap();
+    fs::write(more.join("postgresql/program"), "new").unwrap();
+    let laid = |at: &str| {
+        let options = DirectoryOptions {
+            parent: Some(parent),
+            at: at.into(),
+            ..DirectoryOptions::default()
+        };
+        images.image_from_dir(&more, ImageConfig::default(), &options)
+    };
+    let refused = laid("/lib").unwrap_err().to_string();
+    assert!(refused.contains("usr/lib"), "{refused}");
+    laid("/usr/lib").unwrap();
+    laid("/opt").unwrap();
+}
+
+#[test]
 fn collection_spares_what_is_kept_named_by_import_or_within_the_budget() {
     let home = tempfile::tempdir().unwrap();
     let images = Images::open(&home.path().join("store")).unwrap();

@@ -94,6 +94,15 @@ pub fn upgrade(
             ));
         }
         refuse_branch(&old)?;
+        if let Some(replaced) = &old.replaced {
+            return Err(ControlError::State {
+                message: format!(
+                    "{} is only kept since another one took the place of {}",
+                    old.name, replaced.was
+                ),
+                next_step: format!("to go back: stoa db promote {} --of {}", old.name, replaced.was),
+            });
+        }
         refuse_promoted(control, tx, &old)?;
         refuse_ending(control, tx, &old)?;
         need_active(&old)?;

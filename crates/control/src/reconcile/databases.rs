@@ -104,6 +104,9 @@ fn one(
         });
     }
     branch::expire(control, database, now)?;
+    if upgrade::is_forgotten(facts, database) {
+        return control.write(|tx| unmake(tx, database.id, "its operation is over"));
+    }
     if let Some(operation) = database.paused
         && !facts.operations.contains_key(&operation)
     {

@@ -2,7 +2,7 @@
 //! again whatever becomes of that.
 
 use control::databases::{self, UpgradeWish};
-use control::{ControlError, EnvPath, operations};
+use control::{ControlError, EnvPath, operations, releases};
 use model::{Condition, Database, DatabaseState, Millis, Operation, Purpose};
 
 use crate::archives::with_archive;
@@ -81,22 +81,50 @@ fn what_cannot_be_is_refused_with_what_can() {
     );
 }
 
+/// Any operation that stays open will do: workers of databases wait for what this world does only after them.
 #[test]
-fn a_server_runs_again_when_the_operation_that_paused_it_is_over() {
+fn a_server_does_not_run_while_an_operation_pauses_it_and_runs_again_when_that_is_over() {
     let (mut world, main) = furnished();
     world.until(MINUTE, "an answer", |world| answers(world, main.id));
-    let operation = upgrade(&world, "main", "16", 60).expect("accepted");
+    let path = EnvPath::default();
+    let run = releases::run(world.control(), &ROOT, &path, "shop", &["x".to_owned()]).expect("accepted");
+    let id = run.operation.id;
     let mut paused = load(&world, main.id);
-    paused.paused = Some(operation.id);
+    paused.paused = Some(id);
     update(&world, &paused);
+    world.until(MINUTE, "its end", |world| !answers(world, main.id));
     // As after a crash of ours: nothing but the store knows.
     world.crash();
-    operations::cancel(world.control(), &ROOT, &operation.id.to_string()).expect("may be given up");
-    assert!(world.settle(operation.id).state.is_settled());
+    let later = world.now.plus(Millis::seconds(30));
+    world.until(MINUTE, "half a minute", |world| world.now >= later);
+    assert!(!answers(&world, main.id), "it runs while it is paused");
+    operations::cancel(world.control(), &ROOT, &id.to_string()).expect("may be given up");
+    assert!(world.settle(id).state.is_settled());
     world.until(MINUTE, "an answer again", |world| answers(world, main.id));
     assert_eq!(load(&world, main.id).paused, None);
-    world.until(MINUTE, "nothing else", |world| {
-        let mut all = world.all::<Database>().into_iter();
-        all.all(|row| row.id == main.id && row.state == DatabaseState::Active)
+}
+
+#[test]
+fn what_an_upgrade_began_goes_when_that_is_over() {
+    let (mut world, main) = furnished();
+    let mut begun = main.clone();
+    begun.id = model::DatabaseId::fresh();
+    begun.name = crate::world::name("main-upgrade-20261130-120000");
+    begun.state = DatabaseState::Creating;
+    begun.archive = None;
+    begun.restored = Some(model::Restored {
+        of: main.id,
+        name: main.name.clone(),
+        server: None,
+        target: model::Target::Latest,
+        upgraded: Some("15".to_owned()),
+        reached: None,
+    });
+    let now = store::Now::at(world.now.as_ms());
+    let written = world.parts().store.write(now, |tx| tx.insert(&begun).map(drop));
+    written.expect("written");
+    world.until(MINUTE, "its end", |world| {
+        let all = world.all::<Database>();
+        all.len() == 1 && all[0].id == main.id && all[0].state == DatabaseState::Active
     });
 }

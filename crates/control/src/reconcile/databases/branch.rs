@@ -141,7 +141,8 @@ fn at_its_version(
         image: upgrade::image_of(job, &version)?,
         version,
     };
-    let took = upgrade.make(job, database, &settled.image, &settled.version)?;
+    let is_wanted = || job.still_wanted().is_ok();
+    let took = upgrade.make(job, database, (&settled.image, &settled.version), &is_wanted)?;
     let line = format!("upgraded from {} in {} ms", settled.version, took.as_ms());
     operations::log_line(control, job.operation, &line);
     Ok(Settled {

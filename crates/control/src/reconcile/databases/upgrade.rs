@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use databases::Psql;
 use model::drill::Outcome;
+use model::operation::Work;
 use model::{
     Credential, Database, DatabaseId, DatabaseState, ImageDigest, Millis, Operation, OperationId, Promoted,
     Reached, Replaced, Shape, Timestamp,
@@ -25,9 +26,12 @@ use super::branch::making;
 use super::promote::{AGAIN, REMEMBERED, took_over, wait_led};
 use super::{change, load, login_number, name_of_ended, new_login, refused, unmake, volume_of, wait};
 use crate::databases::promote::kept_name;
+use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
 
+/// How much of the log a failure repeats.
+const LOG_LINES: usize = 20;
 /// What ending a server, starting one and changing names take beside what a rehearsal measures.
 const BESIDES: Millis = Millis::new(2000);
 
@@ -40,22 +44,42 @@ pub(super) fn make(
     most: Millis,
 ) -> Result<(), ControlError> {
     let control = &*job.control;
-    if !took_over(new, &load(control, old)?)
-        && let Err(cause) = bring(job, (new, old), keep, most)
-    {
-        let why = operations::failure_of(&cause, Vec::new()).message;
-        control.write(|tx| {
-            unmake(tx, new, &why)?;
-            resume(tx, old, job.operation)
-        })?;
-        return Err(cause);
+    let is_new = !took_over(new, &load(control, old)?);
+    if is_new && let Err(cause) = bring(job, (new, old), keep, most) {
+        return give_up(job, new, old, &cause);
     }
-    if let Err(cause) = finish(job, new, old) {
+    if let Err(cause) = finish(job, new, old, is_new) {
         // Its names have changed: it is not given up, but begun again by the next look.
         tracing::error!(operation = %job.operation, %cause, "could not end an upgrade; it is tried again");
         std::thread::sleep(AGAIN);
     }
     Ok(())
+}
+
+/// The former one serves again, the operation is settled, and nothing of the new one is left.
+fn give_up(job: &Job, new: DatabaseId, old: DatabaseId, cause: &ControlError) -> Result<(), ControlError> {
+    let control = &*job.control;
+    let failure = operations::failure_of(cause, operations::log_tail(control, job.operation, LOG_LINES));
+    tracing::warn!(operation = %job.operation, code = failure.code, message = failure.message, "an operation failed");
+    operations::log_line(
+        control,
+        job.operation,
+        &format!("==> failed: {}", failure.message),
+    );
+    control.write(|tx| {
+        unmake(tx, new, &failure.message)?;
+        resume(tx, old, job.operation)?;
+        let mut found = tx.need::<Operation>(&job.operation.to_string())?;
+        if !found.row.state.is_settled() {
+            found.row.state = operations::ended(&found.row, control.now_of(tx), &failure);
+            tx.update_status(&found.row, Expect::Any)?;
+        }
+        Ok(())
+    })?;
+    // Its row may be gone by now, with what there was then: a clone that was under way appears at its end.
+    wait::ended(control, new)?;
+    control.engine.remove_volume(&making(new))?;
+    Ok(control.engine.remove_volume(&volume_of(new))?)
 }
 
 /// Lets the server of a database run again that this operation kept from it.
@@ -67,6 +91,18 @@ pub(super) fn resume(tx: &WriteTx, id: DatabaseId, operation: OperationId) -> Re
         tx.update_status(&found.row, Expect::Any)?;
     }
     Ok(())
+}
+
+/// Whether it is what an upgrade began that is over, however that ended.
+pub(super) fn is_forgotten(facts: &Facts, database: &Database) -> bool {
+    let is_its =
+        |work: &Work| matches!(work, Work::UpgradeDatabase { database: new, .. } if *new == database.id);
+    database.state == DatabaseState::Creating
+        && database
+            .restored
+            .as_ref()
+            .is_some_and(|from| from.upgraded.is_some())
+        && !facts.operations.values().any(|operation| is_its(&operation.work))
 }
 
 /// Has what an upgrade began go at once.
@@ -101,8 +137,8 @@ impl Upgrading<'_> {
         &self,
         job: &Job,
         database: &Database,
-        from_image: &ImageDigest,
-        from: &str,
+        (from_image, from): (&ImageDigest, &str),
+        is_wanted: &dyn Fn() -> bool,
     ) -> Result<Millis, ControlError> {
         let control = &*job.control;
         let step = format!("upgrading the copy to PostgreSQL {}", self.version);
@@ -111,7 +147,7 @@ impl Upgrading<'_> {
         let places = [job.place("")?, job.place("")?];
         let begun = Instant::now();
         let upgrade = self.of(database, from_image, from);
-        databases::upgrade(&*control.engine, places, &upgrade, &lines).map_err(refused)?;
+        databases::upgrade(&*control.engine, places, &upgrade, is_wanted, &lines).map_err(refused)?;
         Ok(spent(begun))
     }
 
@@ -179,23 +215,54 @@ fn bring(
     }
     let step = format!("{} does not answer from here on: ending its server", before.name);
     operations::step(control, job.operation, &step)?;
+    let paused_at = load(control, new)?
+        .restored
+        .and_then(|from| from.reached)
+        .and_then(|reached| reached.at)
+        .unwrap_or_else(Timestamp::now);
+    let is_in_time = || Timestamp::now().since(paused_at) <= most;
+    let go_on = || match is_in_time() {
+        true => job.still_wanted(),
+        false => Err(ControlError::State {
+            message: format!(
+                "{} has not answered for more than the {} s that are allowed; it serves as before again",
+                before.name,
+                seconds(most)
+            ),
+            next_step: format!(
+                "when the machine has less to do, or with more: stoa db upgrade {} --to {to} --max-pause {}s",
+                before.name,
+                seconds(most) * 2
+            ),
+        }),
+    };
     wait::ended(control, old)?;
+    go_on()?;
     // What a run before this one left: the former one may have served since.
     change(control, new, |database| database.image = None)?;
     wait::ended(control, new)?;
     engine.remove_volume(&volume_of(new))?;
     engine.remove_volume(&volume)?;
     engine.clone_volume(&volume_of(old), &volume)?;
-    job.still_wanted()?;
-    upgrading.make(job, &before, from_image, from)?;
-    job.still_wanted()?;
+    go_on()?;
+    let is_wanted = || is_in_time() && job.still_wanted().is_ok();
+    let made = upgrading.make(job, &before, (from_image, from), &is_wanted);
+    // Given up says more than that it was ended.
+    go_on()?;
+    made?;
     engine.rename_volume(&volume, &volume_of(new))?;
     let step = format!("starting PostgreSQL {to}");
     operations::step(control, job.operation, &step)?;
     change(control, new, |database| {
         database.image = Some(upgrading.image.clone());
     })?;
-    wait::running(control, new)?;
+    let psql = Psql {
+        engine,
+        instance: wait::running(control, new)?,
+    };
+    // As any copy: whether it is full, and whether commits wait for a receiver, is found out anew.
+    databases::set_free(psql).map_err(refused)?;
+    go_on()?;
     control.write(|tx| switch(control, tx, job, (new, old), keep))
 }
 
@@ -235,8 +302,8 @@ fn rehearse(
         };
         databases::settle(engine, job.place("")?, &copy).map_err(refused)?;
         job.still_wanted()?;
-        let took = upgrading.make(job, before, image, version)?;
         let is_wanted = || job.still_wanted().is_ok();
+        let took = upgrading.make(job, before, (image, version), &is_wanted)?;
         let upgrade = upgrading.of(before, image, version);
         let looked =
             databases::look_at_upgraded(engine, job.place("")?, &upgrade, &is_wanted).map_err(refused)?;
@@ -278,11 +345,11 @@ fn pause(job: &Job, before: &Database, new: DatabaseId) -> Result<(), ControlErr
     };
     let lsn = databases::make_ready_to_end(psql).map_err(refused)?;
     control.write(|tx| {
-        still_open(tx, job)?;
+        let mut new = tx.need::<Database>(&new.to_string())?;
+        still_open(tx, job, &new.row)?;
         let mut old = tx.need::<Database>(&before.id.to_string())?;
         old.row.paused = Some(job.operation);
         tx.update_status(&old.row, Expect::Rev(old.rev))?;
-        let mut new = tx.need::<Database>(&new.to_string())?;
         if let Some(from) = &mut new.row.restored {
             from.reached = Some(Reached {
                 at: Some(control.now_of(tx)),
@@ -294,9 +361,10 @@ fn pause(job: &Job, before: &Database, new: DatabaseId) -> Result<(), ControlErr
     })
 }
 
-fn still_open(tx: &WriteTx, job: &Job) -> Result<(), ControlError> {
+/// Whether the operation goes on, and what it makes is still to be made.
+fn still_open(tx: &WriteTx, job: &Job, new: &Database) -> Result<(), ControlError> {
     let operation = tx.need::<Operation>(&job.operation.to_string())?.row;
-    match operation.cancel || operation.state.is_settled() {
+    match operation.cancel || operation.state.is_settled() || new.state != DatabaseState::Creating {
         false => Ok(()),
         true => Err(ControlError::State {
             message: "given up".to_owned(),
@@ -313,8 +381,8 @@ fn switch(
     (new, old): (DatabaseId, DatabaseId),
     keep: Millis,
 ) -> Result<(), ControlError> {
-    still_open(tx, job)?;
     let mut new = tx.need::<Database>(&new.to_string())?.row;
+    still_open(tx, job, &new)?;
     let mut old = tx.need::<Database>(&old.to_string())?.row;
     let now = control.now_of(tx);
     let mut credentials = Vec::new();
@@ -329,6 +397,8 @@ fn switch(
     }
     let newest = credentials.iter().map(|theirs| theirs.version).max();
     new.credentials = credentials;
+    // What somebody has changed since it was asked for.
+    (new.level, new.size, new.resources) = (old.level, old.size, old.resources);
     // What a rotation makes next must not be one of these.
     while login_number(tx, new.id)? < newest.unwrap_or_default() {}
     let kept = kept_name(tx, &old, now)?;
@@ -362,52 +432,52 @@ fn switch(
 }
 
 /// Everything after the names have changed. Doing it again is fine.
-fn finish(job: &Job, new: DatabaseId, old: DatabaseId) -> Result<(), ControlError> {
+fn finish(job: &Job, new: DatabaseId, old: DatabaseId, is_new: bool) -> Result<(), ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
     wait_led(job, new)?;
     let (after, before) = (load(control, new)?, load(control, old)?);
-    let paused_at = after
-        .restored
-        .as_ref()
-        .and_then(|from| from.reached)
-        .and_then(|reached| reached.at);
-    let answered_at = Timestamp::now();
+    let switched_at = after.promoted.as_ref().map(|promoted| promoted.at);
+    // Of a run after a crash of ours nobody knows when the name led there: soon after it changed.
+    let answered_at = switched_at.filter(|_| !is_new).unwrap_or_else(Timestamp::now);
     // Whoever remembers the address of the former one must not meet it again.
     std::thread::sleep(REMEMBERED);
     control.write(|tx| resume(tx, old, job.operation))?;
-    operations::step(control, job.operation, "making the planner's statistics")?;
-    let psql = Psql {
-        engine,
-        instance: wait::running(control, new)?,
-    };
-    databases::make_statistics(psql).map_err(refused)?;
-    operations::step(
-        control,
-        job.operation,
-        "starting the one before under its other name",
-    )?;
-    if let Err(cause) = part(control, old) {
-        let line = format!("{} does not run yet: {cause}", before.name);
-        operations::log_line(control, job.operation, &line);
-    }
-    let mut outcome = format!(
+    let step = "starting the one before under its other name";
+    operations::step(control, job.operation, step)?;
+    let until = before.expires_at.map(|at| at.to_string()).unwrap_or_default();
+    let mut told = vec![format!(
         "{} is PostgreSQL {}",
         after.name,
         after.version.as_deref().unwrap_or_default()
-    );
-    if let Some(at) = paused_at {
-        outcome = format!(
-            "{outcome}; it did not answer for {} ms",
+    )];
+    let reached = after.restored.as_ref().and_then(|from| from.reached);
+    if let Some(at) = reached.and_then(|reached| reached.at) {
+        told.push(format!(
+            "it did not answer for {} ms",
             answered_at.since(at).as_ms()
-        );
+        ));
     }
-    let until = before.expires_at.map(|at| at.to_string()).unwrap_or_default();
-    let outcome = format!(
-        "{outcome}; the one before is kept as {} until {until}; the new one is unprotected until a drill has passed: stoa db drill {}",
-        before.name, after.name
-    );
-    operations::succeed(control, job.operation, &outcome)
+    told.push(format!("the one before is kept as {} until {until}", before.name));
+    if let Err(cause) = part(control, old) {
+        told.push(format!(
+            "that one does not run yet and has the logins of this one still ({cause}): stoa db info {0}, then stoa db rotate {0}",
+            before.name
+        ));
+    }
+    operations::step(control, job.operation, "making the planner's statistics")?;
+    let counted = wait::running(control, new)
+        .and_then(|instance| databases::make_statistics(Psql { engine, instance }).map_err(refused));
+    if let Err(cause) = counted {
+        told.push(format!(
+            "its statistics are not complete ({cause}): run ANALYZE in it"
+        ));
+    }
+    told.push(format!(
+        "it is unprotected until a drill has passed: stoa db drill {}",
+        after.name
+    ));
+    operations::succeed(control, job.operation, &told.join("; "))
 }
 
 /// Gives the former one a login of its own, and ends those it shares with the new one.
