@@ -9,6 +9,7 @@ mod promote;
 mod reading;
 mod receipt;
 mod restore;
+mod room;
 mod rotate;
 mod upgrade;
 mod upload;
@@ -381,6 +382,7 @@ fn make(job: &Job, id: DatabaseId) -> Result<String, ControlError> {
     job.still_wanted()?;
     let mut number = None;
     if database.image.is_none() {
+        room::need(control, "a new database", None)?;
         databases::create_volume(engine, &template, &volume_of(id)).map_err(refused)?;
         // One transaction: each costs a write of the disk, and the server begins after it.
         number = control.write(|tx| {

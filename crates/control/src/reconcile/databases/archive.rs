@@ -485,6 +485,7 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let (Some(image), Some(version)) = (database.image.clone(), database.version.clone()) else {
         return Err(authorize::missing("image", "of the database"));
     };
+    super::room::need(control, "a base", Some(&volume_of(id)))?;
     operations::step(control, job.operation, &format!("copying {}", database.name))?;
     let source = Psql {
         engine,

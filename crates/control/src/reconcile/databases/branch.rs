@@ -19,7 +19,7 @@ use model::{
     Origin, Restored, Target, Timestamp,
 };
 
-use super::{change, load, refused, restore, serve, unmake, upgrade, volume_of, wait};
+use super::{change, load, refused, restore, room, serve, unmake, upgrade, volume_of, wait};
 use crate::databases::{backups, not_drilled};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, authorize, operations};
@@ -110,6 +110,7 @@ fn copy(job: &Job, database: &Database, origin: &Origin) -> Result<Settled, Cont
     let volume = making(database.id);
     engine.remove_volume(&volume)?;
     let parent = parent_of(&job.control, database, origin)?;
+    room::need(&job.control, "a branch", Some(&volume_of(parent.id)))?;
     let settled = match origin.source {
         BranchSource::Live => from_live(job, database, origin, &parent, &volume),
         BranchSource::Drilled => from_drilled(job, database, origin, &parent, &volume),

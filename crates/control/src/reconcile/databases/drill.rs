@@ -25,14 +25,12 @@ use plan::drill;
 use store::{Expect, WriteTx};
 
 use super::archive::{is_archived, takes_base};
+use super::room::COPY;
 use super::{change, load, refused};
 use crate::databases::backups;
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
 use source::Source;
-
-/// What a pool says of itself that can only copy.
-const COPY: &str = "copy";
 
 /// The clone of a base that a drill works on: of its own name, for one that was given up may not have noticed yet.
 fn making(id: DatabaseId, drill: DrillId) -> String {

@@ -54,6 +54,7 @@ pub(super) fn bring_back(
             base.number, from.name, base.at
         ),
     )?;
+    super::room::need(control, "a restore", None)?;
     engine.create_volume(volume)?;
     reading.lay(base.number, volume)?;
     compare(job, &base, from, volume)?;

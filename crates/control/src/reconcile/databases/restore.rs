@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use databases::Replay;
 use model::{Database, DatabaseId, ImageDigest, Reached, Restored, Segment, Target};
 
-use super::{change, load, refused, serve, unmake, volume_of};
+use super::{change, load, refused, room, serve, unmake, volume_of};
 use crate::databases::backups;
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
@@ -103,7 +103,9 @@ pub(super) fn bring_back(
     let (base, run) = (way.base, way.run);
     let step = format!("copying base {} of {}, taken {}", base.number, from.name, base.at);
     operations::step(control, job.operation, &step)?;
-    engine.clone_volume(&backups::base_volume(source.id, base.number), volume)?;
+    let begins = backups::base_volume(source.id, base.number);
+    room::need(control, "a restore", Some(&begins))?;
+    engine.clone_volume(&begins, volume)?;
     job.still_wanted()?;
     let last = last_needed(base.last, run, &found.bases, from.target);
     let count = last.number - base.last.number + 1;

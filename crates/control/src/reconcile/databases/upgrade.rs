@@ -24,7 +24,7 @@ use store::{Expect, WriteTx};
 
 use super::branch::making;
 use super::promote::{AGAIN, REMEMBERED, took_over, wait_led};
-use super::{change, load, login_number, name_of_ended, new_login, refused, unmake, volume_of, wait};
+use super::{change, load, login_number, name_of_ended, new_login, refused, room, unmake, volume_of, wait};
 use crate::databases::promote::kept_name;
 use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
@@ -289,6 +289,7 @@ fn rehearse(
             instance: wait::running(control, before.id)?,
         };
         databases::fit_for_upgrade(source).map_err(refused)?;
+        room::need(control, "an upgrade", Some(&volume_of(before.id)))?;
         let begun = Instant::now();
         databases::take(source, &volume_of(before.id), volume).map_err(refused)?;
         let copied = spent(begun);

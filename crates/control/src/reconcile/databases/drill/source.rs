@@ -7,7 +7,8 @@ use model::drill::{Check, CheckKind, Expected, Outcome};
 use model::{Base, Bytes, Database, DatabaseId, DrilledCopy, Segment, Target};
 use plan::backup::{Run, Way};
 
-use super::{COPY, failed, took};
+use super::super::room::COPY;
+use super::{failed, took};
 use crate::databases::backups;
 use crate::elsewhere;
 use crate::reconcile::databases::reading::{self, Reading, Unread};

@@ -1,0 +1,256 @@
+//! Faults around databases, by their numbers: no room, a file system that may only be read, a store that is older than the
+//! world. Acknowledged rows stay, what fails says why and leaves nothing, and it goes on by itself when the fault is over.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use journeys::{Answer, Stoa, holds};
+use serde_json::Value;
+
+/// A disk of its own for the data directory, on which the pool can share blocks.
+struct Disk {
+    place: PathBuf,
+    point: PathBuf,
+}
+
+impl Disk {
+    fn mount(name: &str, bytes: u64) -> Result<Self> {
+        let place = std::env::temp_dir().join(format!("stoa-{name}-disk-{}", std::process::id()));
+        let (image, point) = (place.join("disk.img"), place.join("disk"));
+        fs::create_dir_all(&point)?;
+        File::create(&image)?.set_len(bytes)?;
+        let disk = Self { place, point };
+        run(Command::new("mkfs.xfs")
+            .args(["-q", "-m", "reflink=1"])
+            .arg(&image))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(&disk.point))?;
+        for folder in [&disk.place, &disk.point] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
+        }
+        Ok(disk)
+    }
+
+    /// A Stoa whose data directory is on it.
+    fn stoa(&self, name: &str) -> Result<Stoa> {
+        let mut stoa = Stoa::prepare(name)?;
+        let data = self.point.join("data");
+        stoa.place_data(data.to_str().context("a path")?);
+        stoa.up()?;
+        stoa.sign_in()?;
+        Ok(stoa)
+    }
+
+    /// Leaves so much free.
+    fn fill(&self, free: u64) -> Result<PathBuf> {
+        let about = Command::new("df")
+            .args(["--output=avail", "-B1"])
+            .arg(&self.point)
+            .output()?;
+        let text = String::from_utf8_lossy(&about.stdout).into_owned();
+        let there: u64 = text.lines().last().context("no line")?.trim().parse()?;
+        let filler = self.point.join("filler");
+        let length = there.saturating_sub(free).to_string();
+        run(Command::new("fallocate").args(["-l", &length]).arg(&filler))?;
+        Ok(filler)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("--lazy").arg(&self.point).status();
+        drop(fs::remove_dir_all(&self.place));
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let answer = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&answer.stderr);
+    ensure!(answer.status.success(), "{command:?}: {said}");
+    Ok(())
+}
+
+fn ask(stoa: &Stoa, database: &str, sql: &str) -> Result<Answer> {
+    let words = [
+        "db",
+        "connect",
+        "--no-terminal",
+        database,
+        "--",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-qAtc",
+        sql,
+    ];
+    stoa.cli(&words)
+}
+
+fn query(stoa: &Stoa, database: &str, sql: &str) -> Result<String> {
+    Ok(ask(stoa, database, sql)?.ok()?.stdout.trim().to_owned())
+}
+
+fn info(stoa: &Stoa, database: &str) -> Result<Value> {
+    stoa.cli(&["db", "info", database, "--json"])?.ok()?.json()
+}
+
+fn with_base(stoa: &Stoa) -> Result<()> {
+    holds("a base with its log", || {
+        let found = stoa.cli(&["db", "backups", "main", "--json"])?.ok()?.json()?;
+        Ok(found["receiving"] == true && found["windows"].as_array().is_some_and(|all| !all.is_empty()))
+    })
+}
+
+fn names(stoa: &Stoa) -> Result<Vec<String>> {
+    let all = stoa.cli(&["db", "ls", "--json"])?.ok()?.json()?;
+    let all = all.as_array().context("no list")?.iter();
+    Ok(all
+        .filter(|one| one["state"] != "destroyed")
+        .filter_map(|one| one["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// Names in the pool that something unfinished has.
+fn unfinished(stoa: &Stoa) -> Vec<String> {
+    let names = |place: &Path| -> Vec<String> {
+        let all = fs::read_dir(place).into_iter().flatten().flatten();
+        all.map(|one| one.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    let pool = stoa.data_dir().join("volumes");
+    let all = [pool.join("volumes"), pool.join("mnt/volumes")];
+    let mut found: Vec<String> = all.iter().flat_map(|place| names(place)).collect();
+    found.retain(|name| name.starts_with("making-"));
+    found
+}
+
+const GIB: u64 = 1 << 30;
+
+#[test]
+fn f10_f11_without_room_everything_fails_cleanly_and_goes_on_when_there_is_some() -> Result<()> {
+    let disk = Disk::mount("faults-room", 4 * GIB)?;
+    let stoa = disk.stoa("faults-room")?;
+    stoa.cli(&["db", "create", "main", "--size", "1Gi"])?.ok()?;
+    query(
+        &stoa,
+        "main",
+        "CREATE TABLE kept AS SELECT n, repeat(md5(n::text), 30) AS text FROM generate_series(1, 50000) n",
+    )?;
+    with_base(&stoa)?;
+    let before = names(&stoa)?;
+    let filler = disk.fill(300 << 20)?;
+    holds("it may only be read", || {
+        Ok(info(&stoa, "main")?["storage_full"] == "pool")
+    })?;
+    for (words, made) in [
+        (&["db", "create", "other"][..], Some("other")),
+        (&["db", "branch", "main", "--as", "branch"], Some("branch")),
+        (
+            &["db", "restore", "main", "--as", "restored", "--latest"],
+            Some("restored"),
+        ),
+        (&["db", "backup", "main"], None),
+        (&["db", "drill", "main"], None),
+    ] {
+        stoa.cli(words)?
+            .exits(1)?
+            .says("the storage pool has")?
+            .says("make room on the server's disk")?;
+        if let Some(made) = made {
+            // It says why, and can be ended.
+            stoa.cli(&["db", "info", made])?
+                .ok()?
+                .says("the storage pool has")?;
+            stoa.cli(&["db", "destroy", made, "--confirm", made])?.ok()?;
+        }
+    }
+    ensure!(names(&stoa)? == before, "something is left: {:?}", names(&stoa)?);
+    ensure!(unfinished(&stoa).is_empty(), "left: {:?}", unfinished(&stoa));
+    stoa.cli(&["db", "ls"])?.ok()?.says("full, read only")?;
+    ensure!(
+        query(&stoa, "main", "SELECT count(*) FROM kept")? == "50000",
+        "rows are missing"
+    );
+    let refused = ask(&stoa, "main", "INSERT INTO kept VALUES (0, '')")?;
+    ensure!(
+        refused.stderr.contains("read-only transaction"),
+        "{}",
+        refused.stderr
+    );
+    // A server that dies meanwhile comes back with everything.
+    for server in stoa.members("postgres -D") {
+        server.signal(libc::SIGKILL)?;
+    }
+    holds("the server again", || {
+        Ok(ask(&stoa, "main", "SELECT 1")?.code == 0)
+    })?;
+    ensure!(
+        query(&stoa, "main", "SELECT count(*) FROM kept")? == "50000",
+        "rows are missing"
+    );
+
+    fs::remove_file(filler)?;
+    holds("it takes rows again", || {
+        Ok(ask(&stoa, "main", "INSERT INTO kept VALUES (0, '')")?.code == 0)
+    })?;
+    stoa.cli(&["db", "branch", "main", "--as", "after"])?.ok()?;
+    stoa.cli(&["db", "drill", "main"])?.ok()?;
+    stoa.finish()
+}
+
+#[test]
+fn f20_a_store_older_than_the_world_ends_no_data() -> Result<()> {
+    let mut stoa = Stoa::start("faults-store")?;
+    stoa.cli(&["db", "create", "main"])?.ok()?;
+    query(
+        &stoa,
+        "main",
+        "CREATE TABLE kept AS SELECT generate_series(1, 100) AS n",
+    )?;
+    stoa.interrupt()?;
+    let (data, copy) = (stoa.data_dir(), stoa.root().join("copy"));
+    run(Command::new("cp").arg("-a").arg(data.join("store")).arg(&copy))?;
+    stoa.up()?;
+    stoa.cli(&["db", "create", "late"])?.ok()?;
+    query(
+        &stoa,
+        "late",
+        "CREATE TABLE kept AS SELECT generate_series(1, 100) AS n",
+    )?;
+    let id = info(&stoa, "late")?["id"].as_str().context("no id")?.to_owned();
+    stoa.interrupt()?;
+    fs::remove_dir_all(data.join("store"))?;
+    run(Command::new("cp").arg("-a").arg(&copy).arg(data.join("store")))?;
+    stoa.up()?;
+    holds("main serves", || Ok(ask(&stoa, "main", "SELECT 1")?.code == 0))?;
+    ensure!(
+        query(&stoa, "main", "SELECT count(*) FROM kept")? == "100",
+        "rows are missing"
+    );
+    ensure!(names(&stoa)? == ["main"], "it knows of {:?}", names(&stoa)?);
+    // What it does not know is ended, and its data stays.
+    holds("only main's server runs", || {
+        Ok(stoa.members("postgres -D").len() == 1)
+    })?;
+    let volume = format!("db-{}", id.trim_start_matches("db_").to_ascii_lowercase());
+    let pool = stoa.data_dir().join("volumes");
+    let places = [
+        pool.join("volumes").join(&volume),
+        pool.join("mnt/volumes").join(&volume),
+    ];
+    let cluster = places
+        .iter()
+        .map(|place| place.join("pgdata"))
+        .find(|place| place.exists());
+    let cluster = cluster.context("the data of what is not known is gone")?;
+    ensure!(cluster.join("PG_VERSION").exists(), "its data is gone");
+    // Everything goes on.
+    stoa.cli(&["db", "branch", "main", "--as", "after"])?.ok()?;
+    query(&stoa, "main", "INSERT INTO kept VALUES (0)")?;
+    ensure!(cluster.join("PG_VERSION").exists(), "its data is gone");
+    stoa.finish()
+}
