@@ -302,30 +302,37 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         considered.insert(*name, crate::databases::consider(control, wish)?);
     }
     job.still_wanted()?;
-    let missing = control.write(|tx| {
-        let mut waiting = Vec::new();
+    let (missing, notes) = control.write(|tx| {
+        let (mut waiting, mut notes) = (Vec::new(), Vec::new());
         let actor = Actor::System;
         let scope = crate::authorize::environment_by_id(tx, &actor, model::Action::Manage, app.environment)?;
         for (name, wish) in &manifest.databases {
             match tx.find::<Database>(&scope.parent(), name.as_str())? {
-                Some(mut found) => match &found.row.state {
-                    // Its budget and the level of its backup are what the manifest says now; all else of it stays as it
-                    // was made.
-                    DatabaseState::Active if differs(&found.row, wish) => {
-                        found.row.size = wish.size.unwrap_or(found.row.size);
-                        found.row.level = wish.backup_level.unwrap_or(found.row.level);
-                        tx.update(&found.row, Expect::Generation(found.generation))?;
+                Some(mut found) => {
+                    notes.extend(other_version(&found.row, wish));
+                    match &found.row.state {
+                        // Its budget and the level of its backup are what the manifest says now; all else of it stays as it
+                        // was made.
+                        DatabaseState::Active if differs(&found.row, wish) => {
+                            found.row.size = wish.size.unwrap_or(found.row.size);
+                            if found.row.origin.is_none() {
+                                found.row.level = wish.backup_level.unwrap_or(found.row.level);
+                            }
+                            tx.update(&found.row, Expect::Generation(found.generation))?;
+                        }
+                        DatabaseState::Active => {}
+                        DatabaseState::Creating => waiting.push(found.row.id),
+                        DatabaseState::Failed { why } => {
+                            return Err(ControlError::State {
+                                message: format!("the database {name} could not be made: {why}"),
+                                next_step: format!(
+                                    "stoa db destroy {name} --confirm {name}, then deploy again"
+                                ),
+                            });
+                        }
+                        DatabaseState::Destroyed { .. } => {}
                     }
-                    DatabaseState::Active => {}
-                    DatabaseState::Creating => waiting.push(found.row.id),
-                    DatabaseState::Failed { why } => {
-                        return Err(ControlError::State {
-                            message: format!("the database {name} could not be made: {why}"),
-                            next_step: format!("stoa db destroy {name} --confirm {name}, then deploy again"),
-                        });
-                    }
-                    DatabaseState::Destroyed { .. } => {}
-                },
+                }
                 None => {
                     let (made, _) =
                         crate::databases::create_in(control, tx, &actor, &scope, name, &considered[name])?;
@@ -333,18 +340,38 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                 }
             }
         }
-        Ok(waiting)
+        Ok((waiting, notes))
     })?;
+    for note in notes {
+        operations::log_line(control, job.operation, &note);
+    }
     for id in missing {
         wait_database(job, id)?;
     }
     Ok(())
 }
 
+/// What is to be said of a database that has another version than its manifest wants: a deploy upgrades none.
+fn other_version(row: &Database, wish: &DatabaseWish) -> Option<String> {
+    let (has, wanted) = (row.version.as_ref()?, wish.version.as_ref()?);
+    let number = |text: &String| text.parse::<u32>().unwrap_or_default();
+    match number(has).cmp(&number(wanted)) {
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Less => Some(format!(
+            "{0} has PostgreSQL {has}, stoa.toml wants {wanted}; it stays until: stoa db upgrade {0} --to {wanted}",
+            row.name
+        )),
+        std::cmp::Ordering::Greater => Some(format!(
+            "{} has PostgreSQL {has}, stoa.toml wants {wanted}; it stays, write {has} there",
+            row.name
+        )),
+    }
+}
+
 /// Whether a manifest wants another budget or level of backup than a database has.
 fn differs(row: &Database, wish: &DatabaseWish) -> bool {
     wish.size.is_some_and(|size| size != row.size)
-        || wish.backup_level.is_some_and(|level| level != row.level)
+        || row.origin.is_none() && wish.backup_level.is_some_and(|level| level != row.level)
 }
 
 fn wait_database(job: &workers::Job, id: model::DatabaseId) -> Result<(), ControlError> {

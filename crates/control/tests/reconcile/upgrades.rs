@@ -128,3 +128,31 @@ fn what_an_upgrade_began_goes_when_that_is_over() {
         all.len() == 1 && all[0].id == main.id && all[0].state == DatabaseState::Active
     });
 }
+
+#[test]
+fn a_deploy_upgrades_nothing_and_says_so() {
+    let (mut world, main) = furnished();
+    for (version, words) in [
+        (
+            "16",
+            "main has PostgreSQL 15, stoa.toml wants 16; it stays until: stoa db upgrade main --to 16",
+        ),
+        (
+            "14",
+            "main has PostgreSQL 15, stoa.toml wants 14; it stays, write 15 there",
+        ),
+    ] {
+        let manifest = format!(
+            "schema = 1\napp = \"shop\"\n[services.web]\n[databases.main]\nengine = \"postgres\"\nversion = \"{version}\"\nbackup_level = \"sync\"\n"
+        );
+        let deploy = world.deploy("shop", "good:2", Some(&manifest));
+        crate::world::succeeded(&world.settle(deploy.id));
+        let (log, ..) = operations::log(world.control(), &ROOT, &deploy.id.to_string(), 0).expect("a log");
+        assert!(log.iter().any(|line| line.contains(words)), "{log:#?}");
+    }
+    let row = load(&world, main.id);
+    assert_eq!(
+        (row.version.as_deref(), row.level),
+        (Some("15"), model::Level::Sync)
+    );
+}
