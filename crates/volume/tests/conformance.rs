@@ -48,22 +48,23 @@ fn a_clone_is_equal_in_everything_and_then_independent() {
 }
 
 #[test]
-fn twenty_generations_and_each_can_go_alone() {
+fn a_hundred_generations_and_each_can_go_alone() {
+    const GENERATIONS: usize = 100;
     on_each(|_, pool| {
         let first = pool.create("g0").unwrap();
         fs::write(first.join("data"), pattern(200_000)).unwrap();
-        for n in 1..=20 {
+        for n in 1..=GENERATIONS {
             let path = pool.clone(&format!("g{}", n - 1), &format!("g{n}")).unwrap();
             fs::write(path.join(format!("own{n}")), n.to_string()).unwrap();
         }
-        for n in 0..20 {
+        for n in 0..GENERATIONS {
             pool.remove(&format!("g{n}")).unwrap();
         }
         pool.settle();
-        let last = pool.path("g20").unwrap();
+        let last = pool.path(&format!("g{GENERATIONS}")).unwrap();
         assert_eq!(fs::read(last.join("data")).unwrap(), pattern(200_000));
-        assert_eq!(fs::read_dir(&last).unwrap().count(), 21);
-        assert_eq!(pool.list().unwrap(), ["g20"]);
+        assert_eq!(fs::read_dir(&last).unwrap().count(), GENERATIONS + 1);
+        assert_eq!(pool.list().unwrap(), [format!("g{GENERATIONS}")]);
     });
 }
 
