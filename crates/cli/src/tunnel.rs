@@ -110,8 +110,16 @@ fn serve(client: &Client, place: &Place, name: &str, listener: &TcpListener) -> 
                 continue;
             }
         };
-        let (client, place, name) = (client.another()?, place.clone(), name.to_owned());
-        std::thread::spawn(move || {
+        let client = match client.another() {
+            Ok(client) => client,
+            Err(cause) => {
+                say(&format!("a connection could not be taken: {cause}"));
+                std::thread::sleep(BREATH);
+                continue;
+            }
+        };
+        let (place, name) = (place.clone(), name.to_owned());
+        let carrier = std::thread::Builder::new().spawn(move || {
             let carried = carry(&client, &place, &name, &local);
             // Both threads that hold it see its end; one that is over already needs none.
             let _ = local.shutdown(Shutdown::Both);
@@ -120,6 +128,10 @@ fn serve(client: &Client, place: &Place, name: &str, listener: &TcpListener) -> 
                 say(&format!("next: {}", failure.next));
             }
         });
+        if let Err(cause) = carrier {
+            say(&format!("a connection could not be taken: {cause}"));
+            std::thread::sleep(BREATH);
+        }
     }
 }
 

@@ -312,7 +312,8 @@ pub type Estimates = BTreeMap<(String, String), (u64, Option<u64>)>;
 /// # Errors
 /// When it does not answer soon.
 pub fn estimates(psql: Psql<'_>) -> Result<Estimates, DatabaseError> {
-    let sql = "SELECT s.n_live_tup, c.reltuples::bigint, translate(format('%I.%I', s.schemaname, s.relname), E'\\n\\r', '  ')\n\
+    let sql = "SET search_path = pg_catalog;\n\
+               SELECT s.n_live_tup, c.reltuples::bigint, translate(format('%I.%I', s.schemaname, s.relname), E'\\n\\r', '  ')\n\
                FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid;\n";
     let mut all = Estimates::new();
     for database in databases(psql)? {

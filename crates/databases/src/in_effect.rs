@@ -54,7 +54,7 @@ pub struct Setting {
 /// # Errors
 /// When it does not answer in time.
 pub fn settings_in_effect(psql: Psql<'_>) -> Result<Vec<Setting>, DatabaseError> {
-    let printed = psql.run_soon("postgres", &question())?;
+    let printed = psql.run_as_set(&question())?;
     let lines = printed.lines().map(|line| setting(&fields(line)).ok_or(line));
     lines
         .collect::<Result<_, _>>()
@@ -64,6 +64,9 @@ pub fn settings_in_effect(psql: Psql<'_>) -> Result<Vec<Setting>, DatabaseError>
         })
 }
 
+/// Where `ALTER SYSTEM` writes.
+const CHANGED_FILE: &str = "postgresql.auto.conf";
+
 fn question() -> String {
     let line = |text: &str| {
         format!("regexp_replace(left(coalesce({text}, ''), {VALUE_MAX}), '[[:cntrl:]]', ' ', 'g')")
@@ -72,7 +75,8 @@ fn question() -> String {
     // catalogue, whoever asks and wherever.
     format!(
         "SELECT concat_ws(chr(31), 'server', name, {}, {}, coalesce(unit, ''), source, {}, '', pending_restart) FROM pg_settings \
-         WHERE source IN ('command line', 'configuration file', 'environment variable') AND setting IS DISTINCT FROM boot_val \
+         WHERE (source IN ('command line', 'configuration file', 'environment variable') AND setting IS DISTINCT FROM boot_val) \
+           OR pending_restart \
          ORDER BY name LIMIT {MOST};\n\
          SELECT concat_ws(chr(31), 'sessions', {}, {}, '', '', '', {}, {}, false) FROM pg_db_role_setting \
          LEFT JOIN pg_database ON pg_database.oid = setdatabase LEFT JOIN pg_roles ON pg_roles.oid = setrole, unnest(setconfig) AS one \
@@ -97,8 +101,9 @@ fn setting(fields: &[&str]) -> Option<Setting> {
             database: told(first),
             role: told(second),
         },
-        ("server", "configuration file") => Source::File {
-            file: (*first).to_owned(),
+        // One that only waits for a start says `default`: what it waits for stands in the file that is changed while it runs.
+        ("server", "configuration file" | "default") => Source::File {
+            file: told(first).unwrap_or_else(|| CHANGED_FILE.to_owned()),
         },
         ("server", _) if BY_MEMORY.contains(name) => Source::Memory,
         ("server", _) if BY_SIZE.contains(name) => Source::Size,

@@ -76,14 +76,22 @@ pub(crate) fn quiet(database: &str) -> Exec {
     Exec {
         argv,
         // Ours also change what they must while the database is full, and wait for no receiver: they see to it.
-        env: vec![(
-            "PGOPTIONS".to_owned(),
-            "-c default_transaction_read_only=off -c synchronous_commit=local".to_owned(),
-        )],
+        env: options(&format!(
+            "-c default_transaction_read_only=off -c synchronous_commit=local{}",
+            // Nothing there is ours to call that a login may have put there. Elsewhere data may need its own path.
+            if database == "postgres" { SAFE_PATH } else { "" }
+        )),
         user: Some(USER.to_owned()),
         workdir: Some("/".to_owned()),
         terminal: None,
     }
+}
+
+/// Only what PostgreSQL brings is found by its plain name: a function that fits better would run with our rights.
+const SAFE_PATH: &str = " -c search_path=pg_catalog";
+
+fn options(text: &str) -> Vec<(String, String)> {
+    vec![("PGOPTIONS".to_owned(), text.trim_start().to_owned())]
 }
 
 /// A database by a name that its users chose: psql takes some names for the address of another server.
@@ -108,6 +116,15 @@ impl Psql<'_> {
             sql,
             Some(TOLD_WITHIN),
         )
+    }
+
+    /// The same with everything set as it is for whoever signs in, but for where names are looked for.
+    pub(crate) fn run_as_set(&self, sql: &str) -> Result<String, DatabaseError> {
+        let exec = Exec {
+            env: options(SAFE_PATH),
+            ..quiet("postgres")
+        };
+        talk(self.engine.exec(self.instance, &exec)?, sql, Some(TOLD_WITHIN))
     }
 
     /// Waits until the server answers a query.
@@ -170,13 +187,13 @@ pub(crate) fn hear(
         });
         let errors = scope.spawn(|| {
             if let Some(errors) = stderr {
-                drop(File::from(errors).read_to_string(&mut complaint));
+                complaint = text_of(File::from(errors));
             }
         });
         let mut input = File::from(stdin);
         let sent = input.write_all(text.as_bytes());
         drop(input);
-        drop(File::from(stdout).read_to_string(&mut printed));
+        printed = text_of(File::from(stdout));
         drop(errors.join());
         let code = wait();
         drop(done);
@@ -200,6 +217,13 @@ pub(crate) fn hear(
 /// what users chose is freed of them by the server.
 pub(crate) fn fields(line: &str) -> Vec<&str> {
     line.split('\u{1f}').collect()
+}
+
+/// All of it; what is no UTF-8, as the text of a database in another encoding, is marked.
+fn text_of(mut stream: File) -> String {
+    let mut bytes = Vec::new();
+    drop(stream.read_to_end(&mut bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Asks a server that may still be starting.

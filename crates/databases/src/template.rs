@@ -147,6 +147,7 @@ fn fill(
         engine,
         temporary(&first, image, version, volume, &initdb(&program_of, PGDATA)),
         "initdb",
+        &|| true,
     )?;
     open_to_the_network(engine, volume)?;
     let server = [
@@ -356,9 +357,10 @@ pub(crate) fn run_once(
     engine: &dyn Engine,
     workload: Workload,
     program: &'static str,
+    is_wanted: &dyn Fn() -> bool,
 ) -> Result<(), DatabaseError> {
     engine.ensure(&workload)?;
-    let ended = wait_end(engine, workload.id, program);
+    let ended = wait_end_while(engine, workload.id, (program, PROGRAM_LIMIT), is_wanted);
     let query = LogQuery {
         key: workload.log_key,
         instance: Some(workload.id),

@@ -109,7 +109,7 @@ pub fn upgrade(
     };
     let program_of = |name| program(upgrade.to, name);
     let (init, upgrades) = (program_of("initdb"), program_of(PG_UPGRADE));
-    run_once(engine, run(&first, &initdb(&init, &made)), "initdb")?;
+    run_once(engine, run(&first, &initdb(&init, &made)), "initdb", is_wanted)?;
     give(&volume, &work).map_err(DatabaseError::file("pgdata"))?;
     let (old, new) = (program(upgrade.from, ""), program_of(""));
     let command = [
@@ -300,27 +300,37 @@ pub fn set_free(psql: Psql<'_>) -> Result<(), DatabaseError> {
 /// # Errors
 /// When the server refuses, or it takes too long.
 pub fn make_statistics(psql: Psql<'_>) -> Result<(), DatabaseError> {
-    let databases = psql.run(
+    let databases = psql.run_soon(
         "postgres",
         "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1;\n",
     )?;
+    let mut outcome = Ok(());
     for name in databases.lines().filter(|name| !name.is_empty()) {
-        let exec = psql::quiet(&psql::named(name));
-        let streams = psql.engine.exec(psql.instance, &exec)?;
-        let said = psql::hear(
-            "ANALYZE",
-            streams,
-            "ANALYZE (SKIP_LOCKED);\n",
-            Some(COUNTS_WITHIN),
-        )?;
-        if said.code != 0 {
-            return Err(DatabaseError::Program {
-                program: "ANALYZE",
-                output: said.complaint.lines().last().unwrap_or("no message").to_owned(),
-            });
+        // One that fails keeps no other from it.
+        if let Err(cause) = count(psql, name) {
+            outcome = Err(cause);
         }
     }
-    Ok(())
+    outcome
+}
+
+/// Bounds that a database sets for its sessions are for its sessions.
+const COUNT: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+  WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout');
+ANALYZE (SKIP_LOCKED);
+";
+
+fn count(psql: Psql<'_>, database: &str) -> Result<(), DatabaseError> {
+    let exec = psql::quiet(&psql::named(database));
+    let streams = psql.engine.exec(psql.instance, &exec)?;
+    let said = psql::hear("ANALYZE", streams, COUNT, Some(COUNTS_WITHIN))?;
+    match said.code {
+        0 => Ok(()),
+        _other => Err(DatabaseError::Program {
+            program: "ANALYZE",
+            output: said.complaint.lines().last().unwrap_or("no message").to_owned(),
+        }),
+    }
 }
 
 /// Of each database; meanwhile nothing else can be done to it.

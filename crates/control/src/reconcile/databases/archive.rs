@@ -421,6 +421,10 @@ fn keep_up(
         return Ok(is_asked);
     }
     care.asked = Some(Instant::now());
+    if !super::room::is_for_base(control, &volume_of(id))? {
+        tracing::warn!(database = %database.name, "a base is due, and the storage pool has no room for it: make room on the server's disk");
+        return Ok(false);
+    }
     let why = match why {
         Why::None => "there is none",
         Why::Old => "the newest is old",

@@ -6,7 +6,7 @@
 //! Invariants: nothing on the target is changed by it; an object that does not open stops it and is named.
 
 use databases::Replay;
-use model::{Base, Database, ImageDigest, Restored, Segment, Target};
+use model::{Base, Bytes, Database, ImageDigest, Restored, Segment, Target};
 use plan::backup as planned;
 
 use super::reading::{Reading, ask, target};
@@ -54,13 +54,20 @@ pub(super) fn bring_back(
             base.number, from.name, base.at
         ),
     )?;
-    super::room::need(control, "a restore", None)?;
+    let last = last_needed(base.last, &run, &kept.bases, from.target);
+    let count = last.number - base.last.number + 1;
+    // All of it is new to the pool, and at least as large as it is there, compressed.
+    let bases = reading.catalogue.bases.iter();
+    let sealed: u64 = bases
+        .filter(|one| one.number == base.number)
+        .map(|one| one.bytes)
+        .sum();
+    let bytes = sealed.saturating_add(count * model::backup::SEGMENT_BYTES);
+    super::room::need_to_restore(control, None, Bytes::new(bytes))?;
     engine.create_volume(volume)?;
     reading.lay(base.number, volume)?;
     compare(job, &base, from, volume)?;
 
-    let last = last_needed(base.last, &run, &kept.bases, from.target);
-    let count = last.number - base.last.number + 1;
     operations::step(
         control,
         job.operation,

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use databases::Replay;
-use model::{Database, DatabaseId, ImageDigest, Reached, Restored, Segment, Target};
+use model::{Bytes, Database, DatabaseId, ImageDigest, Reached, Restored, Segment, Target};
 
 use super::{change, load, refused, room, serve, unmake, volume_of};
 use crate::databases::backups;
@@ -103,12 +103,16 @@ pub(super) fn bring_back(
     let (base, run) = (way.base, way.run);
     let step = format!("copying base {} of {}, taken {}", base.number, from.name, base.at);
     operations::step(control, job.operation, &step)?;
-    let begins = backups::base_volume(source.id, base.number);
-    room::need(control, "a restore", Some(&begins))?;
-    engine.clone_volume(&begins, volume)?;
-    job.still_wanted()?;
     let last = last_needed(base.last, run, &found.bases, from.target);
     let count = last.number - base.last.number + 1;
+    let begins = backups::base_volume(source.id, base.number);
+    room::need_to_restore(
+        control,
+        Some(&begins),
+        Bytes::new(count * model::backup::SEGMENT_BYTES),
+    )?;
+    engine.clone_volume(&begins, volume)?;
+    job.still_wanted()?;
     let step = format!("handing over {count} segments of its log");
     operations::step(control, job.operation, &step)?;
     let stretch = backups::stretch_volume(source.id, base.stretch);

@@ -236,7 +236,7 @@ fn bring(
             ),
         }),
     };
-    wait::ended(control, old)?;
+    wait::ended_while(control, old, &go_on)?;
     go_on()?;
     // What a run before this one left: the former one may have served since.
     change(control, new, |database| database.image = None)?;
@@ -258,7 +258,7 @@ fn bring(
     })?;
     let psql = Psql {
         engine,
-        instance: wait::running(control, new)?,
+        instance: wait::running_while(control, new, &go_on)?,
     };
     // As any copy: whether it is full, and whether commits wait for a receiver, is found out anew.
     databases::set_free(psql).map_err(refused)?;

@@ -9,6 +9,15 @@ use crate::{Control, ControlError};
 
 /// The instance that runs, waited for.
 pub(super) fn running(control: &Control, id: DatabaseId) -> Result<InstanceId, ControlError> {
+    running_while(control, id, &|| Ok(()))
+}
+
+/// The same, as long as it is to go on.
+pub(super) fn running_while(
+    control: &Control,
+    id: DatabaseId,
+    go_on: &dyn Fn() -> Result<(), ControlError>,
+) -> Result<InstanceId, ControlError> {
     let until = Instant::now() + RUNS_WITHIN;
     loop {
         let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
@@ -31,12 +40,22 @@ pub(super) fn running(control: &Control, id: DatabaseId) -> Result<InstanceId, C
                     .to_owned(),
             });
         }
+        go_on()?;
         control.store.wait_change(rev, left.min(Duration::from_secs(1)));
     }
 }
 
 /// Waits until no server of a database that is not wanted lives.
 pub(super) fn ended(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
+    ended_while(control, id, &|| Ok(()))
+}
+
+/// The same, as long as it is to go on.
+pub(super) fn ended_while(
+    control: &Control,
+    id: DatabaseId,
+    go_on: &dyn Fn() -> Result<(), ControlError>,
+) -> Result<(), ControlError> {
     let until = Instant::now() + STOP_GRACE + RUNS_WITHIN;
     loop {
         let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
@@ -49,6 +68,7 @@ pub(super) fn ended(control: &Control, id: DatabaseId) -> Result<(), ControlErro
                 next_step: "see the host: stoa doctor".to_owned(),
             });
         }
+        go_on()?;
         control.store.wait_change(rev, Duration::from_secs(1));
     }
 }
