@@ -551,7 +551,8 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["image", "ls"], Form::One),
     (&["image", "inspect", "host-again"], Form::One),
     (&["image", "rm", "host-again"], Form::One),
-    (&["op", "ls"], Form::One),
+    // All there were: what only some have must be among them.
+    (&["op", "ls", "--limit", "500"], Form::One),
     (&["op", "show", "OPERATION"], Form::One),
     (&["op", "follow", "OPERATION"], Form::One),
     (&["environments", "create", "staging"], Form::One),
