@@ -319,12 +319,7 @@ fn refuse_hidden_links(tree: &Path, below: &[PathBuf], at: &Path) -> Result<()> 
         let Some((layer, found)) = found else { continue };
         if found.is_symlink() {
             let target = fs::read_link(layer.join(&path)).unwrap_or_default();
-            return Err(ImageError::refused(
-                format!("{path:?}"),
-                format!(
-                    "it is a link to {target:?} in the image below, which a directory would hide; lay it there instead"
-                ),
-            ));
+            return Err(ImageError::HidesLink { path, target });
         }
         if found.is_dir() {
             refuse_hidden_links(tree, below, &path)?;

@@ -79,6 +79,16 @@ pub enum ImageError {
         /// What was found.
         found: u64,
     },
+    /// A directory that is laid over an image would stand where that has a link.
+    #[error(
+        "{path:?} is a link to {target:?} in the image below: a directory there would hide what it leads to"
+    )]
+    HidesLink {
+        /// The directory.
+        path: PathBuf,
+        /// Where the link leads.
+        target: PathBuf,
+    },
     /// An archive or image that is hostile, ambiguous or broken; nothing of it is kept.
     #[error("{what} is refused: {why}")]
     Refused {
@@ -248,6 +258,11 @@ impl ImageError {
             ),
             Self::DigestMismatch { .. } | Self::SizeMismatch { .. } => {
                 "fetch or import the image again; if it repeats, the source is damaged or altered".into()
+            }
+            Self::HidesLink { path, target } => {
+                format!(
+                    "lay what is in {path:?} at {target:?} instead: with --at, or by its place in the directory"
+                )
             }
             Self::Refused { .. } => {
                 "make the archive again with tar or docker save from a trusted source".into()
