@@ -26,6 +26,8 @@ pub struct Zone {
     pub subnet: Subnet,
     /// The host's address in it.
     pub gateway: Ipv4Addr,
+    /// Further addresses of the host in it, each with the one port that may be reached.
+    pub doors: Vec<(Ipv4Addr, u16)>,
     /// What its instances may reach.
     pub rules: NetworkRules,
 }
@@ -88,15 +90,7 @@ fn reach(facts: &Facts<'_>) -> String {
         .filter(|z| z.rules.neighbours == Neighbours::Reachable);
     let same = set(joined.map(|z| format!("\"{0}\" . \"{0}\"", z.bridge)));
     let doors = set(zones.iter().flat_map(|z| {
-        doors(z).map(|d| {
-            format!(
-                "\"{}\" . {} . {} . {}",
-                z.bridge,
-                z.gateway,
-                d.transport.as_str(),
-                d.port
-            )
-        })
+        doors(z).map(|(ip, d)| format!("\"{}\" . {ip} . {} . {}", z.bridge, d.transport.as_str(), d.port))
     }));
     let outgoing = || zones.iter().filter(|z| z.rules.egress == Egress::Allowed);
     let egress = set(outgoing().map(|z| format!("\"{}\"", z.bridge)));
@@ -200,12 +194,17 @@ fn anti_spoofing(mark: &Mark) -> String {
     )
 }
 
-/// The ports of the gateway that instances may reach: DNS always.
-fn doors(zone: &Zone) -> impl Iterator<Item = HostPort> {
+/// The addresses and ports of the host that instances may reach: DNS on the gateway always.
+fn doors(zone: &Zone) -> impl Iterator<Item = (Ipv4Addr, HostPort)> {
     const DNS: u16 = 53;
     let dns = [Transport::Tcp, Transport::Udp].map(|transport| HostPort { transport, port: DNS });
     let further = zone.rules.host_ports.iter().copied().filter(|p| p.port != DNS);
-    dns.into_iter().chain(further)
+    let of_gateway = dns.into_iter().chain(further).map(|port| (zone.gateway, port));
+    let transport = Transport::Tcp;
+    of_gateway.chain(zone.doors.iter().map(move |(ip, port)| {
+        let port = *port;
+        (*ip, HostPort { transport, port })
+    }))
 }
 
 /// The elements line; none at all for an empty set, which nft requires.
@@ -300,6 +299,7 @@ mod tests {
             bridge: format!("stm-{number}"),
             subnet: Subnet::containing(Ipv4Addr::new(10, 80, number, 0), 24).unwrap(),
             gateway: Ipv4Addr::new(10, 80, number, 1),
+            doors: vec![(Ipv4Addr::new(10, 80, number, 254), 5432)],
             rules,
         }
     }

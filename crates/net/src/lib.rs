@@ -1,7 +1,7 @@
 //! Private networks on this machine and discovery DNS.
 //!
 //! Lives here: one bridge per environment network, the network namespace of each instance, the firewall that keeps
-//! environments apart and away from the host, and the DNS server that answers on each bridge.
+//! environments apart and away from the host, the DNS server that answers on each bridge, and the doors of what may sleep.
 //! Does not live here: what runs inside a namespace (`runtime`), which instances exist and where traffic goes
 //! (`control`, `edge`). This crate knows no other crate of ours.
 //! Invariants: everything made on the host bears the mark of its Stoa and can be found and removed by it; foreign
@@ -10,9 +10,11 @@
 
 mod background;
 pub mod dns;
+pub mod doors;
 mod durable;
 mod error;
 pub mod firewall;
+mod follow;
 mod foreign;
 mod links;
 mod namespace;

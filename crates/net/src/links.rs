@@ -45,6 +45,11 @@ const ROUTE_TYPE_AT: usize = 7;
 const RTN_UNICAST: u8 = 1;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const ADDRESS_FIXED: usize = 8;
+const ADDRESS_LINK_AT: usize = 4;
+const IFA_LOCAL: u16 = 2;
+/// The network part of an address that stands for itself only.
+const ALONE: u8 = 32;
 
 /// What we need to know of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,12 +101,13 @@ pub(crate) fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     Ok(found.iter().filter_map(route_of).collect())
 }
 
-/// Make the bridge, or repair what differs; its index.
+/// Make the bridge, or repair what differs; its index. Besides its gateway's it has the addresses of `doors`, and no other.
 pub(crate) fn ensure_bridge(
     socket: &mut Socket,
     name: &str,
     gateway: Ipv4Addr,
     subnet: Subnet,
+    doors: &[Ipv4Addr],
     mtu: u32,
 ) -> Result<u32, NetError> {
     let mac = mac_of(gateway).to_vec();
@@ -150,7 +156,7 @@ pub(crate) fn ensure_bridge(
             index_of(socket, name)?
         }
     };
-    let batch = vec![
+    let mut batch = vec![
         address(
             index,
             gateway,
@@ -159,8 +165,32 @@ pub(crate) fn ensure_bridge(
         ),
         set_up(index, format!("bring up bridge {name}")),
     ];
+    let give = |ip: &Ipv4Addr| address(index, *ip, ALONE, format!("give {ip} to bridge {name}"));
+    batch.extend(doors.iter().map(give));
     run(socket, batch)?;
+    let had = addresses(socket, index).map_err(NetError::kernel(format!("list addresses of {name}")))?;
+    for (ip, prefix) in had {
+        if ip != gateway && !doors.contains(&ip) && subnet.contains(ip) {
+            let message = RouteNetlinkMessage::DelAddress(address_message(index, ip, prefix));
+            run_unless_absent(socket, request(format!("take {ip} from bridge {name}"), message, 0))?;
+        }
+    }
     Ok(index)
+}
+
+/// The addresses of a link, each with the length of its network part.
+fn addresses(socket: &mut Socket, link: u32) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    let found = socket.dump(RouteNetlinkMessage::GetAddress(message))?;
+    let of = |answer: &Answer| {
+        let [_, prefix, ..] = *answer.body.as_slice() else {
+            return None;
+        };
+        let octets: [u8; 4] = answer.attribute(ADDRESS_FIXED, IFA_LOCAL)?.try_into().ok()?;
+        (answer.fixed_u32(ADDRESS_LINK_AT)? == link).then_some((Ipv4Addr::from(octets), prefix))
+    };
+    Ok(found.iter().filter_map(of).collect())
 }
 
 /// Make the pair whose inner end is born inside the instance's namespace; the index of the outer end, which is up.
@@ -336,6 +366,14 @@ fn neighbour_message(link: u32, ip: Ipv4Addr) -> NeighbourMessage {
 }
 
 fn address(link: u32, ip: Ipv4Addr, prefix: u8, what: String) -> Request {
+    request(
+        what,
+        RouteNetlinkMessage::NewAddress(address_message(link, ip, prefix)),
+        NLM_F_CREATE | NLM_F_REPLACE,
+    )
+}
+
+fn address_message(link: u32, ip: Ipv4Addr, prefix: u8) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = prefix;
@@ -344,11 +382,7 @@ fn address(link: u32, ip: Ipv4Addr, prefix: u8, what: String) -> Request {
         AddressAttribute::Local(IpAddr::V4(ip)),
         AddressAttribute::Address(IpAddr::V4(ip)),
     ];
-    request(
-        what,
-        RouteNetlinkMessage::NewAddress(message),
-        NLM_F_CREATE | NLM_F_REPLACE,
-    )
+    message
 }
 
 fn set_up(link: u32, what: String) -> Request {

@@ -5,6 +5,7 @@
 //! Invariants: state is written before the kernel is changed and removed only after, so a crash leaves either nothing
 //! or something the next `open` or `reapply` finishes; two calls for one instance never overlap.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -202,6 +203,44 @@ impl Networks {
         self.protect(is_changed)?;
         self.world.ensure_bridge(&record, self.world.mtu()?)?;
         Ok(self.network(key, &record))
+    }
+
+    /// Has a network the doors of exactly these, each with the port it is knocked at: addresses of the host that stand for
+    /// what may not run just now. Who has one keeps its address. Answers who has which.
+    pub fn ensure_doors(
+        &self,
+        key: &str,
+        wanted: &BTreeMap<String, u16>,
+    ) -> Result<BTreeMap<String, Ipv4Addr>, NetError> {
+        let (record, is_changed) = {
+            let mut tables = self.tables();
+            let before = tables
+                .networks
+                .networks
+                .get(key)
+                .cloned()
+                .ok_or_else(|| unknown(key))?;
+            let held = tables.attachments.attachments.values().map(|a| a.ip).collect();
+            let mut record = before.clone();
+            record.set_doors(key, wanted, &held)?;
+            let is_changed = record != before;
+            if is_changed {
+                let mut all = tables.networks.clone();
+                all.networks.insert(key.into(), record.clone());
+                self.files.save_networks(&all)?;
+                tables.networks = all;
+            }
+            (record, is_changed)
+        };
+        if is_changed {
+            self.world.ensure_bridge(&record, self.world.mtu()?)?;
+            self.protect(true)?;
+        }
+        Ok(record
+            .doors
+            .into_iter()
+            .map(|(whose, door)| (whose, door.ip))
+            .collect())
     }
 
     /// A namespace for this instance in that network, ready to be entered. `ip`: a wanted address, else one is chosen.
@@ -442,6 +481,7 @@ impl Networks {
             bridge: self.world.bridge_name(record),
             subnet: record.subnet,
             gateway: record.gateway(),
+            doors: record.doors.values().map(|door| (door.ip, door.port)).collect(),
             rules: record.rules.clone(),
         };
         tables.networks.networks.values().map(zone).collect()

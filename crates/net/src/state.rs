@@ -156,9 +156,46 @@ pub(crate) struct NetworkRecord {
     pub number: u32,
     pub subnet: Subnet,
     pub rules: NetworkRules,
+    /// Addresses on the host that stand for what may not run just now, by whose they are.
+    #[serde(default)]
+    pub doors: BTreeMap<String, DoorRecord>,
+}
+
+/// One door as remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DoorRecord {
+    pub ip: Ipv4Addr,
+    pub port: u16,
 }
 
 impl NetworkRecord {
+    /// Has the doors of exactly these, each with its port: who has one keeps its address, and a new one gets the highest
+    /// that is neither another's nor in `held`.
+    pub(crate) fn set_doors(
+        &mut self,
+        key: &str,
+        wanted: &BTreeMap<String, u16>,
+        held: &BTreeSet<Ipv4Addr>,
+    ) -> Result<(), NetError> {
+        self.doors.retain(|whose, _| wanted.contains_key(whose));
+        let size = u32::try_from(self.subnet.size()).unwrap_or(u32::MAX);
+        for (whose, port) in wanted {
+            if let Some(known) = self.doors.get_mut(whose) {
+                known.port = *port;
+                continue;
+            }
+            let is_free = |ip: &Ipv4Addr| !held.contains(ip) && self.doors.values().all(|door| door.ip != *ip);
+            let ip = (0..size)
+                .rev()
+                .filter(|place| is_for_instances(self.subnet, *place))
+                .filter_map(|place| self.subnet.nth(place))
+                .find(is_free)
+                .ok_or_else(|| NetError::NetworkFull { key: key.into() })?;
+            self.doors.insert(whose.clone(), DoorRecord { ip, port: *port });
+        }
+        Ok(())
+    }
+
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         // A subnet of at least four addresses is checked when a network is made.
         self.subnet.nth(1).unwrap_or_else(|| self.subnet.base())
@@ -226,6 +263,7 @@ impl NetworkTable {
                 number,
                 subnet,
                 rules: rules.clone(),
+                doors: BTreeMap::new(),
             },
         );
         Ok(())
@@ -290,13 +328,17 @@ impl AttachmentTable {
             Some(_) if self.attachments.values().any(|a| a.ip == ip) => {
                 Err(refused(ip, instance, "another instance holds it"))
             }
+            Some(_) if network.doors.values().any(|door| door.ip == ip) => {
+                Err(refused(ip, instance, "a door has it"))
+            }
             Some(_) => Ok(ip),
         }
     }
 
     /// The free address after the one last given, so that a freed address rests as long as possible.
     fn choose(&mut self, key: &str, network: &NetworkRecord) -> Result<Ipv4Addr, NetError> {
-        let used: BTreeSet<Ipv4Addr> = self.attachments.values().map(|a| a.ip).collect();
+        let doors = network.doors.values().map(|door| door.ip);
+        let used: BTreeSet<Ipv4Addr> = self.attachments.values().map(|a| a.ip).chain(doors).collect();
         let size = u32::try_from(network.subnet.size()).unwrap_or(u32::MAX);
         let last = self.last_place.get(key).copied().unwrap_or(1);
         let place = (1..=size)
@@ -491,6 +533,31 @@ mod tests {
                 .ensure("e", &network, "c", Some(Ipv4Addr::LOCALHOST))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn doors_keep_their_addresses_and_no_instance_gets_one() {
+        let mut networks = NetworkTable::default();
+        let mut network = ensured(&mut networks, "e", &[]);
+        let mut table = AttachmentTable::default();
+        let high = network.subnet.nth(254).unwrap();
+        let held = BTreeSet::from([table.ensure("e", &network, "a", Some(high)).unwrap().ip]);
+        let wanted = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), 5432)).collect();
+        network.set_doors("e", &wanted(&["x", "y"]), &held).unwrap();
+        let (x, y) = (network.doors["x"].ip, network.doors["y"].ip);
+        assert_eq!(network.subnet.place_of(x), Some(253));
+        assert_eq!(network.subnet.place_of(y), Some(252));
+        network.set_doors("e", &wanted(&["w", "y"]), &held).unwrap();
+        assert_eq!((network.doors["w"].ip, network.doors["y"].ip), (x, y));
+        assert!(!network.doors.contains_key("x"));
+        assert!(table.ensure("e", &network, "b", Some(y)).is_err());
+        for n in 0..250 {
+            let ip = table.ensure("e", &network, &format!("i{n}"), None).unwrap().ip;
+            assert!(network.doors.values().all(|door| door.ip != ip));
+        }
+        assert!(table.ensure("e", &network, "more", None).is_err());
+        let held = table.attachments.values().map(|a| a.ip).collect();
+        assert!(network.set_doors("e", &wanted(&["v", "w", "y"]), &held).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
@@ -88,7 +89,9 @@ impl World {
     pub(crate) fn ensure_bridge(&self, network: &NetworkRecord, mtu: u32) -> Result<u32, NetError> {
         let mut socket = route_socket()?;
         let name = self.bridge_name(network);
-        let index = links::ensure_bridge(&mut socket, &name, network.gateway(), network.subnet, mtu)?;
+        let doors: Vec<Ipv4Addr> = network.doors.values().map(|door| door.ip).collect();
+        let index =
+            links::ensure_bridge(&mut socket, &name, network.gateway(), network.subnet, &doors, mtu)?;
         let set = |path: String, value: &str| {
             namespace::set(&path, value).map_err(NetError::kernel(format!("set {path}")))
         };

@@ -236,6 +236,7 @@ mod tests {
                 ips,
             }],
             aliases: std::collections::BTreeMap::new(),
+            doors: Vec::new(),
         })
     }
 

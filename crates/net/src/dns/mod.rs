@@ -8,7 +8,7 @@
 mod answer;
 mod server;
 mod upstream;
-mod zones;
+pub(crate) mod zones;
 
 pub use server::{Server, Status};
-pub use zones::{Service, Zone, Zones, publish};
+pub use zones::{Door, Service, Zone, Zones, publish};

@@ -11,15 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::fs::inotify;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, oneshot};
@@ -30,6 +28,7 @@ use super::answer::{Transport, Verdict, decide};
 use super::upstream::Upstream;
 use super::zones::{self, Index, Zones};
 use crate::NetError;
+use crate::follow::{changed, watch};
 
 const PORT: u16 = 53;
 /// The discard port, from which no question comes.
@@ -368,37 +367,4 @@ fn bind(gateway: Ipv4Addr, kind: SocketType) -> io::Result<OwnedFd> {
     sockopt::set_ip_freebind(&socket, true)?;
     rustix::net::bind(&socket, &SocketAddrV4::new(gateway, PORT))?;
     Ok(socket)
-}
-
-/// Told of every change in the directory of the file: it is replaced by a rename.
-fn watch(file: &Path) -> io::Result<AsyncFd<OwnedFd>> {
-    let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-    let dir = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let flags =
-        inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::DELETE;
-    inotify::add_watch(&watch, dir, flags)?;
-    register(watch)
-}
-
-#[allow(unsafe_code)]
-fn register(watch: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is the same open descriptor for as long as the `AsyncFd` owns it.
-    Ok(unsafe { AsyncFd::register(watch) }?)
-}
-
-/// Wait until something changed; for ever where nothing can be watched.
-async fn changed(watch: Option<&AsyncFd<OwnedFd>>) {
-    let Some(watch) = watch else {
-        return std::future::pending().await;
-    };
-    let mut buffer = [0; 4096];
-    loop {
-        let Ok(mut ready) = watch.readable().await else {
-            return std::future::pending().await;
-        };
-        let read = ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut buffer)?));
-        if matches!(read, Ok(Ok(_))) {
-            return;
-        }
-    }
 }

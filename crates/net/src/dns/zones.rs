@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,22 @@ pub struct Zone {
     pub services: Vec<Service>,
     /// Further names, as they stand; one without a dot also answers with `.internal`.
     pub aliases: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// Where the host answers for what may not run just now.
+    #[serde(default)]
+    pub doors: Vec<Door>,
+}
+
+/// An address of the host that stands for a server, whether it runs or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Whose it is; also names the file that tells when it was last used.
+    pub key: String,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The port that is knocked at.
+    pub port: u16,
+    /// The server behind it, while it takes connections.
+    pub target: Option<SocketAddrV4>,
 }
 
 /// The addresses of one service.
@@ -56,6 +72,7 @@ impl Zone {
             egress: network.rules.egress,
             services: Vec::new(),
             aliases: BTreeMap::new(),
+            doors: Vec::new(),
         }
     }
 }
@@ -74,7 +91,7 @@ pub fn publish(path: &Path, zones: &Zones) -> Result<(), NetError> {
 }
 
 /// Read the zones file; nothing when there is none yet.
-pub(super) fn load(path: &Path) -> io::Result<Option<Zones>> {
+pub(crate) fn load(path: &Path) -> io::Result<Option<Zones>> {
     match durable::read(path)? {
         Some(content) => serde_json::from_slice(&content)
             .map(Some)
@@ -196,6 +213,12 @@ mod tests {
                 ("main".into(), vec!["10.80.1.9".parse().unwrap()]),
                 ("db.example.com.".into(), vec!["10.80.1.8".parse().unwrap()]),
             ]),
+            doors: vec![Door {
+                key: "db-1".into(),
+                ip: "10.80.1.254".parse().unwrap(),
+                port: 5432,
+                target: Some("10.80.1.7:5432".parse().unwrap()),
+            }],
         }
     }
 
