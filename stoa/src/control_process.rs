@@ -47,6 +47,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
         toolchains: toolchains(),
         epoch: store.epoch(),
         zones: places.zones(),
+        doors: places.doors(),
     })
     .map_err(|cause| Failure::new(chain(&cause), cause.next()))?;
     let mut settings = Settings::new(places.data.clone());

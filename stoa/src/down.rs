@@ -41,6 +41,7 @@ pub(crate) fn run(args: &DownArgs, json: bool) -> Result<ExitCode, Failure> {
         // Whatever the newest is, this goes above it: it holds the lock of the data directory.
         epoch: 0,
         zones: places.zones(),
+        doors: places.doors(),
     };
     let ended = Host::open(options).and_then(Host::destroy);
     ended.map_err(|cause| Failure::new(chain(&cause), "run stoa down again; it goes on where it stopped"))?;

@@ -1,6 +1,6 @@
-//! `stoa __edge`: the process that answers requests from outside, and names on the private networks.
+//! `stoa __edge`: the process that answers requests from outside, names on the private networks, and the doors of what may sleep.
 //!
-//! Both must go on when control is dead, which is why the names are answered here and not there.
+//! All of it must go on when control is dead, which is why names and doors are answered here and not there.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -36,6 +36,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode, Failure> {
     let mut options = Options::new(listeners, places.edge_socket(), places.edge_state());
     options.threads = threads.to_str().and_then(|threads| threads.parse().ok());
     let _names = net::dns::Server::start(places.zones()).map_err(|cause| failed(&cause))?;
+    std::fs::create_dir_all(places.doors()).map_err(|cause| failed(&cause))?;
+    let _doors = net::doors::Server::start(places.zones(), places.doors()).map_err(|cause| failed(&cause))?;
     edge::run(options).map_err(|cause| failed(&cause))?;
     Ok(ExitCode::SUCCESS)
 }

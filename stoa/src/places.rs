@@ -57,6 +57,10 @@ impl Places {
     pub(crate) fn zones(&self) -> PathBuf {
         self.run().join("zones.json")
     }
+    /// Where the edge tells control when doors were last used.
+    pub(crate) fn doors(&self) -> PathBuf {
+        self.run().join("doors")
+    }
     pub(crate) fn edge_state(&self) -> PathBuf {
         self.data.join("edge")
     }

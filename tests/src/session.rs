@@ -47,6 +47,22 @@ pub fn client(stoa: &Stoa, database: &str, program: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// The psql of the first server's instance, which signs in to another database on its network by the name it is known by.
+///
+/// # Errors
+/// When the other one has no login.
+pub fn neighbour(stoa: &Stoa, database: &str) -> Result<Command> {
+    let shown = stoa.cli(&["db", "url", database, "--json"])?.ok()?.json()?;
+    let url = shown["variables"]["DATABASE_URL"].as_str().context("no url")?;
+    let mut command = Command::new("nsenter");
+    command
+        .arg(format!("--target={}", server(stoa)?.pid))
+        .args(["--net", "--mount", "--", PSQL, "--no-psqlrc", "-qAt"])
+        .args(["--set", "ON_ERROR_STOP=1", "--dbname", url])
+        .env_clear();
+    Ok(command)
+}
+
 /// A session that writes one row at each beat.
 #[derive(Debug)]
 pub struct Beat {

@@ -80,6 +80,15 @@ pub struct Database {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Its server stops when nobody has used it for so many seconds, and starts when somebody connects; absent when it runs
+    /// all the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stop_s: Option<u64>,
+    /// Since when its server does not run because nobody uses it: who connects waits for it, a fraction of a second as a
+    /// rule. Absent while it is awake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub asleep_since: Option<Timestamp>,
     /// Counts every change of its desired state; the value of the `ETag` header.
     pub generation: u64,
     /// When it was asked for.
@@ -332,6 +341,11 @@ pub struct CreateBranch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 60, maximum = 31_536_000)]
     pub ttl_s: Option<u64>,
+    /// After how many seconds without anybody its server stops, until somebody connects; 0 lets it run all the time; without
+    /// it, five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31_536_000)]
+    pub idle_stop_s: Option<u64>,
     /// What it is a copy of; without it, the database as it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<BranchSource>,

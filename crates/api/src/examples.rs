@@ -381,6 +381,7 @@ const FIELDS: &[(&str, &str)] = &[
     ),
     ("token_name", r#""ci""#),
     ("ttl_s", "604800"),
+    ("idle_stop_s", "300"),
     ("instead_of", r#""db_01k2f3v9q0e4tb6mzy8rwx5c7d""#),
     ("by", r#""db_01k2f3v9q0e4tb6mzy8rwx5c7e""#),
     ("type", r#""urn:stoa:error:not_found""#),

@@ -1,18 +1,18 @@
 //! `stoa db`.
 
 use api::{
-    BackupCopy, BackupLevel, BranchSource, CreateBranch, CreateDatabase, CreateDrill, CreateRestore,
-    Database, DatabaseBackupLevel, DatabaseBackups, PromoteDatabase, RestoreTarget, UpdateDatabase,
+    BackupCopy, BackupLevel, CreateDatabase, CreateDrill, CreateRestore, Database, DatabaseBackupLevel,
+    DatabaseBackups, PromoteDatabase, RestoreTarget, UpdateDatabase,
 };
 use model::Level;
 
-use crate::args::{BranchFrom, DbCommand};
+use crate::args::DbCommand;
+use crate::branches;
 use crate::drills;
 use crate::elsewhere;
 use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
-use crate::input;
 use crate::looking;
 use crate::output::{self, say};
 use crate::session::Session;
@@ -108,36 +108,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_rotate(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
-        DbCommand::Branch {
-            name,
-            branch,
-            ttl,
-            from,
-            at,
-            mask,
-            schema_only,
-            version,
-            patience,
-        } => {
-            let body = CreateBranch {
-                name: branch.to_string(),
-                // Rounded up: a span below a second is refused as too short, not taken as none.
-                ttl_s: ttl.map(|ttl| ttl.as_ms().div_ceil(1000)),
-                from: Some(match (at, from) {
-                    (Some(at), _) => BranchSource::Backup { at: *at },
-                    (None, BranchFrom::Live) => BranchSource::Live {},
-                    (None, BranchFrom::Drilled) => BranchSource::Drilled {},
-                }),
-                mask: mask
-                    .as_deref()
-                    .map(|file| input::text(Some(file), "the mask script"))
-                    .transpose()?,
-                schema_only: *schema_only,
-                version: version.clone(),
-            };
-            let operation = client.database_branch(place, name, &body)?;
-            follow::finish(session, &follow::follow(session, &operation, patience)?)
-        }
+        DbCommand::Branch(wanted) => branches::branch(session, wanted),
         DbCommand::Reset {
             name,
             confirm,
@@ -428,7 +399,9 @@ pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
 }
 
 fn state(database: &Database) -> &str {
-    if database.state == "active" && !database.ready {
+    if database.state == "active" && database.asleep_since.is_some() {
+        "asleep"
+    } else if database.state == "active" && !database.ready {
         "not answering"
     } else if database.state == "active" && database.storage_full.is_some() {
         "full, read only"
@@ -480,30 +453,7 @@ fn page(database: &Database) -> String {
     if let Some(why) = &database.why {
         rows.insert(2, ("why", why.clone()));
     }
-    if let Some(origin) = &database.branch_of {
-        let at = origin
-            .at
-            .map_or_else(|| "being taken".to_owned(), |at| at.to_string());
-        let from = match origin.from {
-            BranchSource::Live {} => "as it ran",
-            BranchSource::Drilled {} => "out of its last drill",
-            BranchSource::Backup { .. } => "out of its backup",
-        };
-        let version = match &origin.version {
-            Some(version) => format!(", upgraded to {version}"),
-            None => String::new(),
-        };
-        let shape = match (origin.schema_only, origin.masked) {
-            (false, false) => "",
-            (false, true) => ", masked",
-            (true, false) => ", without rows",
-            (true, true) => ", without rows, masked",
-        };
-        rows.push((
-            "branch",
-            format!("of {} as of {at}, {from}{shape}{version}", origin.database),
-        ));
-    }
+    rows.extend(branches::rows(database));
     if let Some(from) = &database.restored_from {
         let reached = match (from.at, &from.lsn) {
             (Some(at), Some(lsn)) => format!("; the last commit in it is of {at}, at {lsn}"),

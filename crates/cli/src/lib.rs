@@ -8,6 +8,7 @@ mod apps;
 mod archive;
 mod args;
 mod audit;
+mod branches;
 mod context;
 mod contexts;
 mod databases;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use model::{AppId, Instance, InstanceId, Millis, Name, Purpose};
+use model::{AppId, Condition, DatabaseState, Instance, InstanceId, Millis, Name, Purpose};
 
 use crate::reconcile::{Facts, Routed};
 use crate::{Control, hosts};
@@ -185,6 +185,7 @@ fn is_named(siblings: &[Instance], routed: &Routed, id: InstanceId, name: &Name)
 /// new release's instances do not get any before they may.
 pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engine::NetworkNames> {
     let mut networks: BTreeMap<String, BTreeMap<String, Vec<Ipv4Addr>>> = BTreeMap::new();
+    let mut doors = doors(facts);
     for instance in facts.instances.values() {
         let Some(address) = instance.address else { continue };
         let (environment, name) = match &instance.purpose {
@@ -201,7 +202,7 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
                 match facts
                     .databases
                     .get(database)
-                    .filter(|_| instance.condition.is_live())
+                    .filter(|database| instance.condition.is_live() && database.idle_stop.is_none())
                 {
                     Some(database) => {
                         let name = format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN);
@@ -219,11 +220,59 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
             .or_default()
             .push(address);
     }
+    let without_names: Vec<String> = doors
+        .keys()
+        .filter(|network| !networks.contains_key(*network))
+        .cloned()
+        .collect();
+    networks.extend(
+        without_names
+            .into_iter()
+            .map(|network| (network, BTreeMap::new())),
+    );
     networks
         .into_iter()
         .map(|(network, names)| engine::NetworkNames {
+            doors: doors.remove(&network).unwrap_or_default(),
             network,
             names: names.into_iter().collect(),
         })
         .collect()
+}
+
+/// Doors of the databases that may sleep, by network. Nobody is let in to one that is about to, and one that was ended
+/// keeps its door until its server is gone: whoever is inside hears it from him.
+fn doors(facts: &Facts) -> BTreeMap<String, Vec<engine::Door>> {
+    let mut networks: BTreeMap<String, Vec<engine::Door>> = BTreeMap::new();
+    for database in facts.databases.values().filter(|one| one.idle_stop.is_some()) {
+        let mut mine = facts.instances.values().filter(|instance| {
+            let of = Purpose::Database {
+                database: database.id,
+            };
+            instance.purpose == of && instance.condition.is_live()
+        });
+        let server = mine.next();
+        let is_there = match &database.state {
+            DatabaseState::Creating | DatabaseState::Active => true,
+            DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => server.is_some(),
+        };
+        if !is_there {
+            continue;
+        }
+        let is_open = |server: &&Instance| matches!(server.condition, Condition::Ready { .. });
+        let door = engine::Door {
+            key: database.id.to_string(),
+            name: format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN),
+            port: ::databases::PORT,
+            target: server
+                .filter(is_open)
+                .filter(|_| database.asleep.is_none())
+                .and_then(|server| server.address),
+        };
+        networks
+            .entry(database.environment.to_string())
+            .or_default()
+            .push(door);
+    }
+    networks
 }

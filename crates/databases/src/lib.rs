@@ -33,7 +33,7 @@ pub use cluster::{VOLUME_TARGET, settings, workload};
 pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;
 pub use in_effect::{Setting, Source, settings_in_effect};
-pub use psql::{Psql, add_login, drop_login, only_read, psql, sessions, write_again};
+pub use psql::{Psql, add_login, all_sessions, drop_login, only_read, psql, sessions, write_again};
 pub use restore::{Replay, ask_for_replay, replay, supply};
 pub use template::{
     Place, USUAL_VERSION, can_make, collect_templates, create_volume, ensure_image, ensure_template,

@@ -286,11 +286,24 @@ pub fn sessions(psql: Psql<'_>, version: u64) -> Result<u64, DatabaseError> {
         "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}'",
         login_role(version)
     );
-    let printed = psql.run("postgres", &sql)?;
+    count_of(&psql.run("postgres", &sql)?)
+}
+
+fn count_of(printed: &str) -> Result<u64, DatabaseError> {
     printed.trim().parse().map_err(|_| DatabaseError::Program {
         program: "psql",
         output: format!("not a number: {printed}"),
     })
+}
+
+/// How many clients are signed in, whoever they are; not counting who asks.
+///
+/// # Errors
+/// When the server does not say.
+pub fn all_sessions(psql: Psql<'_>) -> Result<u64, DatabaseError> {
+    let sql = "SELECT count(*) FROM pg_catalog.pg_stat_activity \
+               WHERE backend_type = 'client backend' AND usename IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()";
+    count_of(&psql.run_soon("postgres", sql)?)
 }
 
 /// Ends a login role. One that is not there is fine.

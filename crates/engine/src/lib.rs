@@ -20,13 +20,13 @@ pub use workload::{
     VolumeMount, Workload,
 };
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
 use model::operation::ImageSource;
-use model::{Bytes, ImageDigest, InstanceId};
+use model::{Bytes, ImageDigest, InstanceId, Timestamp};
 
 /// A place where workloads run. Calls block; the caller chooses the thread.
 pub trait Engine: Send + Sync {
@@ -92,11 +92,23 @@ pub trait Engine: Send + Sync {
     /// When they cannot be looked over or removed; calling again goes on.
     fn collect_logs(&self, keep: &BTreeSet<String>) -> Result<(), EngineError>;
 
-    /// Makes the names of an environment's network known to its instances, as a whole.
+    /// Makes the names and doors of the environments' networks known to their instances, as a whole.
     ///
     /// # Errors
-    /// When the names could not be published; the old ones stay.
+    /// When they could not be published; the old ones stay.
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError>;
+
+    /// When each door was last used, by its key: somebody knocked, or was inside. One that nobody came to yet is left out.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn last_used(&self) -> Result<BTreeMap<String, Timestamp>, EngineError>;
+
+    /// Counts as somebody at the door of this key.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    fn use_door(&self, key: &str) -> Result<(), EngineError>;
 
     /// Gets an image into the store under a name, or confirms that it is there.
     ///
@@ -238,4 +250,19 @@ pub struct NetworkNames {
     pub network: String,
     /// `SERVICE.APP` (without `.internal`) and the addresses behind it.
     pub names: Vec<(String, Vec<Ipv4Addr>)>,
+    /// Names that lead to a door instead.
+    pub doors: Vec<Door>,
+}
+
+/// An address that stands for a server, whether it runs or not: who connects waits until it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door {
+    /// Whose it is: letters, digits, `_` and `-`.
+    pub key: String,
+    /// The name that leads to it, as those of [`NetworkNames::names`].
+    pub name: String,
+    /// The port that is knocked at, and that the server listens on.
+    pub port: u16,
+    /// The server, while it takes connections.
+    pub target: Option<Ipv4Addr>,
 }

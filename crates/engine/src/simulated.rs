@@ -49,6 +49,7 @@ struct World {
     pool_free: Option<Bytes>,
     asking: Option<room::Asking>,
     names: Vec<NetworkNames>,
+    used: BTreeMap<String, Timestamp>,
     /// Changing calls that still succeed before `failing` ones fail.
     spared: u32,
     failing: u32,
@@ -416,6 +417,16 @@ impl Engine for Simulated {
 
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
         self.changing("publish names")?.names = names.to_vec();
+        Ok(())
+    }
+
+    fn last_used(&self) -> Result<BTreeMap<String, Timestamp>, EngineError> {
+        Ok(self.world().used.clone())
+    }
+
+    fn use_door(&self, key: &str) -> Result<(), EngineError> {
+        let now = Timestamp::now();
+        self.changing("use a door")?.used.insert(key.to_owned(), now);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 mod builds;
 mod capacity;
+mod doors;
 mod error;
 mod images;
 mod instances;
@@ -19,7 +20,7 @@ mod users;
 mod volumes;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -31,7 +32,7 @@ use engine::{
     Workload,
 };
 use image::Images;
-use model::{Bytes, ImageDigest, InstanceId};
+use model::{Bytes, ImageDigest, InstanceId, Timestamp};
 use net::{Mark, Networks, Repaired};
 use runtime::Runtime;
 use volume::Pool;
@@ -56,6 +57,8 @@ pub struct Options {
     pub epoch: u64,
     /// Where the names of the private networks are published for the discovery DNS.
     pub zones: PathBuf,
+    /// The directory in which whoever keeps the doors tells when each was last used.
+    pub doors: PathBuf,
 }
 
 /// This machine as an engine.
@@ -89,6 +92,7 @@ impl Host {
         networks.reapply().map_err(host("put the networks in order"))?;
         let pool = volumes::open(&dir("volumes"))?;
         let watch = Watch::start().map_err(host("watch the instances"))?;
+        doors::watch(&options.doors, watch.bump()).map_err(host("watch the doors"))?;
         let opened = Self {
             probes: Probes::new(watch.bump()),
             watch,
@@ -208,6 +212,12 @@ impl Engine for Host {
     fn publish_names(&self, names: &[NetworkNames]) -> Result<(), EngineError> {
         self.owned()?;
         names::publish(self, names)
+    }
+    fn last_used(&self) -> Result<BTreeMap<String, Timestamp>, EngineError> {
+        doors::last_used(&self.options.doors)
+    }
+    fn use_door(&self, key: &str) -> Result<(), EngineError> {
+        doors::tell(&self.options.doors, key)
     }
     fn fetch_image(&self, request: &FetchImage<'_>, lines: LineSink<'_>) -> Result<ImageDigest, EngineError> {
         images::fetch(self, request, lines)

@@ -7,7 +7,7 @@ use crate::id::{DatabaseId, EnvironmentId, OperationId};
 use crate::name::Name;
 use crate::spec::{ImageDigest, Resources};
 use crate::time::Timestamp;
-use crate::units::Bytes;
+use crate::units::{Bytes, Millis};
 
 /// One PostgreSQL cluster in an instance of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,24 @@ pub struct Database {
     /// When it is to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Its server stops when nobody has used it for so long, and starts when somebody comes; `None` lets it run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_stop: Option<Millis>,
+    /// It sleeps, or is about to; `None` while it is awake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asleep: Option<Asleep>,
+}
+
+/// That nobody used a database for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asleep {
+    /// Since when nobody is let in without being waited for.
+    pub since: Timestamp,
+    /// When somebody was at its door last. Any other time wakes it: clocks may go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Timestamp>,
+    /// Its server is not wanted any more. Before that it is seen once more that nobody is inside.
+    pub is_stopped: bool,
 }
 
 /// Where the data of a branch came from. It is a copy: what becomes of the other one later changes nothing.

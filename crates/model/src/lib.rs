@@ -28,7 +28,7 @@ pub use backup::{
     SEGMENT_BYTES, Segment, Target,
 };
 pub use database::{
-    BranchSource, Credential, Database, DatabaseState, Origin, Promoted, Replaced, Shape, StorageFull,
+    Asleep, BranchSource, Credential, Database, DatabaseState, Origin, Promoted, Replaced, Shape, StorageFull,
 };
 pub use drill::{Drill, DrillState, DrilledCopy};
 pub use elsewhere::{BackupTarget, TargetPlace};

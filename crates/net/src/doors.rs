@@ -176,21 +176,20 @@ impl House {
 
     /// Takes over a new zones file, and tries again what could not be bound.
     fn reload(&mut self) {
-        match zones::load(&self.zones_file) {
+        match zones::read(&self.zones_file) {
             Ok(Some(new)) if self.zones.as_ref() != Some(&new) => self.zones = Some(new),
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the zones file cannot be read; the doors stay as they were"),
+            Err(error) => {
+                tracing::warn!(%error, "the zones file cannot be read; the doors stay as they were");
+            }
         }
         let networks = self.zones.iter().flat_map(|zones| &zones.networks);
         let wanted: BTreeMap<SocketAddrV4, (Subnet, Door)> = networks
             .flat_map(|zone| zone.doors.iter().map(|door| (zone.subnet, door.clone())))
             .map(|(subnet, door)| (SocketAddrV4::new(door.ip, door.port), (subnet, door)))
             .collect();
-        self.open.retain(|at, kept| {
-            wanted
-                .get(at)
-                .is_some_and(|(_, door)| door.key == kept.place.key)
-        });
+        self.open
+            .retain(|at, kept| wanted.get(at).is_some_and(|(_, door)| door.key == kept.place.key));
         for (at, (subnet, door)) in wanted {
             if let Some(kept) = self.open.get(&at) {
                 kept.target.send_if_modified(|target| {

@@ -172,7 +172,10 @@ pub(crate) fn ensure_bridge(
     for (ip, prefix) in had {
         if ip != gateway && !doors.contains(&ip) && subnet.contains(ip) {
             let message = RouteNetlinkMessage::DelAddress(address_message(index, ip, prefix));
-            run_unless_absent(socket, request(format!("take {ip} from bridge {name}"), message, 0))?;
+            run_unless_absent(
+                socket,
+                request(format!("take {ip} from bridge {name}"), message, 0),
+            )?;
         }
     }
     Ok(index)

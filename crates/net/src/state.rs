@@ -184,7 +184,8 @@ impl NetworkRecord {
                 known.port = *port;
                 continue;
             }
-            let is_free = |ip: &Ipv4Addr| !held.contains(ip) && self.doors.values().all(|door| door.ip != *ip);
+            let is_free =
+                |ip: &Ipv4Addr| !held.contains(ip) && self.doors.values().all(|door| door.ip != *ip);
             let ip = (0..size)
                 .rev()
                 .filter(|place| is_for_instances(self.subnet, *place))

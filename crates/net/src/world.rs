@@ -90,8 +90,7 @@ impl World {
         let mut socket = route_socket()?;
         let name = self.bridge_name(network);
         let doors: Vec<Ipv4Addr> = network.doors.values().map(|door| door.ip).collect();
-        let index =
-            links::ensure_bridge(&mut socket, &name, network.gateway(), network.subnet, &doors, mtu)?;
+        let index = links::ensure_bridge(&mut socket, &name, network.gateway(), network.subnet, &doors, mtu)?;
         let set = |path: String, value: &str| {
             namespace::set(&path, value).map_err(NetError::kernel(format!("set {path}")))
         };

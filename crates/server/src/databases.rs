@@ -143,6 +143,7 @@ pub(crate) fn branch(call: &Call) -> Result<Reply, Refusal> {
             version: body.version,
         },
         lives: body.ttl_s.map(Millis::seconds),
+        idle_stop: body.idle_stop_s.map_or(databases::IDLE_STOP, Millis::seconds),
     };
     let (place, database) = (call.place()?, call.parameter("database")?);
     let accepted = databases::branch(call.control(), call.actor()?, &place, database, &wish)?;
@@ -412,6 +413,11 @@ fn wire(view: &DatabaseView) -> api::Database {
             .map(|behind| behind.since),
         durable: database.origin.is_none(),
         expires_at: database.expires_at,
+        idle_stop_s: database.idle_stop.map(|idle| idle.as_ms() / 1000),
+        asleep_since: database
+            .asleep
+            .filter(|asleep| asleep.is_stopped)
+            .map(|asleep| asleep.since),
         generation: view.database.generation,
         created_at: database.created_at,
         purge_at,

@@ -43,6 +43,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The one it listens on when it has an address.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(super) fn place(&self) -> &Path {
         &self.place
     }

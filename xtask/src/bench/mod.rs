@@ -20,6 +20,7 @@ mod noise;
 mod pool;
 mod restore;
 mod space;
+mod wake;
 mod weight;
 
 use std::fs;
@@ -65,6 +66,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         "branches of what a drill left and of a live database, asked for until they answer, beside pg_basebackup and a start on the same data",
         7,
         Bench::Figures(branch::run),
+    ),
+    (
+        "wake",
+        "first query of a branch that sleeps, beside a start of the same server on the host and its first query",
+        15,
+        Bench::Figures(wake::run),
     ),
     (
         "restore",

@@ -3,6 +3,7 @@
 //! Lives here: arguments and help texts.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use model::{Bytes, Level, Lsn, Millis, Name, Timestamp};
@@ -103,36 +104,7 @@ pub enum DbCommand {
         patience: Patience,
     },
     /// Make a branch: a copy of it, with logins of its own, to try things out on.
-    Branch {
-        /// Of which database.
-        name: String,
-        /// The name of the branch.
-        #[arg(long = "as", value_name = "NAME")]
-        branch: Name,
-        /// End it after that time, for example 7d.
-        #[arg(long, value_name = "TIME")]
-        ttl: Option<Millis>,
-        /// Copy it as it runs, or what its last passed drill left: that is as old as the drill, there in a moment, and leaves
-        /// the database alone.
-        #[arg(long, value_name = "WHAT", default_value = "live", conflicts_with = "at")]
-        from: BranchFrom,
-        /// Copy what it had at that time, out of its backup, for example 2026-03-14T15:09:26Z.
-        #[arg(long, value_name = "TIME")]
-        at: Option<Timestamp>,
-        /// Run this SQL on the copy before anybody can sign in, as the owner of its data; - reads it from standard input.
-        /// What it changed is nowhere in the copy any more.
-        #[arg(long, value_name = "FILE")]
-        mask: Option<PathBuf>,
-        /// Leave every table without rows.
-        #[arg(long)]
-        schema_only: bool,
-        /// Upgrade the copy to that later major version of PostgreSQL: the rehearsal of an upgrade.
-        #[arg(long, value_name = "N")]
-        version: Option<String>,
-        /// How to follow it.
-        #[command(flatten)]
-        patience: Patience,
-    },
+    Branch(BranchArguments),
     /// Give a branch the data it was made of, taken anew. What it has is lost; its logins stay.
     Reset {
         /// Its name.
@@ -237,6 +209,70 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
+}
+
+/// What `stoa db branch` takes.
+#[derive(Debug, Clone, Args)]
+pub struct BranchArguments {
+    /// Of which database.
+    pub name: String,
+    /// The name of the branch.
+    #[arg(long = "as", value_name = "NAME")]
+    pub branch: Name,
+    /// End it after that time, for example 7d.
+    #[arg(long, value_name = "TIME")]
+    pub ttl: Option<Millis>,
+    /// Stop its server when nobody has used it for so long, for example 30m, until somebody connects; never lets it run.
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub idle_stop: IdleStop,
+    /// Copy it as it runs, or what its last passed drill left: that is as old as the drill, there in a moment, and leaves
+    /// the database alone.
+    #[arg(long, value_name = "WHAT", default_value = "live", conflicts_with = "at")]
+    pub from: BranchFrom,
+    /// Copy what it had at that time, out of its backup, for example 2026-03-14T15:09:26Z.
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<Timestamp>,
+    /// Run this SQL on the copy before anybody can sign in, as the owner of its data; - reads it from standard input.
+    /// What it changed is nowhere in the copy any more.
+    #[arg(long, value_name = "FILE")]
+    pub mask: Option<PathBuf>,
+    /// Leave every table without rows.
+    #[arg(long)]
+    pub schema_only: bool,
+    /// Upgrade the copy to that later major version of PostgreSQL: the rehearsal of an upgrade.
+    #[arg(long, value_name = "N")]
+    pub version: Option<String>,
+    /// How to follow it.
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// After which time without anybody a server stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleStop(Millis);
+
+impl IdleStop {
+    /// In seconds; 0 lets it run.
+    #[must_use]
+    pub fn as_seconds(self) -> u64 {
+        // Rounded up: a span below a second is short, not never.
+        self.0.as_ms().div_ceil(1000)
+    }
+}
+
+impl FromStr for IdleStop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "never" {
+            return Ok(Self(Millis::new(0)));
+        }
+        let span: Millis = text.parse().map_err(|cause| format!("{cause}, or: never"))?;
+        if span == Millis::new(0) {
+            return Err("to let it run, say: never".to_owned());
+        }
+        Ok(Self(span))
+    }
 }
 
 /// What `stoa db upgrade` takes.

@@ -359,6 +359,8 @@ pub fn restore(
             level: of.level,
             archive: None,
             expires_at: None,
+            idle_stop: None,
+            asleep: None,
         };
         tx.insert(&database)?;
         let work = Work::RestoreDatabase {

@@ -27,7 +27,13 @@ pub struct BranchWish {
     pub shape: Shape,
     /// After which time it ends by itself.
     pub lives: Option<Millis>,
+    /// After which time without anybody its server stops, until somebody comes; zero lets it run.
+    pub idle_stop: Millis,
 }
+
+/// After which time a branch stops unless asked otherwise: who works with it does not notice, and who left it alone for
+/// lunch does not pay for it.
+pub const IDLE_STOP: Millis = Millis::seconds(300);
 
 /// Asks for a branch of a database.
 ///
@@ -100,6 +106,8 @@ pub fn branch(
             level: model::Level::Stream,
             archive: None,
             expires_at: wish.lives.map(|lives| now.plus(lives)),
+            idle_stop: Some(wish.idle_stop).filter(|idle| *idle > Millis::new(0)),
+            asleep: None,
         };
         tx.insert(&database)?;
         let work = Work::BranchDatabase {

@@ -3,7 +3,7 @@
 use ::databases::{Activity, DatabaseError, Psql, Setting};
 use model::{Action, Actor};
 
-use super::live;
+use super::Server;
 use crate::authorize::{self, EnvPath};
 use crate::{Control, ControlError};
 
@@ -45,10 +45,11 @@ fn ask<T>(
     name: &str,
     question: impl FnOnce(Psql<'_>) -> Result<T, DatabaseError>,
 ) -> Result<T, ControlError> {
-    let instance = control.read(|tx| {
+    let found = control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
-        live(tx, &scope.database(tx, name)?.row)
+        Server::of(tx, scope.database(tx, name)?.row)
     })?;
+    let instance = found.awake(control)?;
     let psql = Psql {
         engine: &*control.engine,
         instance: instance.id,

@@ -1,5 +1,6 @@
 //! Managed databases: create, see, connect, rotate, promote, destroy. Making them is `reconcile`'s work.
 
+mod awake;
 pub(crate) mod backups;
 mod branches;
 pub(crate) mod drills;
@@ -26,8 +27,10 @@ use crate::{Control, ControlError, rehearsal};
 pub use ::databases::{Activity, Setting, Source};
 pub use plan::backup::{Gap, Window};
 
+use awake::Server;
+pub(crate) use awake::knock;
 pub use backups::{Backups, backup, backups, restore};
-pub use branches::{BranchWish, branch, reset};
+pub use branches::{BranchWish, IDLE_STOP, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
 pub use levels::update;
@@ -280,6 +283,8 @@ pub(crate) fn create_in(
         level: wish.level.unwrap_or_default(),
         archive: None,
         expires_at: None,
+        idle_stop: None,
+        asleep: None,
     };
     tx.insert(&database)?;
     let accepted = operations::accept(
@@ -420,31 +425,16 @@ pub fn enter(
     arguments: &[String],
     terminal: Option<(u16, u16)>,
 ) -> Result<Option<engine::ExecStreams>, ControlError> {
-    let instance = control.mutate(actor, "database.connect", name, |tx| {
+    let found = control.mutate(actor, "database.connect", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
-        live(tx, &scope.database(tx, name)?.row)
+        Server::of(tx, scope.database(tx, name)?.row)
     })?;
     if rehearsal::is_on() {
         rehearsal::note("session", name, "insert");
         return Ok(None);
     }
+    let instance = found.awake(control)?;
     let mut exec = ::databases::psql(arguments);
     exec.terminal = terminal;
     Ok(Some(control.engine.exec(instance.id, &exec)?))
-}
-
-/// The instance of a database that answers.
-fn live(tx: &ReadTx, database: &Database) -> Result<Instance, ControlError> {
-    need_active(database)?;
-    let instances = tx.list::<Instance>(&database.id.to_string())?;
-    let mut rows = instances.into_iter().map(|i| i.row);
-    rows.find(|i| i.condition.is_live())
-        .ok_or_else(|| not_running(&database.name))
-}
-
-fn not_running(name: &Name) -> ControlError {
-    ControlError::State {
-        message: format!("the instance of {name} does not run at the moment"),
-        next_step: format!("see why: stoa db info {name}"),
-    }
 }

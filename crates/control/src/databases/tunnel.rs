@@ -2,7 +2,8 @@
 
 use model::{Action, Actor};
 
-use super::{live, not_running};
+use super::Server;
+use super::awake::not_running;
 use crate::authorize::{self, EnvPath};
 use crate::{Control, ControlError, rehearsal};
 
@@ -18,18 +19,18 @@ pub fn tunnel(
     path: &EnvPath,
     name: &str,
 ) -> Result<Option<engine::ExecStreams>, ControlError> {
-    let address = control.mutate(actor, "database.tunnel", name, |tx| {
+    let (found, name) = control.mutate(actor, "database.tunnel", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
         let database = scope.database(tx, name)?.row;
-        // It has none yet while it starts.
-        live(tx, &database)?
-            .address
-            .ok_or_else(|| not_running(&database.name))
+        let name = database.name.clone();
+        Ok((Server::of(tx, database)?, name))
     })?;
     if rehearsal::is_on() {
-        rehearsal::note("session", name, "insert");
+        rehearsal::note("session", name.as_str(), "insert");
         return Ok(None);
     }
+    // It has no address yet while it starts.
+    let address = found.awake(control)?.address.ok_or_else(|| not_running(&name))?;
     let streams = ::databases::connect(address).map_err(|cause| {
         tracing::info!(%cause, %name, "a server took no connection");
         ControlError::State {

@@ -136,6 +136,8 @@ pub fn upgrade(
             replaced: None,
             archive: None,
             expires_at: None,
+            idle_stop: None,
+            asleep: None,
             ..old.clone()
         };
         tx.insert(&new)?;

@@ -308,6 +308,8 @@ pub fn restore(
             level: model::Level::Stream,
             archive: None,
             expires_at: None,
+            idle_stop: None,
+            asleep: None,
         };
         tx.insert(&row)?;
         let work = Work::RestoreDatabase { database: row.id };

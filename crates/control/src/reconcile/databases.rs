@@ -5,6 +5,7 @@ mod branch;
 mod drill;
 mod due;
 mod fetch;
+mod idle;
 mod promote;
 mod reading;
 mod receipt;
@@ -23,8 +24,8 @@ use std::time::Duration;
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Condition, Credential, Database, DatabaseId, DatabaseState, Instance, InstanceId, Operation, Purpose,
-    Timestamp,
+    Condition, Credential, Database, DatabaseId, DatabaseState, Exit, Instance, InstanceId, Operation,
+    Purpose, Timestamp,
 };
 use store::rows::{PASSWORD, database_tenant};
 use store::secret::Secret;
@@ -33,6 +34,7 @@ use store::{Expect, WriteTx};
 pub(super) use archive::watch as watch_archives;
 pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
+pub(super) use idle::{wake, watch as watch_idle};
 pub(super) use promote::is_switched;
 pub(super) use receipt::watch as watch_receipts;
 pub(super) use upload::watch as watch_uploads;
@@ -162,7 +164,8 @@ pub(super) fn is_wanted(database: &Database) -> bool {
     match &database.state {
         // The worker names the image only after the volume is there.
         DatabaseState::Creating | DatabaseState::Active => {
-            database.image.is_some() && database.paused.is_none()
+            let is_stopped = database.asleep.is_some_and(|asleep| asleep.is_stopped);
+            database.image.is_some() && database.paused.is_none() && !is_stopped
         }
         DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
@@ -223,14 +226,26 @@ fn ended_at(instance: &Instance) -> Option<Timestamp> {
     }
 }
 
-/// A server that stayed up for five minutes begins a new series.
+/// A server that stayed up for five minutes, or ended as it was asked to, begins a new series.
 fn next_attempt(mine: &[&Instance]) -> u32 {
     match mine.last() {
+        Some(last) if ended_well(last) => 0,
         Some(last) => match ended_at(last) {
             Some(at) if at.since(last.created_at) < model::Millis::seconds(300) => last.attempt + 1,
             Some(_) | None => 0,
         },
         None => 0,
+    }
+}
+
+fn ended_well(instance: &Instance) -> bool {
+    match &instance.condition {
+        Condition::Exited { exit, .. } => *exit == Exit::Code { code: 0 },
+        Condition::Starting { .. }
+        | Condition::Ready { .. }
+        | Condition::Unready { .. }
+        | Condition::Draining { .. }
+        | Condition::Stopping { .. } => false,
     }
 }
 

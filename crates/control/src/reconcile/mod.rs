@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  look at the engine -> write down what is seen (observe) -> per app: decide (plan), store, act (apps)
-//!  -> databases -> publish names and routes (publish) -> what no one owns goes (orphans) -> wait for the bell
+//!  -> databases (woken when somebody came) -> publish names and routes (publish) -> what no one owns goes (orphans) -> wait for the bell
 //! ```
 //! Invariants: each pass reads the facts again and takes no hint about what changed; intent is stored before the
 //! effect; start, retry and recovery after a crash are this one path. Long work (builds, images, making a database)
@@ -97,7 +97,8 @@ impl Reconciler {
         let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
-            let (kept, received, drilled, carried) = (
+            let (kept, received, drilled, carried, idle) = (
+                Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
@@ -108,6 +109,7 @@ impl Reconciler {
             scope.spawn(move || databases::watch_receipts(&received, stop));
             scope.spawn(move || databases::watch_drills(&drilled, stop));
             scope.spawn(move || databases::watch_uploads(&carried, stop));
+            scope.spawn(move || databases::watch_idle(&idle, stop));
             scope.spawn(move || {
                 let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -173,6 +175,8 @@ impl Reconciler {
                 }
             }
         }
+        databases::wake(&control, &facts)?;
+        facts.refresh(&control)?;
         databases::advance(&control, &facts, &lingering, now);
         jobs::sweep(&control, &facts, now);
         facts.refresh(&control)?;

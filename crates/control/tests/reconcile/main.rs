@@ -20,6 +20,7 @@ mod keys;
 mod people;
 mod places;
 mod promotes;
+mod sleepers;
 mod speed;
 mod storage;
 mod strategies;

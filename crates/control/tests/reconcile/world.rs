@@ -469,6 +469,7 @@ pub fn branch_wish(text: &str) -> control::databases::BranchWish {
         source: model::BranchSource::Live,
         shape: model::Shape::default(),
         lives: None,
+        idle_stop: control::databases::IDLE_STOP,
     }
 }
 

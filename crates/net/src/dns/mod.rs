@@ -11,4 +11,4 @@ mod upstream;
 pub(crate) mod zones;
 
 pub use server::{Server, Status};
-pub use zones::{Door, Service, Zone, Zones, publish};
+pub use zones::{Door, Service, Zone, Zones, publish, read};

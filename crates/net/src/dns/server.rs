@@ -173,7 +173,7 @@ impl Site {
 
     /// Take over a new zones file, and try again what could not be bound.
     fn reload(self: &Rc<Self>) {
-        match zones::load(&self.zones_file) {
+        match zones::read(&self.zones_file) {
             Ok(Some(new)) if self.zones.borrow().as_ref() != Some(&new) => {
                 self.zones.replace(Some(new));
             }

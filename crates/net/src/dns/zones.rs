@@ -91,7 +91,10 @@ pub fn publish(path: &Path, zones: &Zones) -> Result<(), NetError> {
 }
 
 /// Read the zones file; nothing when there is none yet.
-pub(crate) fn load(path: &Path) -> io::Result<Option<Zones>> {
+///
+/// # Errors
+/// When it cannot be read, or is none.
+pub fn read(path: &Path) -> io::Result<Option<Zones>> {
     match durable::read(path)? {
         Some(content) => serde_json::from_slice(&content)
             .map(Some)
@@ -263,13 +266,13 @@ mod tests {
     fn the_file_comes_back_as_published() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("zones.json");
-        assert_eq!(load(&path).unwrap(), None);
+        assert_eq!(read(&path).unwrap(), None);
         let zones = Zones {
             networks: vec![zone()],
         };
         publish(&path, &zones).unwrap();
-        assert_eq!(load(&path).unwrap(), Some(zones));
+        assert_eq!(read(&path).unwrap(), Some(zones));
         std::fs::write(&path, "{").unwrap();
-        assert!(load(&path).is_err());
+        assert!(read(&path).is_err());
     }
 }

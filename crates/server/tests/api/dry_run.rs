@@ -595,6 +595,8 @@ fn database_of(
             behind: None,
         }),
         expires_at: None,
+        idle_stop: None,
+        asleep: None,
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) fn running_while(
     go_on: &dyn Fn() -> Result<(), ControlError>,
 ) -> Result<InstanceId, ControlError> {
     let until = Instant::now() + RUNS_WITHIN;
+    // It may sleep.
+    crate::databases::knock(control, id)?;
     loop {
         let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
         let ready = found
