@@ -106,7 +106,19 @@ fn a_database_comes_back_as_of_a_moment() -> Result<()> {
         ("latest", ["--latest"].as_slice(), "one,two,three,four"),
     ] {
         let all = [&["db", "restore", "main", "--as", name][..], words].concat();
-        stoa.cli(&all)?.ok()?.says("with the data of main as of")?;
+        let told = stoa.cli(&all)?.ok()?;
+        let told = told
+            .says("with the data of main as of")?
+            .says("ms were expected")?;
+        let before = told
+            .stderr
+            .find("expected to take")
+            .context("it does not say for how long")?;
+        let begun = told
+            .stderr
+            .find("handing over")
+            .context("it does not say what it does")?;
+        ensure!(before < begun, "{}", told.stderr);
         let found = notes(&stoa, name)?;
         ensure!(found == expected, "{name} has {found}");
         ensure!(notes(&stoa, "main")? == "one,two,three,four", "main changed");

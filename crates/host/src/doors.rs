@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use engine::EngineError;
 use model::Timestamp;
@@ -13,6 +13,9 @@ use rustix::fs::inotify;
 
 use crate::error::host;
 use crate::watch::Bump;
+
+/// What happens within that after a ring rings once.
+const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Rings whenever a door is used, from now on for as long as this process lives. Makes the directory.
 pub(crate) fn watch(dir: &Path, bump: Bump) -> io::Result<()> {
@@ -28,6 +31,7 @@ pub(crate) fn watch(dir: &Path, bump: Bump) -> io::Result<()> {
             // What cannot be read any more is seen by the next look.
             while rustix::io::retry_on_intr(|| rustix::io::read(&watch, &mut events[..])).is_ok() {
                 bump.ring();
+                std::thread::sleep(TOGETHER);
             }
         })?;
     Ok(())
@@ -35,7 +39,12 @@ pub(crate) fn watch(dir: &Path, bump: Bump) -> io::Result<()> {
 
 pub(crate) fn last_used(dir: &Path) -> Result<BTreeMap<String, Timestamp>, EngineError> {
     let mut all = BTreeMap::new();
-    let entries = std::fs::read_dir(dir).map_err(host("read when doors were used"))?;
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        // Somebody removed it: nobody knocked since.
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(all),
+        Err(cause) => return Err(host("read when doors were used")(cause)),
+    };
     for entry in entries {
         let entry = entry.map_err(host("read when doors were used"))?;
         let time = match entry.metadata().and_then(|facts| facts.modified()) {
@@ -70,8 +79,6 @@ pub(crate) fn forget(dir: &Path, kept: &BTreeSet<&str>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::watch::Watch;
 

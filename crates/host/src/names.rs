@@ -74,25 +74,26 @@ fn ports(doors: &[Door]) -> BTreeMap<String, u16> {
     doors.iter().map(|door| (door.key.clone(), door.port)).collect()
 }
 
-/// The doors of a network and the addresses they have. A network that has no room for them goes without. The addresses of
-/// those that were there `before` go with the next change: whoever is inside is still to hear that it is over.
+/// The doors of a network and the addresses they have; when it is full, some have none. The addresses of those that were there
+/// `before` go with the next change: whoever is inside is still to hear that it is over.
 fn doors_of<'a>(
     host: &Host,
     network: &Network,
     doors: &'a [Door],
     before: Option<&BTreeMap<String, u16>>,
-) -> Vec<(&'a Door, Ipv4Addr)> {
+) -> Result<Vec<(&'a Door, Ipv4Addr)>, EngineError> {
     let mut wanted = before.cloned().unwrap_or_default();
     wanted.extend(ports(doors));
-    let given = match host.networks.ensure_doors(&network.key, &wanted) {
-        Ok(given) => given,
-        Err(cause) => {
-            tracing::warn!(network = %network.key, cause = error::chain(&cause), "a network got no doors; they are tried again");
-            return Vec::new();
+    let given = host.networks.ensure_doors(&network.key, &wanted);
+    let given = given.map_err(error::host("make the doors of a network"))?;
+    let place = |door: &'a Door| {
+        let ip = given.get(&door.key);
+        if ip.is_none() {
+            tracing::warn!(network = %network.key, name = door.name, "its network is full: it is not reached by its name");
         }
+        Some((door, *ip?))
     };
-    let place = |door: &'a Door| Some((door, *given.get(&door.key)?));
-    doors.iter().filter_map(place).collect()
+    Ok(doors.iter().filter_map(place).collect())
 }
 
 fn write(
@@ -101,10 +102,10 @@ fn write(
     before: &BTreeMap<String, BTreeMap<String, u16>>,
 ) -> Result<BTreeSet<String>, EngineError> {
     let inventory = host.networks.list().map_err(error::host("list the networks"))?;
-    let zones = inventory.networks.iter().map(|network| {
+    let zone = |network: &Network| -> Result<Zone, EngineError> {
         let mine = names.iter().find(|one| one.network == network.key);
         let doors = mine.map_or(&[][..], |one| &one.doors);
-        let doors = doors_of(host, network, doors, before.get(&network.key));
+        let doors = doors_of(host, network, doors, before.get(&network.key))?;
         let led = doors.iter().map(|(door, ip)| (&door.name, vec![*ip]));
         let named = mine.iter().flat_map(|one| &one.names);
         let services = named
@@ -124,14 +125,14 @@ fn write(
             port: door.port,
             target: door.target.map(|target| SocketAddrV4::new(target, door.port)),
         });
-        Zone {
+        Ok(Zone {
             services: services.collect(),
             doors: kept.collect(),
             ..Zone::of(network)
-        }
-    });
+        })
+    };
     let zones = Zones {
-        networks: zones.collect(),
+        networks: inventory.networks.iter().map(zone).collect::<Result<_, _>>()?,
     };
     publish_zones(&host.options.zones, &zones).map_err(error::host("publish the names"))?;
     Ok(inventory

@@ -5,23 +5,24 @@
 //! Does not live here: which doors there are and what is behind them (the zones file), waking and stopping servers
 //! (`control`).
 //! Invariants: a connection is joined to one server for its whole life, byte by byte, and nothing of it is read; a door is
-//! told to be used when somebody knocks, before anything else, and again and again while a connection is open; every wait
-//! has an end.
+//! told to be used when somebody knocks, before anything else, and again and again while a connection is open; of two that
+//! keep the same doors only the one that began last takes further connections; every wait has an end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt as _, Interest, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
@@ -29,11 +30,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::dns::Door;
 use crate::dns::zones::{self, Zones};
+use crate::firewall::LISTENS_AT;
 use crate::follow::{self, changed};
 use crate::{NetError, Subnet};
 
 /// Connections that one door holds at a time: one that is knocked at without end must not use up everybody's.
 const CONNECTIONS_PER_DOOR: usize = 256;
+/// Connections of all doors, of the descriptors that this process may have: each needs two.
+const SHARE_OF_DESCRIPTORS: u64 = 32;
+const CONNECTIONS: std::ops::RangeInclusive<u64> = 32..=2048;
 const BACKLOG: i32 = 128;
 /// How long somebody who knocked waits for the server.
 const WAKES_WITHIN: Duration = Duration::from_secs(60);
@@ -43,6 +48,13 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// While a connection is open its door is told to be used that often.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Who knocks at a door that leads somewhere is not told of more often: nobody needs to be woken. It is less than any time
+/// after which a server falls asleep.
+const TELL_AWAKE: Duration = Duration::from_millis(900);
+/// The same of one that leads nowhere.
+const TELL_ASLEEP: Duration = Duration::from_millis(50);
+/// Who waits is looked after that often: he may have gone.
+const STILL_THERE: Duration = Duration::from_millis(250);
 /// Catches what notification missed, and addresses that were taken.
 const TICK: Duration = Duration::from_secs(1);
 /// A peer that is silent for so long is asked whether it is still there, that often, so many times.
@@ -70,10 +82,14 @@ impl Server {
             .name("stoa-doors".into())
             .spawn(move || {
                 let house = House {
+                    newest: zones_file.with_file_name("doors.newest"),
+                    me: me(),
                     zones_file,
                     used: Rc::new(used),
                     zones: None,
                     open: BTreeMap::new(),
+                    connections: Arc::new(Semaphore::new(most())),
+                    is_newest: true,
                 };
                 runtime.block_on(LocalSet::new().run_until(house.keep(stopped)));
             })
@@ -93,12 +109,36 @@ impl Drop for Server {
     }
 }
 
+/// Tells servers apart, of this process and of others.
+fn me() -> String {
+    static STARTED: AtomicU64 = AtomicU64::new(0);
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    format!(
+        "{} {} {number}",
+        std::process::id(),
+        began.unwrap_or_default().as_nanos()
+    )
+}
+
+fn most() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.unwrap_or(u64::MAX) / SHARE_OF_DESCRIPTORS;
+    let most = share.clamp(*CONNECTIONS.start(), *CONNECTIONS.end());
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
 /// All doors.
 struct House {
+    /// Who began last writes his name there.
+    newest: PathBuf,
+    me: String,
     zones_file: PathBuf,
     used: Rc<PathBuf>,
     zones: Option<Zones>,
     open: BTreeMap<SocketAddrV4, Kept>,
+    connections: Arc<Semaphore>,
+    is_newest: bool,
 }
 
 /// One door that is kept.
@@ -124,6 +164,18 @@ struct Place {
 }
 
 impl Place {
+    /// Tells that somebody knocked or went.
+    fn tell_of(&self, target: &watch::Receiver<Option<SocketAddrV4>>) {
+        let pause = if target.borrow().is_some() {
+            TELL_AWAKE
+        } else {
+            TELL_ASLEEP
+        };
+        if self.told.borrow().is_none_or(|at| at.elapsed() >= pause) {
+            self.tell();
+        }
+    }
+
     /// Tells that the door is used now.
     fn tell(&self) {
         self.told.replace(Some(Instant::now()));
@@ -159,6 +211,9 @@ impl House {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = follow::watch(&self.zones_file).ok();
+        if let Err(error) = std::fs::write(&self.newest, &self.me) {
+            tracing::warn!(%error, "whoever kept the doors before is not told to leave them");
+        }
         loop {
             self.reload();
             tokio::select! {
@@ -168,9 +223,19 @@ impl House {
                         watch = follow::watch(&self.zones_file).ok();
                     }
                     self.open.values().for_each(|kept| kept.place.tell_again());
+                    self.give_way();
                 }
                 () = changed(watch.as_ref()) => {}
             }
+        }
+    }
+
+    /// Takes no further connections when somebody else keeps the doors by now. Those that are open go on.
+    fn give_way(&mut self) {
+        let is_mine = std::fs::read_to_string(&self.newest).is_ok_and(|newest| newest == self.me);
+        if self.is_newest && !is_mine {
+            self.is_newest = false;
+            self.open.values().for_each(|kept| kept.listening.abort());
         }
     }
 
@@ -199,6 +264,9 @@ impl House {
                 });
                 continue;
             }
+            if !self.is_newest {
+                continue;
+            }
             match self.open(at, subnet, &door) {
                 Ok(kept) => drop(self.open.insert(at, kept)),
                 Err(error) => tracing::warn!(%error, %at, "a door cannot be opened; trying again"),
@@ -207,7 +275,7 @@ impl House {
     }
 
     fn open(&self, at: SocketAddrV4, subnet: Subnet, door: &Door) -> io::Result<Kept> {
-        let listener = TcpListener::from_std(bind(at)?.into())?;
+        let listener = TcpListener::from_std(bind(*at.ip())?.into())?;
         let place = Rc::new(Place {
             key: door.key.clone(),
             subnet,
@@ -216,7 +284,12 @@ impl House {
             told: RefCell::new(None),
         });
         let (target, targets) = watch::channel(door.target);
-        let listening = spawn_local(receive(listener, Rc::clone(&place), targets)).abort_handle();
+        let connections = [
+            Arc::clone(&self.connections),
+            Arc::new(Semaphore::new(CONNECTIONS_PER_DOOR)),
+        ];
+        let listening =
+            spawn_local(receive(listener, Rc::clone(&place), targets, connections)).abort_handle();
         Ok(Kept {
             place,
             target,
@@ -225,11 +298,18 @@ impl House {
     }
 }
 
-async fn receive(listener: TcpListener, place: Rc<Place>, targets: watch::Receiver<Option<SocketAddrV4>>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_PER_DOOR));
+async fn receive(
+    listener: TcpListener,
+    place: Rc<Place>,
+    targets: watch::Receiver<Option<SocketAddrV4>>,
+    [all, mine]: [Arc<Semaphore>; 2],
+) {
     loop {
-        // Never closed, so this is only ever a wait.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+        // Never closed, so these are only ever waits.
+        let (Ok(one), Ok(other)) = (
+            Arc::clone(&mine).acquire_owned().await,
+            Arc::clone(&all).acquire_owned().await,
+        ) else {
             return;
         };
         match listener.accept().await {
@@ -237,13 +317,13 @@ async fn receive(listener: TcpListener, place: Rc<Place>, targets: watch::Receiv
                 let (place, targets) = (Rc::clone(&place), targets.clone());
                 spawn_local(async move {
                     place.connections.set(place.connections.get() + 1);
-                    if let Err(error) = join(stream, &place, targets).await {
+                    if let Err(error) = join(stream, &place, targets.clone()).await {
                         tracing::debug!(%error, door = %place.key, "a connection ended");
                     }
                     place.connections.set(place.connections.get() - 1);
                     // Its time without anybody begins now.
-                    place.tell();
-                    drop(permit);
+                    place.tell_of(&targets);
+                    drop((one, other));
                 });
             }
             Ok(_) => {}
@@ -266,10 +346,13 @@ async fn join(
     place: &Place,
     mut targets: watch::Receiver<Option<SocketAddrV4>>,
 ) -> io::Result<()> {
-    place.tell();
-    let mut server = timeout(WAKES_WITHIN, reach(&mut targets))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    place.tell_of(&targets);
+    let mut server = tokio::select! {
+        server = timeout(WAKES_WITHIN, reach(&mut targets)) => {
+            server.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+        }
+        () = leaves(&stream) => return Ok(()),
+    };
     // Who is gone without a word keeps no server awake.
     for end in [&stream, &server] {
         end.set_nodelay(true)?;
@@ -279,7 +362,20 @@ async fn join(
         sockopt::set_tcp_keepintvl(end, every)?;
         sockopt::set_tcp_keepcnt(end, times)?;
     }
-    copy_bidirectional(&mut stream, &mut server).await.map(drop)
+    let (mut from_client, mut to_client) = stream.split();
+    let (mut from_server, mut to_server) = server.split();
+    let asks = async {
+        copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    let answers = copy(&mut from_server, &mut to_client);
+    tokio::pin!(answers);
+    // What the server ended is over, whether or not the client has noticed: it keeps nobody awake.
+    tokio::select! {
+        ended = &mut answers => return ended.map(drop),
+        asked = asks => asked?,
+    }
+    answers.await.map(drop)
 }
 
 /// The server, as soon as one takes the connection. One that is about to end refuses: then there will be another.
@@ -299,15 +395,26 @@ async fn reach(targets: &mut watch::Receiver<Option<SocketAddrV4>>) -> io::Resul
     }
 }
 
+/// Returns when the client has gone: what he said before is still there to be read.
+async fn leaves(stream: &TcpStream) {
+    loop {
+        sleep(STILL_THERE).await;
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
 /// A socket at a door, whether or not its address exists yet.
-fn bind(at: SocketAddrV4) -> io::Result<OwnedFd> {
+fn bind(ip: Ipv4Addr) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // While one edge takes over from another both listen.
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_ip_freebind(&socket, true)?;
-    rustix::net::bind(&socket, &at)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(ip, LISTENS_AT))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

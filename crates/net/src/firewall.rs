@@ -26,7 +26,7 @@ pub struct Zone {
     pub subnet: Subnet,
     /// The host's address in it.
     pub gateway: Ipv4Addr,
-    /// Further addresses of the host in it, each with the one port that may be reached.
+    /// Further addresses of the host in it, each with the port that is knocked at.
     pub doors: Vec<(Ipv4Addr, u16)>,
     /// What its instances may reach.
     pub rules: NetworkRules,
@@ -36,6 +36,10 @@ pub struct Zone {
 /// credentials (link-local for most, 168.63.129.16 Azure, 100.100.100.200 Alibaba, 192.0.0.192 Oracle).
 const FORBIDDEN: &str = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 192.0.0.192/32, 100.100.100.200/32, \
                          168.63.129.16/32, 224.0.0.0/3";
+
+/// Where whoever keeps the doors listens, whatever port is knocked at: a server of the host's own may listen at that one on
+/// all addresses. What listens so is never reached by a door either.
+pub(crate) const LISTENS_AT: u16 = 15_432;
 
 /// Bridges of other container systems on this host, and of other Stoas: private networks, not the outside.
 const OTHER_BRIDGES: [&str; 9] = [
@@ -90,8 +94,26 @@ fn reach(facts: &Facts<'_>) -> String {
         .filter(|z| z.rules.neighbours == Neighbours::Reachable);
     let same = set(joined.map(|z| format!("\"{0}\" . \"{0}\"", z.bridge)));
     let doors = set(zones.iter().flat_map(|z| {
-        doors(z).map(|(ip, d)| format!("\"{}\" . {ip} . {} . {}", z.bridge, d.transport.as_str(), d.port))
+        doors(z).map(|d| {
+            let (ip, transport) = (z.gateway, d.transport.as_str());
+            format!("\"{}\" . {ip} . {transport} . {}", z.bridge, d.port)
+        })
     }));
+    let knocks = || {
+        let all = zones.iter();
+        all.flat_map(|z| z.doors.iter().map(move |(ip, port)| (&z.bridge, ip, port)))
+    };
+    let listening = set(knocks().map(|(bridge, ip, _)| format!("\"{bridge}\" . {ip} . tcp . {LISTENS_AT}")));
+    // Kernels that cannot tell who listens need not as long as there are no doors.
+    let kept = match listening.as_str() {
+        "" => "",
+        _ => "    iifname . ip daddr . meta l4proto . th dport @listening socket wildcard 0 accept\n",
+    };
+    let led: String = knocks()
+        .map(|(bridge, ip, port)| {
+            format!("    iifname \"{bridge}\" ip daddr {ip} tcp dport {port} dnat ip to {ip}:{LISTENS_AT}\n")
+        })
+        .collect();
     let outgoing = || zones.iter().filter(|z| z.rules.egress == Egress::Allowed);
     let egress = set(outgoing().map(|z| format!("\"{}\"", z.bridge)));
     let masqueraded = set(outgoing().map(|z| z.subnet.to_string()));
@@ -108,6 +130,9 @@ fn reach(facts: &Facts<'_>) -> String {
   set doors {{
     type ifname . ipv4_addr . inet_proto . inet_service
 {doors}  }}
+  set listening {{
+    type ifname . ipv4_addr . inet_proto . inet_service
+{listening}  }}
   set egress {{
     type ifname
 {egress}  }}
@@ -115,6 +140,9 @@ fn reach(facts: &Facts<'_>) -> String {
     type ipv4_addr
     flags interval
 {masqueraded}  }}
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+{led}  }}
   chain input {{
     type filter hook input priority filter - 10; policy accept;
     iifname "{ours}" jump to_host
@@ -122,7 +150,7 @@ fn reach(facts: &Facts<'_>) -> String {
   chain to_host {{
     ct state established,related accept
     iifname . ip daddr . meta l4proto . th dport @doors accept
-    counter reject with icmpx admin-prohibited
+{kept}    counter reject with icmpx admin-prohibited
   }}
   chain forward {{
     type filter hook forward priority filter - 10; policy accept;
@@ -194,17 +222,12 @@ fn anti_spoofing(mark: &Mark) -> String {
     )
 }
 
-/// The addresses and ports of the host that instances may reach: DNS on the gateway always.
-fn doors(zone: &Zone) -> impl Iterator<Item = (Ipv4Addr, HostPort)> {
+/// The ports of the gateway that instances may reach: DNS always.
+fn doors(zone: &Zone) -> impl Iterator<Item = HostPort> {
     const DNS: u16 = 53;
     let dns = [Transport::Tcp, Transport::Udp].map(|transport| HostPort { transport, port: DNS });
     let further = zone.rules.host_ports.iter().copied().filter(|p| p.port != DNS);
-    let of_gateway = dns.into_iter().chain(further).map(|port| (zone.gateway, port));
-    let transport = Transport::Tcp;
-    of_gateway.chain(zone.doors.iter().map(move |(ip, port)| {
-        let port = *port;
-        (*ip, HostPort { transport, port })
-    }))
+    dns.into_iter().chain(further)
 }
 
 /// The elements line; none at all for an empty set, which nft requires.

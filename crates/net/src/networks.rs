@@ -128,6 +128,8 @@ pub struct Networks {
     files: StateFiles,
     tables: Mutex<Tables>,
     firewall: Mutex<Option<Generation>>,
+    /// Held while a bridge is made.
+    bridges: Mutex<()>,
     busy: Busy,
     reaper: Reaper,
     _lock: Lock,
@@ -171,6 +173,7 @@ impl Networks {
                 attachments,
             }),
             firewall: Mutex::new(None),
+            bridges: Mutex::new(()),
             busy: Busy::default(),
             _lock: lock,
         };
@@ -201,12 +204,13 @@ impl Networks {
             (record, is_changed)
         };
         self.protect(is_changed)?;
-        self.world.ensure_bridge(&record, self.world.mtu()?)?;
+        self.ensure_bridge(key)?;
         Ok(self.network(key, &record))
     }
 
     /// Has a network the doors of exactly these, each with the port it is knocked at: addresses of the host that stand for
-    /// what may not run just now. Who has one keeps its address. Answers who has which.
+    /// what may not run just now. Who has one keeps its address; when the network is full, who is new gets none. Answers who
+    /// has which.
     pub fn ensure_doors(
         &self,
         key: &str,
@@ -214,15 +218,11 @@ impl Networks {
     ) -> Result<BTreeMap<String, Ipv4Addr>, NetError> {
         let (record, is_changed) = {
             let mut tables = self.tables();
-            let before = tables
-                .networks
-                .networks
-                .get(key)
-                .cloned()
-                .ok_or_else(|| unknown(key))?;
+            let known = tables.networks.networks.get(key).cloned();
+            let before = known.ok_or_else(|| unknown(key))?;
             let held = tables.attachments.attachments.values().map(|a| a.ip).collect();
             let mut record = before.clone();
-            record.set_doors(key, wanted, &held)?;
+            record.set_doors(wanted, &held);
             let is_changed = record != before;
             if is_changed {
                 let mut all = tables.networks.clone();
@@ -233,14 +233,27 @@ impl Networks {
             (record, is_changed)
         };
         if is_changed {
-            self.world.ensure_bridge(&record, self.world.mtu()?)?;
-            self.protect(true)?;
+            // Whatever fails, the firewall is made again by the next `reapply` at the latest, and the bridge with it.
+            let protected = self.protect(true);
+            self.ensure_bridge(key)?;
+            protected?;
         }
         Ok(record
             .doors
             .into_iter()
             .map(|(whose, door)| (whose, door.ip))
             .collect())
+    }
+
+    /// Make or repair a network's bridge as it is remembered now. One at a time: who made it by an older record would take
+    /// addresses away.
+    fn ensure_bridge(&self, key: &str) -> Result<(), NetError> {
+        let _alone = self.bridges.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.tables().networks.networks.get(key).cloned();
+        match record {
+            Some(record) => self.world.ensure_bridge(&record, self.world.mtu()?).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// A namespace for this instance in that network, ready to be entered. `ip`: a wanted address, else one is chosen.
@@ -361,12 +374,11 @@ impl Networks {
             repaired.push(Repaired::Firewall);
         }
         let networks = self.tables().networks.clone();
-        let mtu = self.world.mtu()?;
         for (key, record) in &networks.networks {
             if !self.world.is_bridge_present(record)? {
                 repaired.push(Repaired::Bridge { network: key.clone() });
             }
-            self.world.ensure_bridge(record, mtu)?;
+            self.ensure_bridge(key)?;
         }
         let instances: Vec<String> = self.tables().attachments.attachments.keys().cloned().collect();
         for instance in instances {
@@ -465,6 +477,8 @@ impl Networks {
             self.world.pass_foreign_firewalls();
         }
         let zones = self.zones();
+        // In doubt until it is in force.
+        *generation = None;
         *generation = self.world.apply_firewall(&zones)?;
         Ok(())
     }

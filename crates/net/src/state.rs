@@ -169,14 +169,14 @@ pub(crate) struct DoorRecord {
 }
 
 impl NetworkRecord {
-    /// Has the doors of exactly these, each with its port: who has one keeps its address, and a new one gets the highest
-    /// that is neither another's nor in `held`.
-    pub(crate) fn set_doors(
-        &mut self,
-        key: &str,
-        wanted: &BTreeMap<String, u16>,
-        held: &BTreeSet<Ipv4Addr>,
-    ) -> Result<(), NetError> {
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        // A subnet of at least four addresses is checked when a network is made.
+        self.subnet.nth(1).unwrap_or_else(|| self.subnet.base())
+    }
+
+    /// Has the doors of exactly these, each with the port it is knocked at: who has one keeps its address, and a new one gets
+    /// the highest that is neither another's nor in `held`. Where there is none it gets no door.
+    pub(crate) fn set_doors(&mut self, wanted: &BTreeMap<String, u16>, held: &BTreeSet<Ipv4Addr>) {
         self.doors.retain(|whose, _| wanted.contains_key(whose));
         let size = u32::try_from(self.subnet.size()).unwrap_or(u32::MAX);
         for (whose, port) in wanted {
@@ -190,16 +190,11 @@ impl NetworkRecord {
                 .rev()
                 .filter(|place| is_for_instances(self.subnet, *place))
                 .filter_map(|place| self.subnet.nth(place))
-                .find(is_free)
-                .ok_or_else(|| NetError::NetworkFull { key: key.into() })?;
-            self.doors.insert(whose.clone(), DoorRecord { ip, port: *port });
+                .find(is_free);
+            if let Some(ip) = ip {
+                self.doors.insert(whose.clone(), DoorRecord { ip, port: *port });
+            }
         }
-        Ok(())
-    }
-
-    pub(crate) fn gateway(&self) -> Ipv4Addr {
-        // A subnet of at least four addresses is checked when a network is made.
-        self.subnet.nth(1).unwrap_or_else(|| self.subnet.base())
     }
 }
 
@@ -544,11 +539,11 @@ mod tests {
         let high = network.subnet.nth(254).unwrap();
         let held = BTreeSet::from([table.ensure("e", &network, "a", Some(high)).unwrap().ip]);
         let wanted = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), 5432)).collect();
-        network.set_doors("e", &wanted(&["x", "y"]), &held).unwrap();
+        network.set_doors(&wanted(&["x", "y"]), &held);
         let (x, y) = (network.doors["x"].ip, network.doors["y"].ip);
         assert_eq!(network.subnet.place_of(x), Some(253));
         assert_eq!(network.subnet.place_of(y), Some(252));
-        network.set_doors("e", &wanted(&["w", "y"]), &held).unwrap();
+        network.set_doors(&wanted(&["w", "y"]), &held);
         assert_eq!((network.doors["w"].ip, network.doors["y"].ip), (x, y));
         assert!(!network.doors.contains_key("x"));
         assert!(table.ensure("e", &network, "b", Some(y)).is_err());
@@ -558,7 +553,13 @@ mod tests {
         }
         assert!(table.ensure("e", &network, "more", None).is_err());
         let held = table.attachments.values().map(|a| a.ip).collect();
-        assert!(network.set_doors("e", &wanted(&["v", "w", "y"]), &held).is_err());
+        network.set_doors(&wanted(&["v", "w", "y"]), &held);
+        let left: Vec<&String> = network.doors.keys().collect();
+        assert_eq!(
+            left,
+            ["w", "y"],
+            "those that have one keep it, and there is none left"
+        );
     }
 
     #[test]

@@ -164,3 +164,93 @@ fn a_door_is_reached_from_its_network_only_and_goes_with_its_address() {
         drop(knock(&inside[0].netns_path, left["db-2"]).unwrap());
     });
 }
+
+#[test]
+fn what_listens_on_all_addresses_of_the_host_is_not_behind_a_door() {
+    on_a_host(|host| {
+        let dir = host.dir.path();
+        let networks = host.networks("doors");
+        let (network, inside) = populate(&networks, "one", &["a"]);
+        let doors = doors(&networks, "one", &["db-1"]);
+        let at = doors["db-1"];
+        // A server of the host's own, before anybody keeps the door and while somebody does.
+        let _servers = [
+            common::greeter(Ipv4Addr::UNSPECIFIED, PORT),
+            common::greeter(Ipv4Addr::UNSPECIFIED, 15_432),
+        ];
+        let is_met = || {
+            within(&inside[0].netns_path, || {
+                let Ok(mut stream) = TcpStream::connect_timeout(&(at, PORT).into(), SILENCE) else {
+                    return false;
+                };
+                stream.set_read_timeout(Some(SILENCE)).unwrap();
+                stream.read(&mut [0; 1]).is_ok_and(|length| length > 0)
+            })
+        };
+        assert!(!is_met());
+        let _kept = start(dir);
+        tell(dir, &network, &doors, None);
+        std::thread::sleep(SILENCE);
+        assert!(!is_met());
+    });
+}
+
+#[test]
+fn the_one_that_began_last_keeps_the_doors_and_who_is_inside_stays() {
+    on_a_host(|host| {
+        let dir = host.dir.path();
+        let networks = host.networks("doors");
+        let (network, instances) = populate(&networks, "one", &["client", "server"]);
+        let (client, server) = (&instances[0], &instances[1]);
+        let doors = doors(&networks, "one", &["db-1"]);
+        let (at, ip) = (doors["db-1"], server.ip);
+        let (say, said) = mpsc::channel();
+        let path = server.netns_path.clone();
+        // Answers each connection with its number, keeps the first until it is told, and ends the others.
+        let serving = std::thread::spawn(move || {
+            within(&path, || {
+                let listener = TcpListener::bind((ip, PORT)).unwrap();
+                say.send(()).unwrap();
+                let mut first = None;
+                for number in 0..3_u8 {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    stream.write_all(&[number]).unwrap();
+                    first.get_or_insert(stream);
+                }
+                let mut first = first.unwrap();
+                first.read_exact(&mut [0; 1]).unwrap();
+                first.write_all(&[9]).unwrap();
+            });
+        });
+        said.recv_timeout(PATIENCE).unwrap();
+        let old = start(dir);
+        tell(dir, &network, &doors, Some(ip));
+        let mut byte = [0; 1];
+        let mut first = knock(&client.netns_path, at).unwrap();
+        first.read_exact(&mut byte).unwrap();
+        let _new = start(dir);
+        let begin = Instant::now();
+        let listeners = || run(&["ss", "-Htln"]).matches(&format!("{at}:")).count();
+        while listeners() != 1 {
+            assert!(begin.elapsed() < PATIENCE, "both listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // What the server ended is over, though the client says nothing.
+        for number in 1..3 {
+            let mut other = knock(&client.netns_path, at).unwrap();
+            other.read_exact(&mut byte).unwrap();
+            assert_eq!(byte[0], number);
+            assert_eq!(other.read(&mut byte).unwrap(), 0);
+            let inside = || run(&["ss", "-Htn", "state", "close-wait"]).lines().count();
+            while inside() > 0 {
+                assert!(begin.elapsed() < PATIENCE, "a connection that is over is held");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        first.write_all(&[1]).unwrap();
+        first.read_exact(&mut byte).unwrap();
+        assert_eq!(byte[0], 9);
+        drop(old);
+        serving.join().unwrap();
+    });
+}

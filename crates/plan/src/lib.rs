@@ -11,4 +11,5 @@ pub mod drill;
 pub mod elsewhere;
 pub mod prune;
 pub mod receipt;
+pub mod recovery;
 pub mod storage;

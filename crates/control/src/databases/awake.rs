@@ -25,7 +25,7 @@ impl Server {
     pub(super) fn of(tx: &ReadTx, database: Database) -> Result<Self, ControlError> {
         need_active(&database)?;
         let instance = live(tx, database.id)?;
-        if instance.is_none() && database.asleep.is_none() {
+        if instance.is_none() && database.idle_stop.is_none() {
             return Err(not_running(&database.name));
         }
         Ok(Self { database, instance })
@@ -44,13 +44,14 @@ impl Server {
         control.bell.ring();
         let until = Instant::now() + WAKES_WITHIN;
         loop {
-            let (rev, instance, is_stopped) = control.read(|tx| {
+            let (rev, row, instance) = control.read(|tx| {
                 let row = tx.need::<Database>(&database.id.to_string())?.row;
-                let is_stopped = row.asleep.is_some_and(|asleep| asleep.is_stopped);
-                Ok((tx.rev()?, live(tx, row.id)?, is_stopped))
+                let instance = live(tx, row.id)?;
+                Ok((tx.rev()?, row, instance))
             })?;
-            let is_ready = |one: &Instance| matches!(one.condition, Condition::Ready { .. });
-            if let Some(instance) = instance.filter(|one| !is_stopped && is_ready(one)) {
+            need_active(&row)?;
+            // One that is about to fall asleep may be ended at any moment.
+            if let Some(instance) = instance.filter(|one| row.asleep.is_none() && is_up(one)) {
                 return Ok(instance);
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -70,6 +71,17 @@ pub(crate) fn knock(control: &Control, id: DatabaseId) -> Result<(), ControlErro
         control.bell.ring();
     }
     Ok(())
+}
+
+/// Whether it takes sessions, or did.
+fn is_up(instance: &Instance) -> bool {
+    match instance.condition {
+        Condition::Ready { .. } | Condition::Unready { .. } => true,
+        Condition::Starting { .. }
+        | Condition::Draining { .. }
+        | Condition::Stopping { .. }
+        | Condition::Exited { .. } => false,
+    }
 }
 
 fn live(tx: &ReadTx, id: DatabaseId) -> Result<Option<Instance>, ControlError> {

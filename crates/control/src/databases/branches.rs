@@ -121,6 +121,9 @@ fn check(wish: &BranchWish) -> Result<(), ControlError> {
     if wish.lives.is_some_and(|lives| !LIVES.contains(&lives)) {
         return Err(ControlError::invalid("/ttl_s", "between a minute and a year"));
     }
+    if wish.idle_stop > *LIVES.end() {
+        return Err(ControlError::invalid("/idle_stop_s", "a year at most"));
+    }
     let Some(mask) = &wish.shape.mask else {
         return Ok(());
     };

@@ -175,7 +175,7 @@ impl Reconciler {
                 }
             }
         }
-        databases::wake(&control, &facts)?;
+        databases::wake(&control, &facts);
         facts.refresh(&control)?;
         databases::advance(&control, &facts, &lingering, now);
         jobs::sweep(&control, &facts, now);

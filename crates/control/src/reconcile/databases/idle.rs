@@ -28,24 +28,47 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LED_NOWHERE: Millis = Millis::new(1500);
 
 /// Wakes those that somebody came to since they fell asleep.
-pub(in crate::reconcile) fn wake(control: &Control, facts: &Facts) -> Result<(), ControlError> {
+pub(in crate::reconcile) fn wake(control: &Control, facts: &Facts) {
     let mut asleep = facts
         .databases
         .values()
         .filter(|database| database.asleep.is_some())
         .peekable();
     if asleep.peek().is_none() {
+        return;
+    }
+    let woken = control
+        .engine
+        .last_used()
+        .map_err(ControlError::from)
+        .and_then(|used| asleep.try_for_each(|database| wake_one(control, database, &used)));
+    if let Err(cause) = woken {
+        tracing::error!(%cause, "it could not be seen who is to be woken; it is tried again");
+    }
+}
+
+/// By what the row says now: it may have fallen asleep since it was read.
+fn wake_one(
+    control: &Control,
+    database: &Database,
+    used: &BTreeMap<String, Timestamp>,
+) -> Result<(), ControlError> {
+    let key = database.id.to_string();
+    let last = used.get(&key).copied();
+    let is_woken = |row: &Database| row.asleep.is_some_and(|asleep| asleep.used != last);
+    if !is_woken(database) {
         return Ok(());
     }
-    let used = control.engine.last_used()?;
-    let is_woken = |database: &&Database| {
-        let last = used.get(&database.id.to_string()).copied();
-        database.asleep.is_some_and(|asleep| asleep.used != last)
-    };
-    for database in asleep.filter(is_woken) {
-        change(control, database, |row| row.asleep = None)?;
-    }
-    Ok(())
+    control.write(|tx| {
+        let Some(mut found) = tx.get::<Database>(&key)? else {
+            return Ok(());
+        };
+        if is_woken(&found.row) {
+            found.row.asleep = None;
+            tx.update_status(&found.row, Expect::Rev(found.rev))?;
+        }
+        Ok(())
+    })
 }
 
 /// Looks again and again who may fall asleep, until `stop` is set.
@@ -85,7 +108,7 @@ fn look(control: &Control, now: Timestamp) -> Result<(), ControlError> {
             continue;
         };
         if sessions(control, server) == Some(0) {
-            change(control, database, |row| row.asleep = Some(next))?;
+            fall_asleep(control, database, next)?;
         } else {
             // Who is inside came by another way than the door. Asked again when it was left alone for as long once more.
             control.engine.use_door(&database.id.to_string())?;
@@ -165,23 +188,23 @@ fn sessions(control: &Control, server: InstanceId) -> Option<u64> {
         .ok()
 }
 
-/// Unless something has become of it since it was read.
-fn change(
-    control: &Control,
-    before: &Database,
-    change: impl FnOnce(&mut Database),
-) -> Result<(), ControlError> {
+/// Unless something has become of it since it was read: whoever came meanwhile is served.
+fn fall_asleep(control: &Control, before: &Database, asleep: Asleep) -> Result<(), ControlError> {
+    let key = before.id.to_string();
     control.write(|tx| {
-        let Some(mut found) = tx.get::<Database>(&before.id.to_string())? else {
+        let Some(mut found) = tx.get::<Database>(&key)? else {
             return Ok(());
         };
-        if found.row != *before {
+        let open = control.open.at(tx)?;
+        let is_worked_on = open
+            .iter()
+            .any(|operation| operation.environment == Some(before.environment));
+        let used = control.engine.last_used()?.get(&key).copied();
+        if found.row != *before || is_worked_on || used != asleep.used {
             return Ok(());
         }
-        change(&mut found.row);
-        if found.row != *before {
-            tx.update_status(&found.row, Expect::Rev(found.rev))?;
-        }
+        found.row.asleep = Some(asleep);
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
         Ok(())
     })
 }

@@ -9,7 +9,11 @@
 use std::time::{Duration, Instant};
 
 use databases::Replay;
-use model::{Bytes, Database, DatabaseId, ImageDigest, Reached, Restored, Segment, Target};
+use model::{
+    Base, Bytes, Database, DatabaseId, Drill, DrillState, DrilledCopy, ImageDigest, Millis, Reached,
+    Restored, Segment, Target,
+};
+use plan::recovery::Measured;
 
 use super::{change, load, refused, room, serve, unmake, volume_of};
 use crate::databases::backups;
@@ -31,6 +35,8 @@ fn restore(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
     let engine = &*control.engine;
     let database = load(control, id)?;
+    let begun = Instant::now();
+    let mut expected = None;
     let from = database.restored.clone().ok_or_else(|| ControlError::State {
         message: format!("{} is no restored database", database.name),
         next_step: "see what there is: stoa db ls".to_owned(),
@@ -42,6 +48,7 @@ fn restore(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         engine.remove_volume(&volume)?;
         let brought = match &from.server {
             None => bring_back(job, &database, &from, &volume).and_then(|brought| {
+                expected = Some(brought.expected);
                 engine.rename_volume(&volume, &volume_of(id))?;
                 change(control, id, |database| {
                     database.version = Some(brought.version.clone());
@@ -60,8 +67,12 @@ fn restore(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     }
     serve(job, &database, None)?;
     let reached = load(control, id)?.restored.and_then(|restored| restored.reached);
+    let took = expected.map_or_else(String::new, |expected| {
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        format!(" after {} ms, where {} ms were expected", took, expected.as_ms())
+    });
     let outcome = format!(
-        "{} answers with the data of {} as of {}{}; to sign in: stoa db url {}",
+        "{} answers with the data of {} as of {}{}{took}; to sign in: stoa db url {}",
         database.name,
         from.name,
         from.target,
@@ -83,6 +94,8 @@ pub(super) struct Brought {
     pub(super) version: String,
     pub(super) image: ImageDigest,
     pub(super) reached: Reached,
+    /// What was said before it began: until something made of it answers.
+    pub(super) expected: Millis,
 }
 
 /// Brings what a database had to a volume, settled and stopped.
@@ -111,6 +124,9 @@ pub(super) fn bring_back(
         Some(&begins),
         Bytes::new(count * model::backup::SEGMENT_BYTES),
     )?;
+    let expected = expected(control, source.id, &found.bases, count)?;
+    let line = format!("expected to take {} ms", expected.as_ms());
+    operations::log_line(control, job.operation, &line);
     engine.clone_volume(&begins, volume)?;
     job.still_wanted()?;
     let step = format!("handing over {count} segments of its log");
@@ -142,7 +158,30 @@ pub(super) fn bring_back(
         version: base.version.clone(),
         image: base.image.clone(),
         reached,
+        expected,
     })
+}
+
+/// How long it will take, by what the last drill that passed took.
+fn expected(
+    control: &Control,
+    source: DatabaseId,
+    bases: &[Base],
+    segments: u64,
+) -> Result<Millis, ControlError> {
+    let drills = control.read(|tx| crate::databases::drills::of(tx, source))?;
+    let is_like =
+        |drill: &&Drill| drill.copy == DrilledCopy::Local && matches!(drill.state, DrillState::Passed { .. });
+    let measured = drills.iter().rev().find(is_like).and_then(|drill| {
+        let base = bases.iter().find(|base| Some(base.number) == drill.base);
+        let log = base.and_then(|base| Some(drill.reached?.lsn.after(base.lsn)));
+        Some(Measured {
+            took: drill.rto?,
+            log: Bytes::new(log.unwrap_or_default()),
+        })
+    });
+    let log = Bytes::new(segments * model::backup::SEGMENT_BYTES);
+    Ok(plan::recovery::expected(measured, log))
 }
 
 /// What can be restored. The latest is waited for: a new database, or one behind a gap, gets its base soon.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use model::{Condition, DatabaseId, Instance, InstanceId};
+use model::{Condition, Database, DatabaseId, Instance, InstanceId};
 
 use super::{RUNS_WITHIN, STOP_GRACE};
 use crate::{Control, ControlError};
@@ -22,11 +22,16 @@ pub(super) fn running_while(
     // It may sleep.
     crate::databases::knock(control, id)?;
     loop {
-        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
+        let (rev, found, row) = control.read(|tx| {
+            let row = tx.get::<Database>(&id.to_string())?.map(|found| found.row);
+            Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?, row))
+        })?;
+        // One that is about to fall asleep may be ended at any moment.
+        let is_awake = row.is_none_or(|row| row.asleep.is_none());
         let ready = found
             .iter()
             .map(|v| &v.row)
-            .find(|i| matches!(i.condition, Condition::Ready { .. }));
+            .find(|i| is_awake && matches!(i.condition, Condition::Ready { .. }));
         if let Some(instance) = ready {
             return Ok(instance.id);
         }
