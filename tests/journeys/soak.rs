@@ -30,6 +30,7 @@ fn no_query_fails_while_a_database_changes() -> Result<()> {
     let outcome = queries::run(queries::Options {
         rotations: 2,
         promotions: 2,
+        restarts: 2,
     })?;
     println!("{outcome}");
     ensure!(outcome.findings.is_empty(), "{}", outcome.findings.join("\n"));

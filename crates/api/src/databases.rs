@@ -68,6 +68,9 @@ pub struct Database {
     /// How much of what it acknowledged may be missing after a restore; absent for a branch, which has no backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_level: Option<DatabaseBackupLevel>,
+    /// The pooler that its address leads to; absent when it is to have none and has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<DatabasePooler>,
     /// What was committed after that moment may be missing in the backup: it should have been received and was not. Absent
     /// while its log is received in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,6 +132,23 @@ pub struct DatabaseBackupLevel {
     pub why: Option<String>,
 }
 
+/// What shares few sessions of a database among many clients. Its address leads to the server itself while it is not `ready`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabasePooler {
+    /// Where it stands: `preparing`, `starting`, `ready`, `failed` (it is tried again) or `ending`.
+    pub state: String,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Host name on the environment's network.
+    pub host: String,
+    /// Version of PgBouncer, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// How many sessions of the server its clients share.
+    pub sessions: u32,
+}
+
 /// Change a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -136,6 +156,9 @@ pub struct UpdateDatabase {
     /// Level of its backup; without it, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_level: Option<BackupLevel>,
+    /// Whether its address leads to a pooler; without it, as it is. Services get another address with their next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooled: Option<bool>,
 }
 
 /// Where the data of a branch came from.
@@ -435,6 +458,9 @@ pub struct CreateDatabase {
     /// Level of its backup; without it, `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_level: Option<BackupLevel>,
+    /// Whether its address leads to a pooler; without it, it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooled: Option<bool>,
 }
 
 /// Files of a database on the disk of the node.

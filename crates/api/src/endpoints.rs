@@ -436,6 +436,9 @@ endpoints! {
     DATABASE_ROTATE = "database_rotate" Post place!("/databases/{database}/rotate"), "databases", Right(Configure);
         "Give a database a new password" "By a second login role: services get the new one with their next release, the old one ends when nobody uses it.",
         gives(&[Accepted]);
+    DATABASE_RESTART = "database_restart" Post place!("/databases/{database}/restart"), "databases", Right(Configure);
+        "Restart the server of a database" "Another instance of the same volume, from the newest image of its version. Clients of its pooler wait meanwhile; other sessions end once.",
+        gives(&[Accepted]);
     DATABASE_BRANCH = "database_branch" Post place!("/databases/{database}/branches"), "databases", Right(Manage);
         "Make a branch of a database" "A copy of it as it runs, with logins of its own and without durability: it may be lost with the machine's power.",
         takes::<crate::CreateBranch>(), gives(&[Accepted]);

@@ -2,9 +2,8 @@
 
 use api::{
     BackupCopy, BackupLevel, CreateDatabase, CreateDrill, CreateRestore, Database, DatabaseBackupLevel,
-    DatabaseBackups, PromoteDatabase, RestoreTarget, UpdateDatabase,
+    DatabaseBackups, PromoteDatabase, RestoreTarget,
 };
-use model::Level;
 
 use crate::args::DbCommand;
 use crate::branches;
@@ -15,6 +14,7 @@ use crate::failure::Failure;
 use crate::follow;
 use crate::looking;
 use crate::output::{self, say};
+use crate::pooler;
 use crate::session::Session;
 use crate::terminal;
 use crate::tunnel::{self, Url};
@@ -29,6 +29,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             size,
             memory,
             backup_level,
+            pooled,
             patience,
         } => {
             let body = CreateDatabase {
@@ -36,7 +37,8 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
                 version: version.clone(),
                 size_bytes: size.map(model::Bytes::get),
                 memory_bytes: memory.map(model::Bytes::get),
-                backup_level: backup_level.map(wire_level),
+                backup_level: backup_level.map(pooler::wire_level),
+                pooled: pooled.then_some(true),
             };
             let operation = follow::follow(session, &client.database_create(place, &body)?, patience)?;
             let code = follow::finish(session, &operation)?;
@@ -78,18 +80,12 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
         }
         DbCommand::Top { name } => looking::top(session, name),
         DbCommand::Settings { name } => looking::settings(session, name),
-        DbCommand::Update { name, backup_level } => {
-            let body = UpdateDatabase {
-                backup_level: Some(wire_level(*backup_level)),
-            };
-            let database = client.database_update(place, name, &body)?;
-            if session.json {
-                output::json(&database)?;
-            } else {
-                output::data(&page(&database))?;
-            }
-            Ok(0)
-        }
+        DbCommand::Update(wanted) => pooler::update(session, wanted),
+        DbCommand::Restart {
+            name,
+            confirm,
+            patience,
+        } => pooler::restart(session, name, confirm.as_deref(), patience),
         DbCommand::Url { name } => {
             let credentials = client.database_credentials(place, name)?;
             if session.json {
@@ -210,13 +206,6 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_delete(place, name)?, patience)?;
             follow::finish(session, &operation)
         }
-    }
-}
-
-fn wire_level(level: Level) -> BackupLevel {
-    match level {
-        Level::Stream => BackupLevel::Stream,
-        Level::Sync => BackupLevel::Sync,
     }
 }
 
@@ -418,7 +407,7 @@ fn room(database: &Database) -> String {
     }
 }
 
-fn page(database: &Database) -> String {
+pub(crate) fn page(database: &Database) -> String {
     let mut rows = vec![
         ("name", database.name.clone()),
         ("state", state(database).to_owned()),
@@ -513,6 +502,12 @@ fn page(database: &Database) -> String {
     if let Some(level) = &database.backup_level {
         rows.push(("level", told_level(level)));
     }
+    rows.extend(
+        database
+            .pooler
+            .iter()
+            .map(|found| ("pooler", pooler::told(found))),
+    );
     if let Some(since) = database.backup_behind_since {
         rows.insert(
             2,

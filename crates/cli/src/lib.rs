@@ -36,6 +36,7 @@ mod output;
 mod people;
 mod people_args;
 mod places;
+mod pooler;
 mod project;
 mod release_args;
 mod releases;

@@ -377,6 +377,9 @@ impl Client {
     pub fn database_rotate(&self, at: &Place, database: &str) -> Result<Operation, Error> {
         self.call(&e::DATABASE_ROTATE, &at.with([database]), &[], NONE)
     }
+    pub fn database_restart(&self, at: &Place, database: &str) -> Result<Operation, Error> {
+        self.call(&e::DATABASE_RESTART, &at.with([database]), &[], NONE)
+    }
     pub fn database_branch(
         &self,
         at: &Place,

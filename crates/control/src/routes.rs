@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use model::{AppId, Condition, DatabaseState, Instance, InstanceId, Millis, Name, Purpose};
+use model::{AppId, Condition, Database, DatabaseState, Instance, InstanceId, Millis, Name, Purpose};
 
 use crate::reconcile::{Facts, Routed};
 use crate::{Control, hosts};
@@ -181,6 +181,38 @@ fn is_named(siblings: &[Instance], routed: &Routed, id: InstanceId, name: &Name)
     })
 }
 
+/// The name of a database's server.
+pub(crate) fn server_name(database: &Database) -> String {
+    format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN)
+}
+
+/// The name of its pooler: below that of the server, where nothing else has names.
+pub(crate) fn pooler_name(database: &Database) -> String {
+    format!("pool.{}", server_name(database))
+}
+
+/// The name under which its pooler knows its server, whatever that is called.
+pub(crate) fn lasting_name(database: &Database) -> String {
+    format!(
+        "{}.id.{}",
+        database.id.short(26),
+        crate::workload::DATABASE_DOMAIN
+    )
+}
+
+/// What leads to a server of a database: its names, and that of its pooler as long as none takes clients.
+fn names_of(facts: &Facts, database: &Database) -> Vec<String> {
+    let mut names = vec![server_name(database)];
+    if database.pooled || database.pooler.is_some() {
+        names.push(lasting_name(database));
+    }
+    // Who was given it once keeps it: one that is not pooled any more has it, too.
+    if crate::reconcile::pooler_of(facts, database).is_none() {
+        names.push(pooler_name(database));
+    }
+    names
+}
+
 /// Names on the environments' networks: services by app, and databases. Only what may get connections is named, and a
 /// new release's instances do not get any before they may.
 pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engine::NetworkNames> {
@@ -188,13 +220,13 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
     let mut doors = doors(facts);
     for instance in facts.instances.values() {
         let Some(address) = instance.address else { continue };
-        let (environment, name) = match &instance.purpose {
+        let (environment, names) = match &instance.purpose {
             Purpose::Service { app, service, .. } => {
                 let is_routed = routed
                     .get(app)
                     .is_some_and(|known| is_named(facts.of_app(*app), known, instance.id, service));
                 match facts.apps.get(app).filter(|_| is_routed) {
-                    Some(app) => (app.environment, format!("{service}.{}", app.name)),
+                    Some(app) => (app.environment, vec![format!("{service}.{}", app.name)]),
                     None => continue,
                 }
             }
@@ -204,21 +236,25 @@ pub(crate) fn names(facts: &Facts, routed: &BTreeMap<AppId, Routed>) -> Vec<engi
                     .get(database)
                     .filter(|database| instance.condition.is_live() && database.idle_stop.is_none())
                 {
-                    Some(database) => {
-                        let name = format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN);
-                        (database.environment, name)
-                    }
+                    Some(database) => (database.environment, names_of(facts, database)),
+                    None => continue,
+                }
+            }
+            Purpose::Pooler { database, .. } => {
+                let is_named = |database: &&Database| {
+                    crate::reconcile::pooler_of(facts, database).is_some_and(|one| one.id == instance.id)
+                };
+                match facts.databases.get(database).filter(is_named) {
+                    Some(database) => (database.environment, vec![pooler_name(database)]),
                     None => continue,
                 }
             }
             Purpose::Job { .. } | Purpose::Receiver { .. } => continue,
         };
-        networks
-            .entry(environment.to_string())
-            .or_default()
-            .entry(name)
-            .or_default()
-            .push(address);
+        let known = networks.entry(environment.to_string()).or_default();
+        for name in names {
+            known.entry(name).or_default().push(address);
+        }
     }
     let without_names: Vec<String> = doors
         .keys()
@@ -262,7 +298,7 @@ fn doors(facts: &Facts) -> BTreeMap<String, Vec<engine::Door>> {
         let is_open = |server: &&Instance| matches!(server.condition, Condition::Ready { .. });
         let door = engine::Door {
             key: database.id.to_string(),
-            name: format!("{}.{}", database.name, crate::workload::DATABASE_DOMAIN),
+            name: server_name(database),
             port: ::databases::PORT,
             target: server
                 .filter(is_open)

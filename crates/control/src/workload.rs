@@ -34,7 +34,7 @@ pub(crate) fn of_app(
             (service, Shape::of_service(found))
         }
         Purpose::Job { job, operation, .. } => (job, job_shape(tx, release, job, *operation)?),
-        Purpose::Database { .. } | Purpose::Receiver { .. } => {
+        Purpose::Database { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => {
             return Err(crate::authorize::missing("app", "of a database"));
         }
     };
@@ -182,8 +182,12 @@ fn inject_uses(
         put(env, &format!("{prefix}_URL"), url);
         if is_only || name.as_str() == "main" {
             put(env, "DATABASE_URL", url);
-            // No pooler stands between yet, so both are the same session-level address.
-            put(env, "DATABASE_URL_DIRECT", url);
+            let direct = connection.direct_url();
+            put(
+                env,
+                "DATABASE_URL_DIRECT",
+                direct.expose_str().unwrap_or_default(),
+            );
             put(env, "PGHOST", &connection.host);
             put(env, "PGPORT", &connection.port.to_string());
             put(env, "PGUSER", &connection.user);

@@ -219,14 +219,18 @@ pub(crate) const BY_MEMORY: [&str; 4] = [
 /// What follows from the budget of the volume.
 pub(crate) const BY_SIZE: [&str; 2] = ["max_wal_size", "max_slot_wal_keep_size"];
 
+/// How many sessions a server has room for: about 10 MiB one at work, within what a small application asks for.
+pub(crate) fn connections(resources: Resources) -> u32 {
+    u32::try_from(resources.memory.get() >> 20).map_or(200, |mi| (mi / 10).clamp(20, 200))
+}
+
 /// Settings derived from the instance's memory limit.
 #[must_use]
 pub fn settings(resources: Resources) -> Vec<(&'static str, String)> {
     let mi = resources.memory.get() >> 20;
     // A quarter for the shared cache is PostgreSQL's own advice; the rest is sessions and the page cache.
     let shared = (mi / 4).max(16);
-    // About 10 MiB a session at work, within what a small application asks for.
-    let connections = (mi / 10).clamp(20, 200);
+    let connections = u64::from(connections(resources));
     vec![
         ("listen_addresses", "*".to_owned()),
         ("unix_socket_directories", SOCKETS.to_owned()),

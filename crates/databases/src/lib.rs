@@ -1,7 +1,7 @@
 //! Managed PostgreSQL: unmodified, one cluster and one instance a database.
 //!
 //! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches and what is
-//! made of them, the archive, restore and its drills, taking the place of another one, another major version.
+//! made of them, the archive, restore and its drills, a pooler, taking the place of another one, another major version.
 //! Does not live here: rows, passwords at rest and when things happen (`control`).
 //! Invariants: a database is born as a clone of a stopped, checksummed template with a system identifier of its own;
 //! logins are members of one owner role, so that a login can be replaced without touching an object.
@@ -18,6 +18,7 @@ mod error;
 mod in_effect;
 mod inside;
 pub mod manifest;
+pub mod pooler;
 pub mod promote;
 mod psql;
 mod restore;

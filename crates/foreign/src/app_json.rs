@@ -162,6 +162,7 @@ fn databases(draft: &mut Draft<'_>, root: &Node) {
                 size: None,
                 memory: None,
                 backup_level: None,
+                pooled: None,
             };
             draft.manifest.databases.insert(name, wish);
         } else {

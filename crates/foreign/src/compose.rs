@@ -250,6 +250,7 @@ impl<'d, 'r, 't> Reader<'d, 'r, 't> {
             size: None,
             memory: None,
             backup_level: None,
+            pooled: None,
         };
         self.draft.manifest.databases.insert(name, wish);
     }

@@ -53,6 +53,15 @@ pub struct Database {
     /// How much of what it acknowledged may be missing after a restore. Of a branch it says nothing.
     #[serde(default)]
     pub level: Level,
+    /// Whether its address leads to a pooler, once that is there.
+    #[serde(default)]
+    pub pooled: bool,
+    /// What its pooler needs, once its server knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooler: Option<Pooler>,
+    /// Why it could not be given a pooler at the last try; `None` when it could, or has no need of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpooled: Option<String>,
     /// Its backup, once it is kept. A branch has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
@@ -172,6 +181,20 @@ pub struct Credential {
     pub sealed: Vec<u8>,
     /// Since when it is handed out.
     pub since: Timestamp,
+}
+
+/// What runs between a database and its clients, and how that looks up who may sign in. The password of its own login is
+/// sealed in the store under `db:ID`, name, number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pooler {
+    /// The image it runs from.
+    pub image: ImageDigest,
+    /// Which PgBouncer is in that, for example `1.24.1`.
+    pub version: String,
+    /// Number of the password, from 1.
+    pub number: u64,
+    /// Sealed password.
+    pub sealed: Vec<u8>,
 }
 
 /// Why a database may only be read until there is room again.

@@ -69,6 +69,13 @@ pub enum Purpose {
         /// Into which stretch.
         stretch: u64,
     },
+    /// Shares few sessions of a database among many clients.
+    Pooler {
+        /// Whose.
+        database: DatabaseId,
+        /// With which of the passwords that it looks up clients with.
+        number: u64,
+    },
 }
 
 impl Purpose {
@@ -77,7 +84,7 @@ impl Purpose {
     pub fn app(&self) -> Option<AppId> {
         match self {
             Self::Service { app, .. } | Self::Job { app, .. } => Some(*app),
-            Self::Database { .. } | Self::Receiver { .. } => None,
+            Self::Database { .. } | Self::Receiver { .. } | Self::Pooler { .. } => None,
         }
     }
 
@@ -86,7 +93,7 @@ impl Purpose {
     pub fn release(&self) -> Option<ReleaseId> {
         match self {
             Self::Service { release, .. } | Self::Job { release, .. } => Some(*release),
-            Self::Database { .. } | Self::Receiver { .. } => None,
+            Self::Database { .. } | Self::Receiver { .. } | Self::Pooler { .. } => None,
         }
     }
 }

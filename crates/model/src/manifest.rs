@@ -172,6 +172,8 @@ pub struct DatabaseWish {
     pub memory: Option<Bytes>,
     /// Level of its backup.
     pub backup_level: Option<Level>,
+    /// Whether its address leads to a pooler.
+    pub pooled: Option<bool>,
 }
 
 impl Manifest {

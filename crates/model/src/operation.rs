@@ -88,6 +88,11 @@ pub enum Work {
         /// The database.
         database: DatabaseId,
     },
+    /// Another instance of its server, from the newest image of its version; clients of its pooler wait meanwhile.
+    RestartDatabase {
+        /// The database.
+        database: DatabaseId,
+    },
     /// Make a database from another one that runs: its row says which.
     BranchDatabase {
         /// The new one.

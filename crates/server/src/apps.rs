@@ -439,7 +439,10 @@ fn wire(view: &AppView) -> api::App {
 fn is_ready(instance: &Instance, wanted: &Name) -> bool {
     let serves = match &instance.purpose {
         Purpose::Service { service, .. } => service == wanted,
-        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+        Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => false,
     };
     serves && matches!(instance.condition, Condition::Ready { .. })
 }
@@ -455,6 +458,7 @@ fn wire_instance(instance: &Instance, numbers: &BTreeMap<ReleaseId, u64>) -> api
         Purpose::Job { job, release, .. } => ("job", job.to_string(), 0, Some(release)),
         Purpose::Database { database } => ("database", database.to_string(), 0, None),
         Purpose::Receiver { database, .. } => ("receiver", database.to_string(), 0, None),
+        Purpose::Pooler { database, .. } => ("pooler", database.to_string(), 0, None),
     };
     let (condition, since, why) = match &instance.condition {
         Condition::Starting { since } => ("starting", *since, None),

@@ -3,10 +3,10 @@
 use api::{
     BackupGap, BackupLevel, BranchSource, CreateBranch, CreateDatabase, CreateRestore, DatabaseBackupLevel,
     DatabaseBackups, DatabaseBase, DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage,
-    DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase, RestoreTarget, RestoreWindow,
-    UpdateDatabase, UpgradeDatabase, VolumePage,
+    DatabasePooler, DatabasePromoted, DatabaseReplaced, DatabaseRestored, PromoteDatabase, RestoreTarget,
+    RestoreWindow, UpdateDatabase, UpgradeDatabase, VolumePage,
 };
-use control::databases::{self, BranchWish, DatabaseView, UpgradeWish, Wish};
+use control::databases::{self, BranchWish, Change, DatabaseView, UpgradeWish, Wish};
 use control::{ControlError, volumes};
 use model::{
     Base, Bytes, Commits, Condition, DatabaseState, Level, Lsn, LsnError, Millis, Shape, StorageFull, Target,
@@ -37,6 +37,7 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
         size: body.size_bytes.map(Bytes::new),
         memory: body.memory_bytes.map(Bytes::new),
         level: body.backup_level.map(level),
+        pooled: body.pooled,
     };
     let (_, accepted) = databases::create(call.control(), call.actor()?, &call.place()?, &name, &wish)?;
     Reply::accepted(&accepted.operation)
@@ -59,7 +60,10 @@ pub(crate) fn update(call: &Call) -> Result<Reply, Refusal> {
         call.actor()?,
         &call.place()?,
         call.parameter("database")?,
-        body.backup_level.map(level),
+        Change {
+            level: body.backup_level.map(level),
+            pooled: body.pooled,
+        },
         call.expected,
     )?;
     Reply::tagged(200, &wire(&view), view.database.generation)
@@ -70,6 +74,41 @@ fn level(level: BackupLevel) -> Level {
         BackupLevel::Stream => Level::Stream,
         BackupLevel::Sync => Level::Sync,
     }
+}
+
+/// Where its pooler stands; nothing when it is to have none and has none.
+fn wire_pooler(view: &DatabaseView) -> Option<DatabasePooler> {
+    let database = &view.database.row;
+    let (state, why) = match (
+        database.pooled,
+        &database.pooler,
+        view.pooler.as_ref().map(|one| &one.condition),
+    ) {
+        (false, None, None) => return None,
+        (false, _, _) => ("ending", None),
+        (true, None, _) if database.unpooled.is_some() => ("failed", database.unpooled.clone()),
+        (true, None, _) => ("preparing", None),
+        (true, Some(_), Some(Condition::Ready { .. })) => ("ready", None),
+        (true, Some(_), Some(Condition::Unready { why, .. })) => ("failed", Some(why.clone())),
+        (
+            true,
+            Some(_),
+            Some(
+                Condition::Starting { .. }
+                | Condition::Draining { .. }
+                | Condition::Stopping { .. }
+                | Condition::Exited { .. },
+            )
+            | None,
+        ) => ("starting", None),
+    };
+    Some(DatabasePooler {
+        state: state.to_owned(),
+        why,
+        host: format!("pool.{}.db.internal", database.name),
+        version: database.pooler.as_ref().map(|pooler| pooler.version.clone()),
+        sessions: databases::pooled_sessions(database),
+    })
 }
 
 /// What is asked for, and what is true now.
@@ -125,6 +164,12 @@ pub(crate) fn rotate(call: &Call) -> Result<Reply, Refusal> {
         &call.place()?,
         call.parameter("database")?,
     )?;
+    Reply::accepted(&accepted.operation)
+}
+
+pub(crate) fn restart(call: &Call) -> Result<Reply, Refusal> {
+    let (place, database) = (call.place()?, call.parameter("database")?);
+    let accepted = databases::restart(call.control(), call.actor()?, &place, database)?;
     Reply::accepted(&accepted.operation)
 }
 
@@ -285,11 +330,12 @@ pub(crate) fn credentials(call: &Call) -> Result<Reply, Refusal> {
     )?;
     let broken = || Refusal::internal("a password that is no text");
     let url = found.url().expose_str().ok_or_else(broken)?.to_owned();
+    let direct = found.direct_url().expose_str().ok_or_else(broken)?.to_owned();
     let password = found.password.expose_str().ok_or_else(broken)?.to_owned();
     // The same names that a service which uses it gets.
     let variables = [
-        ("DATABASE_URL", url.clone()),
-        ("DATABASE_URL_DIRECT", url),
+        ("DATABASE_URL", url),
+        ("DATABASE_URL_DIRECT", direct),
         ("PGHOST", found.host.clone()),
         ("PGPORT", found.port.to_string()),
         ("PGUSER", found.user.clone()),
@@ -406,6 +452,7 @@ fn wire(view: &DatabaseView) -> api::Database {
         protection: view.proof.local.as_ref().map(crate::drills::wire_protection),
         target_protection: view.proof.target.as_ref().map(crate::drills::wire_protection),
         backup_level: wire_level(database),
+        pooler: wire_pooler(view),
         backup_behind_since: database
             .archive
             .as_ref()

@@ -125,6 +125,7 @@ pub(crate) fn wire(operation: &model::Operation) -> api::Operation {
         Work::DeleteApp { app } => ("delete_app", app.to_string()),
         Work::CreateDatabase { database } => ("create_database", database.to_string()),
         Work::RotateDatabase { database } => ("rotate_database", database.to_string()),
+        Work::RestartDatabase { database } => ("restart_database", database.to_string()),
         Work::BranchDatabase { database } => ("branch_database", database.to_string()),
         Work::ResetDatabase { database } => ("reset_database", database.to_string()),
         Work::BackupDatabase { database } => ("backup_database", database.to_string()),

@@ -139,6 +139,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_DRILL_VIEW, Handler::Act(drills::view)),
     (&e::DATABASE_RESTORE, Handler::Act(databases::restore)),
     (&e::DATABASE_PROMOTE, Handler::Act(databases::promote)),
+    (&e::DATABASE_RESTART, Handler::Act(databases::restart)),
     (&e::DATABASE_UPGRADE, Handler::Act(databases::upgrade)),
     (&e::DATABASE_ENGINE_LIST, Handler::Act(databases::engines)),
     (&e::DATABASE_RESTORE_FROM_TARGET, Handler::Act(elsewhere::restore)),

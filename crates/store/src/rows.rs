@@ -176,6 +176,15 @@ pub fn receivers_of(id: DatabaseId) -> String {
     format!("{id}/receiver")
 }
 
+/// Under what the poolers of a database are listed.
+#[must_use]
+pub fn poolers_of(id: DatabaseId) -> String {
+    format!("{id}/pooler")
+}
+
+/// The name the password of its pooler is sealed under.
+pub const POOLER_PASSWORD: &str = "pooler";
+
 /// The name the password of its receiver is sealed under.
 pub const RECEIVER_PASSWORD: &str = "receiver";
 
@@ -197,7 +206,13 @@ impl Holder for Database {
             version: archive.version,
             sealed: &mut archive.sealed,
         });
-        credentials.chain(archive).collect()
+        let pooler = self.pooler.iter_mut().map(|pooler| Inside {
+            tenant: tenant.clone(),
+            name: POOLER_PASSWORD,
+            version: pooler.number,
+            sealed: &mut pooler.sealed,
+        });
+        credentials.chain(archive).chain(pooler).collect()
     }
 }
 
@@ -257,5 +272,6 @@ fn instance_parent(purpose: &Purpose) -> String {
         Purpose::Database { database } => database.to_string(),
         // Beside it: who lists the instances of a database means its servers.
         Purpose::Receiver { database, .. } => receivers_of(*database),
+        Purpose::Pooler { database, .. } => poolers_of(*database),
     }
 }

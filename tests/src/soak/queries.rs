@@ -1,5 +1,5 @@
-//! What a database goes through while programs query it: a new password, another one in its place. A program that tries
-//! once more sees no failed query.
+//! What a database goes through while programs query it: a new password, another one in its place, another
+//! server under its pooler. A program that tries once more sees no failed query.
 //!
 //! Lives here: the runs and their verdict. Does not live here: the program that queries and counts (`tests/apps/queries`).
 //! Invariant: what an instance counted is read when it has ended, from its log, or from itself while it lives: every query
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::{Application, PATIENCE, Stoa, until};
+use crate::{Application, PATIENCE, Stoa, holds, until};
 
 const HOST: &str = "queries.localhost";
 const TOLD_EACH: u64 = 10;
@@ -25,6 +25,8 @@ pub struct Options {
     pub rotations: u64,
     /// How often another database takes the place.
     pub promotions: u64,
+    /// How often its server is started anew under its pooler.
+    pub restarts: u64,
 }
 
 /// What came of it.
@@ -32,6 +34,9 @@ pub struct Options {
 pub struct Outcome {
     rotations: Vec<Duration>,
     promotions: Vec<Duration>,
+    restarts: Vec<Duration>,
+    /// Instances that ended.
+    ended: usize,
     queries: u64,
     again: u64,
     worst_ms: u64,
@@ -52,6 +57,7 @@ pub fn run(options: Options) -> Result<Outcome> {
         let begun = Instant::now();
         stoa.cli(&["db", "rotate", "main"])?.ok()?;
         outcome.rotations.push(begun.elapsed());
+        outcome.ended += 1;
         go_on(&stoa)?;
         told(run, "rotations");
     }
@@ -69,9 +75,35 @@ pub fn run(options: Options) -> Result<Outcome> {
         next = kept(&stoa)?;
         told(run, "promotions");
     }
+    if options.restarts > 0 {
+        stoa.cli(&["db", "update", "main", "--pooled", "yes"])?.ok()?;
+        pooled(&stoa, "main")?;
+        // It has the address of the pooler from its start.
+        stoa.cli(&["restart", "--app", "queries"])?.ok()?;
+        outcome.ended += 1;
+        go_on(&stoa)?;
+    }
+    for run in 1..=options.restarts {
+        let begun = Instant::now();
+        stoa.cli(&["db", "restart", "main", "--confirm", "main"])?.ok()?;
+        outcome.restarts.push(begun.elapsed());
+        go_on(&stoa)?;
+        told(run, "restarts");
+    }
     outcome.count(&stoa)?;
     stoa.finish()?;
     Ok(outcome)
+}
+
+/// Waits until a database has its pooler.
+///
+/// # Errors
+/// When it has none in time.
+pub fn pooled(stoa: &Stoa, database: &str) -> Result<()> {
+    holds("a pooler", || {
+        let shown = stoa.cli(&["db", "info", database, "--json"])?.ok()?.json()?;
+        Ok(shown["pooler"]["state"] == "ready")
+    })
 }
 
 fn told(run: u64, what: &str) {
@@ -108,7 +140,7 @@ fn kept(stoa: &Stoa) -> Result<String> {
 impl Outcome {
     /// Adds up what all instances counted.
     fn count(&mut self, stoa: &Stoa) -> Result<()> {
-        let ended = self.rotations.len();
+        let ended = self.ended;
         let said = until("what ended instances counted", PATIENCE, || {
             let words = ["logs", "--app", "queries", "--tail", "1000", "--grep", "counts "];
             let printed = stoa.cli(&words)?.ok()?.stdout;
@@ -144,7 +176,11 @@ impl fmt::Display for Outcome {
             self.worst_ms,
             self.findings.len()
         )?;
-        for (what, took) in [("rotations", &self.rotations), ("promotions", &self.promotions)] {
+        for (what, took) in [
+            ("rotations", &self.rotations),
+            ("promotions", &self.promotions),
+            ("restarts", &self.restarts),
+        ] {
             let mut took = took.clone();
             took.sort_unstable();
             let at = |part: usize| took.get((took.len() * part / 100).min(took.len().saturating_sub(1)));

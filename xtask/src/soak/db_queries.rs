@@ -11,6 +11,7 @@ pub fn run(words: &Words<'_>) -> Result<()> {
     let options = Options {
         rotations: words.get("rotations", RUNS)?,
         promotions: words.get("promotions", RUNS)?,
+        restarts: words.get("restarts", RUNS)?,
     };
     binary()?;
     let outcome = queries::run(options)?;

@@ -46,8 +46,8 @@ const SOAKS: &[Soak] = &[
     },
     Soak {
         name: "db-queries",
-        about: "a database gets new passwords and is replaced by another while programs query it: no query fails",
-        flags: &[("rotations", "N"), ("promotions", "N")],
+        about: "a database gets new passwords, is replaced by another and started anew while programs query it: no query fails",
+        flags: &[("rotations", "N"), ("promotions", "N"), ("restarts", "N")],
         run: db_queries::run,
     },
     Soak {

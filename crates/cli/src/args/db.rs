@@ -39,6 +39,9 @@ pub enum DbCommand {
         /// sync (nothing; each commit waits until the backup has it).
         #[arg(long, value_name = "LEVEL")]
         backup_level: Option<Level>,
+        /// Have its address lead to a pooler, which shares few sessions among many clients.
+        #[arg(long)]
+        pooled: bool,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,
@@ -83,13 +86,7 @@ pub enum DbCommand {
         name: String,
     },
     /// Change it while it runs.
-    Update {
-        /// Its name.
-        name: String,
-        /// How much of what it acknowledges may be missing after a restore: stream or sync.
-        #[arg(long, value_name = "LEVEL")]
-        backup_level: Level,
-    },
+    Update(UpdateArguments),
     /// Print how to sign in: DATABASE_URL and its kin.
     Url {
         /// Its name.
@@ -99,6 +96,18 @@ pub enum DbCommand {
     Rotate {
         /// Its name.
         name: String,
+        /// How to follow it.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Start its server anew, from the newest image of its version. Clients of its pooler wait meanwhile; other sessions end
+    /// once.
+    Restart {
+        /// Its name.
+        name: String,
+        /// Repeat the name instead of being asked.
+        #[arg(long, value_name = "NAME")]
+        confirm: Option<String>,
         /// How to follow it.
         #[command(flatten)]
         patience: Patience,
@@ -273,6 +282,29 @@ impl FromStr for IdleStop {
         }
         Ok(Self(span))
     }
+}
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// It is to be so.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What `stoa db update` takes.
+#[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub struct UpdateArguments {
+    /// Its name.
+    pub name: String,
+    /// How much of what it acknowledges may be missing after a restore: stream or sync.
+    #[arg(long, value_name = "LEVEL", group = "change")]
+    pub backup_level: Option<Level>,
+    /// Whether its address leads to a pooler, which shares few sessions among many clients.
+    #[arg(long, value_name = "CHOICE", group = "change")]
+    pub pooled: Option<Choice>,
 }
 
 /// What `stoa db upgrade` takes.

@@ -7,6 +7,7 @@ pub(crate) mod drills;
 mod levels;
 mod looking;
 pub(crate) mod promote;
+mod restart;
 mod tunnel;
 mod upgrade;
 
@@ -15,7 +16,7 @@ use model::{
     Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Level, Millis, Name,
     Resources, Timestamp,
 };
-use store::rows::{PASSWORD, database_tenant};
+use store::rows::{PASSWORD, database_tenant, poolers_of};
 use store::secret::{Sealed, Secret};
 use store::{ReadTx, Versioned};
 
@@ -33,10 +34,11 @@ pub use backups::{Backups, backup, backups, restore};
 pub use branches::{BranchWish, IDLE_STOP, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
-pub use levels::update;
+pub use levels::{Change, pooled_sessions, update};
 pub use looking::{activity, settings};
 pub use plan::drill::Protection;
 pub use promote::promote;
+pub use restart::restart;
 pub use tunnel::tunnel;
 pub use upgrade::{PostgresVersion, UpgradeWish, upgrade, versions};
 
@@ -47,6 +49,8 @@ pub struct DatabaseView {
     pub database: Versioned<Database>,
     /// Its living instance.
     pub instance: Option<Instance>,
+    /// The living instance of its pooler.
+    pub pooler: Option<Instance>,
     /// The apps whose serving release uses it.
     pub used_by: Vec<Name>,
     /// Databases that were branched from it.
@@ -68,12 +72,16 @@ pub struct Wish {
     pub memory: Option<Bytes>,
     /// Level of its backup; `None` takes the usual one.
     pub level: Option<Level>,
+    /// Whether its address leads to a pooler; `None` makes none.
+    pub pooled: Option<bool>,
 }
 
 /// What a program needs to connect.
 pub struct Connection {
-    /// Host name inside the environment.
+    /// Host name inside the environment: of the pooler where it has one.
     pub host: String,
+    /// Host name of the server itself.
+    pub server: String,
     /// Port.
     pub port: u16,
     /// Login role.
@@ -88,10 +96,20 @@ impl Connection {
     /// The address in the usual form. Holds the password.
     #[must_use]
     pub fn url(&self) -> Secret {
+        self.url_by(&self.host)
+    }
+
+    /// The same of the server itself: for what needs a session of its own.
+    #[must_use]
+    pub fn direct_url(&self) -> Secret {
+        self.url_by(&self.server)
+    }
+
+    fn url_by(&self, host: &str) -> Secret {
         let password = self.password.expose_str().unwrap_or_default();
         let text = format!(
-            "postgresql://{}:{password}@{}:{}/{}",
-            self.user, self.host, self.port, self.database
+            "postgresql://{}:{password}@{host}:{}/{}",
+            self.user, self.port, self.database
         );
         Secret::new(text.into_bytes())
     }
@@ -141,17 +159,19 @@ pub fn view(
 }
 
 fn view_of(tx: &ReadTx, database: Versioned<Database>) -> Result<DatabaseView, ControlError> {
-    let instances = tx.list::<Instance>(&database.row.id.to_string())?;
-    let instance = instances
-        .into_iter()
-        .map(|i| i.row)
-        .find(|i| i.condition.is_live());
+    let live = |parent: &str| -> Result<Option<Instance>, ControlError> {
+        let mut instances = tx.list::<Instance>(parent)?.into_iter().map(|i| i.row);
+        Ok(instances.find(|i| i.condition.is_live()))
+    };
+    let instance = live(&database.row.id.to_string())?;
+    let pooler = live(&poolers_of(database.row.id))?;
     let used_by = users_of(tx, &database.row)?;
     let branches = branches_of(tx, &database.row)?;
     let proof = drills::proof(tx, &database.row, Timestamp::now())?;
     Ok(DatabaseView {
         database,
         instance,
+        pooler,
         used_by,
         branches,
         proof,
@@ -281,6 +301,9 @@ pub(crate) fn create_in(
         promoted: None,
         replaced: None,
         level: wish.level.unwrap_or_default(),
+        pooled: wish.pooled.unwrap_or_default(),
+        pooler: None,
+        unpooled: None,
         archive: None,
         expires_at: None,
         idle_stop: None,
@@ -390,8 +413,13 @@ pub(crate) fn connection_of(control: &Control, database: &Database) -> Result<Co
         });
     };
     let password = password_of(control, database.id, credential)?;
+    let server = format!("{}.internal", crate::routes::server_name(database));
     Ok(Connection {
-        host: format!("{}.{}.internal", database.name, crate::workload::DATABASE_DOMAIN),
+        host: match database.pooled {
+            true => format!("{}.internal", crate::routes::pooler_name(database)),
+            false => server.clone(),
+        },
+        server,
         port: ::databases::PORT,
         user: ::databases::login_role(credential.version),
         password,

@@ -134,6 +134,8 @@ pub fn upgrade(
             paused: None,
             promoted: None,
             replaced: None,
+            pooler: None,
+            unpooled: None,
             archive: None,
             expires_at: None,
             idle_stop: None,

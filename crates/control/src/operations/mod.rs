@@ -46,6 +46,7 @@ pub(crate) fn accept(
         | Work::DeleteApp { .. }
         | Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::RestartDatabase { .. }
         | Work::PromoteDatabase { .. }
         | Work::DestroyDatabase { .. } => control.settings.operation_deadline,
         // A pool that cannot share blocks copies every byte.
@@ -88,6 +89,7 @@ pub fn app_of(work: &Work) -> Option<AppId> {
         | Work::DeleteApp { app } => Some(*app),
         Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::RestartDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }

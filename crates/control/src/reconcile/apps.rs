@@ -297,7 +297,8 @@ fn failure(control: &Control, facts: &Facts, app: &App, mine: &[Instance], why: 
         Purpose::Service { .. }
         | Purpose::Job { .. }
         | Purpose::Database { .. }
-        | Purpose::Receiver { .. } => None,
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => None,
     });
     if let Some(said) = at_fault.and_then(|(_, instance)| check_said(control, instance)) {
         message = format!("{message} (its check said: {said})");
@@ -427,7 +428,10 @@ fn stop_grace(facts: &Facts, instance: &Instance) -> Option<model::Millis> {
         Purpose::Service { release, service, .. } => {
             Some(facts.releases.get(release)?.services.get(service)?.stop_grace)
         }
-        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => None,
+        Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => None,
     }
 }
 

@@ -6,9 +6,11 @@ mod drill;
 mod due;
 mod fetch;
 mod idle;
+mod pooler;
 mod promote;
 mod reading;
 mod receipt;
+mod restart;
 mod restore;
 mod room;
 mod rotate;
@@ -35,6 +37,10 @@ pub(super) use archive::watch as watch_archives;
 pub(super) use drill::undo as undo_drill;
 pub(super) use due::watch as watch_drills;
 pub(super) use idle::{wake, watch as watch_idle};
+pub(crate) use pooler::pooler_of;
+pub(super) use pooler::{
+    is_awaited as is_pooler_awaited, password_of as pooler_password, watch as watch_poolers,
+};
 pub(super) use promote::is_switched;
 pub(super) use receipt::watch as watch_receipts;
 pub(super) use upload::watch as watch_uploads;
@@ -74,6 +80,9 @@ fn one(
     if let Err(cause) = archive::advance(control, facts, database, lingering, now) {
         tracing::error!(database = %database.name, %cause, "could not advance its archive; it is tried again");
     }
+    if let Err(cause) = pooler::advance(control, facts, database, lingering, now) {
+        tracing::error!(database = %database.name, %cause, "could not advance its pooler; it is tried again");
+    }
     let mut mine: Vec<&Instance> = facts
         .instances
         .values()
@@ -92,11 +101,14 @@ fn one(
         control.engine.remove_volume(&branch::making(database.id))?;
         control.engine.remove_volume(&branch::next(database.id))?;
         let receivers = archive::receivers(facts, database.id);
-        if !archive::is_removed(control, facts, database.id)? {
+        let poolers = pooler::poolers(facts, database.id);
+        if !archive::is_removed(control, facts, database.id)?
+            || poolers.iter().any(|instance| instance.condition.is_live())
+        {
             return Ok(());
         }
         return control.write(|tx| {
-            for ended in mine.iter().chain(&receivers) {
+            for ended in mine.iter().chain(&receivers).chain(&poolers) {
                 tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
             }
             for drill in crate::databases::drills::of(tx, database.id)? {
@@ -211,7 +223,9 @@ pub(super) fn unmake(tx: &WriteTx, id: DatabaseId, why: &str) -> Result<(), Cont
 fn is_of(instance: &Instance, database: DatabaseId) -> bool {
     match &instance.purpose {
         Purpose::Database { database: of } => *of == database,
-        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Receiver { .. } => false,
+        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => {
+            false
+        }
     }
 }
 
@@ -229,7 +243,8 @@ fn ended_at(instance: &Instance) -> Option<Timestamp> {
 /// A server that stayed up for five minutes, or ended as it was asked to, begins a new series.
 fn next_attempt(mine: &[&Instance]) -> u32 {
     match mine.last() {
-        Some(last) if ended_well(last) => 0,
+        // It ended because it was told to, or as one does that was.
+        Some(last) if last.excused || ended_well(last) => 0,
         Some(last) => match ended_at(last) {
             Some(at) if at.since(last.created_at) < model::Millis::seconds(300) => last.attempt + 1,
             Some(_) | None => 0,
@@ -267,6 +282,7 @@ fn stop(control: &Control, facts: &Facts, instance: &Instance, now: Timestamp) -
         control.write(|tx| {
             let mut found = tx.need::<Instance>(&instance.id.to_string())?;
             found.row.condition = Condition::Stopping { since: now };
+            found.row.excused = true;
             tx.update_status(&found.row, Expect::Any)?;
             Ok(())
         })?;
@@ -286,6 +302,11 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         Work::RotateDatabase { database } => {
             workers.start(control, operation.id, &[database], move |job| {
                 rotate::make(job, database)
+            });
+        }
+        Work::RestartDatabase { database } => {
+            workers.start(control, operation.id, &[database], move |job| {
+                restart::make(job, database)
             });
         }
         Work::BranchDatabase { database } => {

@@ -293,6 +293,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                 size: wish.size,
                 memory: wish.memory,
                 level: wish.backup_level,
+                pooled: wish.pooled,
             };
             (name, wish)
         })
@@ -311,10 +312,11 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                 Some(mut found) => {
                     notes.extend(other_version(&found.row, wish));
                     match &found.row.state {
-                        // Its budget and the level of its backup are what the manifest says now; all else of it stays as it
-                        // was made.
+                        // Its budget, the level of its backup and its pooler are what the manifest says now; all else of it
+                        // stays as it was made.
                         DatabaseState::Active if differs(&found.row, wish) => {
                             found.row.size = wish.size.unwrap_or(found.row.size);
+                            found.row.pooled = wish.pooled.unwrap_or(found.row.pooled);
                             if found.row.origin.is_none() {
                                 found.row.level = wish.backup_level.unwrap_or(found.row.level);
                             }
@@ -368,9 +370,10 @@ fn other_version(row: &Database, wish: &DatabaseWish) -> Option<String> {
     }
 }
 
-/// Whether a manifest wants another budget or level of backup than a database has.
+/// Whether a manifest wants another budget, level of backup or pooler than a database has.
 fn differs(row: &Database, wish: &DatabaseWish) -> bool {
     wish.size.is_some_and(|size| size != row.size)
+        || wish.pooled.is_some_and(|pooled| pooled != row.pooled)
         || row.origin.is_none() && wish.backup_level.is_some_and(|level| level != row.level)
 }
 

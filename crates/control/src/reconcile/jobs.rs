@@ -164,7 +164,10 @@ fn instance_of<'a>(facts: &'a Facts, operation: &Operation, name: &Name) -> Opti
         Purpose::Job {
             operation: of, job, ..
         } => *of == operation.id && job == name && !is_forgotten(instance),
-        Purpose::Service { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+        Purpose::Service { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => false,
     })
 }
 

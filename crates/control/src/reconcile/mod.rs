@@ -33,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use model::{InstanceId, Timestamp};
 
 pub(crate) use apps::Routed;
-pub(crate) use databases::{refused, volume_of};
+pub(crate) use databases::{pooler_of, refused, volume_of};
 pub(crate) use facts::Facts;
 use observe::Look;
 
@@ -97,7 +97,8 @@ impl Reconciler {
         let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
-            let (kept, received, drilled, carried, idle) = (
+            let (kept, received, drilled, carried, idle, pooled) = (
+                Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
@@ -108,6 +109,7 @@ impl Reconciler {
             scope.spawn(move || databases::watch_archives(&kept, stop));
             scope.spawn(move || databases::watch_receipts(&received, stop));
             scope.spawn(move || databases::watch_drills(&drilled, stop));
+            scope.spawn(move || databases::watch_poolers(&pooled, stop));
             scope.spawn(move || databases::watch_uploads(&carried, stop));
             scope.spawn(move || databases::watch_idle(&idle, stop));
             scope.spawn(move || {

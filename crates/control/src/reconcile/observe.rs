@@ -97,7 +97,7 @@ fn is_probed(facts: &Facts, row: &Instance) -> bool {
             .get(release)
             .and_then(|release| release.services.get(service))
             .is_some_and(|service| service.port.is_some()),
-        Purpose::Database { .. } => true,
+        Purpose::Database { .. } | Purpose::Pooler { .. } => true,
         Purpose::Job { .. } | Purpose::Receiver { .. } => false,
     }
 }

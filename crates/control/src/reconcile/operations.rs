@@ -38,6 +38,7 @@ fn turns_of(work: &Work) -> Vec<Turn> {
         }
         Work::CreateDatabase { database }
         | Work::RotateDatabase { database }
+        | Work::RestartDatabase { database }
         | Work::BranchDatabase { database }
         | Work::ResetDatabase { database }
         | Work::BackupDatabase { database }
@@ -110,6 +111,7 @@ fn one(
         },
         Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::RestartDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }
@@ -184,6 +186,7 @@ fn of_app(
         Work::DeleteApp { .. }
         | Work::CreateDatabase { .. }
         | Work::RotateDatabase { .. }
+        | Work::RestartDatabase { .. }
         | Work::BranchDatabase { .. }
         | Work::ResetDatabase { .. }
         | Work::BackupDatabase { .. }
@@ -542,7 +545,10 @@ fn scaled(control: &Control, facts: &Facts, operation: &Operation, app: &App) ->
             .iter()
             .filter(|instance| match &instance.purpose {
                 Purpose::Service { service, .. } => service == name,
-                Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+                Purpose::Job { .. }
+                | Purpose::Database { .. }
+                | Purpose::Receiver { .. }
+                | Purpose::Pooler { .. } => false,
             });
         let (mut ready, mut live) = (0, 0);
         for instance in mine {

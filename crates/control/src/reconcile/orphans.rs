@@ -70,9 +70,9 @@ impl Reconciler {
 fn has_owner(facts: &Facts, row: &Instance) -> bool {
     match &row.purpose {
         Purpose::Service { app, .. } | Purpose::Job { app, .. } => facts.apps.contains_key(app),
-        Purpose::Database { database } | Purpose::Receiver { database, .. } => {
-            facts.databases.contains_key(database)
-        }
+        Purpose::Database { database }
+        | Purpose::Receiver { database, .. }
+        | Purpose::Pooler { database, .. } => facts.databases.contains_key(database),
     }
 }
 

@@ -151,7 +151,8 @@ fn draining(facts: &Facts) -> impl Iterator<Item = InstanceId> {
                     Purpose::Service { .. }
                     | Purpose::Job { .. }
                     | Purpose::Database { .. }
-                    | Purpose::Receiver { .. },
+                    | Purpose::Receiver { .. }
+                    | Purpose::Pooler { .. },
                     _,
                 ) => false,
             });

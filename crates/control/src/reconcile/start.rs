@@ -103,7 +103,7 @@ fn waits_for_database(facts: &Facts, row: &Instance, now: Timestamp) -> bool {
             let release = facts.releases.get(release);
             (app, release.and_then(|of| of.jobs.get(job)).map(|of| &of.uses))
         }
-        Purpose::Database { .. } | Purpose::Receiver { .. } => return false,
+        Purpose::Database { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => return false,
     };
     let (Some(app), Some(uses)) = (facts.apps.get(app), uses) else {
         return false;
@@ -115,7 +115,8 @@ fn waits_for_database(facts: &Facts, row: &Instance, now: Timestamp) -> bool {
         database.environment == app.environment
             && uses.contains(&database.name)
             && super::databases::is_wanted(database)
-            && !super::databases::is_ready(facts, database.id)
+            && (!super::databases::is_ready(facts, database.id)
+                || super::databases::is_pooler_awaited(facts, database))
     })
 }
 
@@ -206,6 +207,20 @@ fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workl
                 image,
                 instance,
                 &volume_of(row.id),
+            ))
+        }
+        Purpose::Pooler { database, number } => {
+            let row = tx.need::<Database>(&database.to_string())?.row;
+            let Some(pooler) = row.pooler.as_ref().filter(|pooler| pooler.number == *number) else {
+                return Err(crate::authorize::missing("pooler", row.name.as_str()));
+            };
+            let password = super::databases::pooler_password(control, row.id, pooler)?;
+            Ok(databases::pooler::workload(
+                &row,
+                &pooler.image,
+                instance,
+                &format!("{}.internal", crate::routes::lasting_name(&row)),
+                password.expose_str().unwrap_or_default(),
             ))
         }
         Purpose::Receiver { database, stretch } => {

@@ -325,7 +325,9 @@ fn limit(tx: &ReadTx, instance: &Instance) -> Result<Option<model::Bytes>, Contr
                 .get(job)
                 .map_or_else(Resources::default, |job| job.resources)
         }),
-        Purpose::Database { .. } | Purpose::Receiver { .. } => Some(Resources::default()),
+        Purpose::Database { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => {
+            Some(Resources::default())
+        }
     };
     Ok(resources.map(|resources| resources.disk))
 }

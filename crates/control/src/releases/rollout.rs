@@ -116,7 +116,10 @@ fn count(
         Purpose::Service { service, epoch, .. } => {
             service == wanted && is_of(*epoch) && instance.condition.is_live() && is(instance)
         }
-        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+        Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => false,
     });
     u16::try_from(found.count()).unwrap_or(u16::MAX)
 }

@@ -53,7 +53,10 @@ fn receivers(world: &World) -> Vec<(Instance, u64)> {
     all.filter(|row| row.condition.is_live())
         .filter_map(|row| match row.purpose {
             Purpose::Receiver { stretch, .. } => Some((row, stretch)),
-            Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+            Purpose::Service { .. }
+            | Purpose::Job { .. }
+            | Purpose::Database { .. }
+            | Purpose::Pooler { .. } => None,
         })
         .collect()
 }

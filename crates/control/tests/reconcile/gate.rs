@@ -191,7 +191,14 @@ fn cases() -> Vec<Case> {
             databases::create(c, a, &p(), &name("more"), &databases::Wish::default()).map(drop)
         }),
         ("databases::update", Action::Manage, false, |c, a| {
-            databases::update(c, a, &p(), "main", Some(model::Level::Sync), None).map(drop)
+            let change = databases::Change {
+                level: Some(model::Level::Sync),
+                pooled: Some(true),
+            };
+            databases::update(c, a, &p(), "main", change, None).map(drop)
+        }),
+        ("databases::restart", Action::Configure, false, |c, a| {
+            databases::restart(c, a, &p(), "main").map(drop)
         }),
         ("databases::rotate", Action::Configure, false, |c, a| {
             databases::rotate(c, a, &p(), "main").map(drop)

@@ -19,6 +19,7 @@ mod jobs;
 mod keys;
 mod people;
 mod places;
+mod poolers;
 mod promotes;
 mod sleepers;
 mod speed;

@@ -217,9 +217,10 @@ fn recreate_never_runs_two_releases() {
 fn release_of(row: &model::Instance) -> Option<model::ReleaseId> {
     match row.purpose {
         model::Purpose::Service { release, .. } => Some(release),
-        model::Purpose::Job { .. } | model::Purpose::Database { .. } | model::Purpose::Receiver { .. } => {
-            None
-        }
+        model::Purpose::Job { .. }
+        | model::Purpose::Database { .. }
+        | model::Purpose::Receiver { .. }
+        | model::Purpose::Pooler { .. } => None,
     }
 }
 

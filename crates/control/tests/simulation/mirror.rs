@@ -305,7 +305,10 @@ impl Mirror {
                         Purpose::Service {
                             app: of, epoch: then, ..
                         } => of == app && then != epoch && other.condition.is_live(),
-                        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+                        Purpose::Job { .. }
+                        | Purpose::Database { .. }
+                        | Purpose::Receiver { .. }
+                        | Purpose::Pooler { .. } => false,
                     })
                     .map(|other| other.uid_range);
                 self.rule(
@@ -330,7 +333,7 @@ impl Mirror {
                 let number = self.number(*operation);
                 self.rule(events, is_first, || format!("o{number} ran {job} twice"));
             }
-            Purpose::Database { .. } | Purpose::Receiver { .. } => {}
+            Purpose::Database { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => {}
         }
     }
 
@@ -474,7 +477,9 @@ impl Mirror {
             } => {
                 format!("{}/{job} of o{}", label(release), self.number(*operation))
             }
-            Purpose::Database { .. } | Purpose::Receiver { .. } => "a database".to_owned(),
+            Purpose::Database { .. } | Purpose::Receiver { .. } | Purpose::Pooler { .. } => {
+                "a database".to_owned()
+            }
         }
     }
 }
@@ -504,6 +509,7 @@ fn work(work: &Work) -> &'static str {
         Work::DeleteApp { .. } => "delete",
         Work::CreateDatabase { .. } => "create database",
         Work::RotateDatabase { .. } => "rotate database",
+        Work::RestartDatabase { .. } => "restart database",
         Work::BranchDatabase { .. } => "branch database",
         Work::ResetDatabase { .. } => "reset database",
         Work::BackupDatabase { .. } => "backup database",

@@ -356,6 +356,7 @@ pub fn kinds(mirror: &Mirror, deed: &Deed) -> Vec<&'static str> {
             | Work::DeleteApp { .. }
             | Work::CreateDatabase { .. }
             | Work::RotateDatabase { .. }
+            | Work::RestartDatabase { .. }
             | Work::BranchDatabase { .. }
             | Work::ResetDatabase { .. }
             | Work::BackupDatabase { .. }

@@ -81,7 +81,8 @@ fn of_service<'a>(
             Purpose::Service { .. }
             | Purpose::Job { .. }
             | Purpose::Database { .. }
-            | Purpose::Receiver { .. } => None,
+            | Purpose::Receiver { .. }
+            | Purpose::Pooler { .. } => None,
         })
 }
 
@@ -262,14 +263,20 @@ fn owners(mirror: &Mirror, app: &App, name: &Name) -> Vec<(Serving, usize)> {
 fn index(row: &Instance) -> usize {
     match &row.purpose {
         Purpose::Service { index, .. } => usize::from(*index),
-        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => 0,
+        Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => 0,
     }
 }
 
 fn is_of(row: &Instance, owner: Serving) -> bool {
     match &row.purpose {
         Purpose::Service { release, epoch, .. } => *release == owner.release && *epoch == owner.epoch,
-        Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Receiver { .. } => false,
+        Purpose::Job { .. }
+        | Purpose::Database { .. }
+        | Purpose::Receiver { .. }
+        | Purpose::Pooler { .. } => false,
     }
 }
 
@@ -413,7 +420,8 @@ fn floor(
             Purpose::Service { .. }
             | Purpose::Job { .. }
             | Purpose::Database { .. }
-            | Purpose::Receiver { .. } => None,
+            | Purpose::Receiver { .. }
+            | Purpose::Pooler { .. } => None,
         });
         let mut all = releases.chain([serving]).chain(to);
         if all.any(|release| release.strategy == Strategy::Recreate) {

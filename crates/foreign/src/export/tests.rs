@@ -255,6 +255,7 @@ fn any(dice: &mut Dice) -> Manifest {
                 size: None,
                 memory: None,
                 backup_level: None,
+                pooled: None,
             };
             manifest.databases.insert(name.parse().expect("a name"), wish);
         }

@@ -36,6 +36,8 @@ pub(super) enum Form {
     Text(&'static str),
     /// One of these texts.
     OneOf(&'static [&'static str]),
+    /// Yes or no.
+    Flag,
     /// A whole number.
     Whole(u32, u32),
     /// A number.
@@ -326,8 +328,13 @@ pub(super) static DATABASE: Table = Table {
             "What may be missing after a restore: \"stream\" a fraction of a second, \"sync\" nothing.",
             Form::OneOf(&["stream", "sync"]),
         ),
+        may(
+            "pooled",
+            "Whether its address leads to a pooler, which shares few sessions among many clients.",
+            Form::Flag,
+        ),
     ],
-    later: &["backup", "branch_from", "ttl", "extensions", "replicas", "pooler"],
+    later: &["backup", "branch_from", "ttl", "extensions", "replicas"],
 };
 
 pub(super) static ROLLOUT: Table = Table {

@@ -188,6 +188,7 @@ fn database(section: &Section<'_>) -> DatabaseWish {
             .get("memory")
             .and_then(|field| field.parsed_within(DATABASE_MEMORY_MIN..=MEMORY_MAX)),
         backup_level: section.get("backup_level").and_then(|field| field.parsed()),
+        pooled: section.get("pooled").and_then(|field| field.flag()),
     }
 }
 

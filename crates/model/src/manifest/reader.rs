@@ -212,6 +212,15 @@ impl<'a> Field<'a> {
         value
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&self) -> Option<bool> {
+        let flag = self.value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong_type("true or false", None);
+        }
+        flag
+    }
+
     /// A number with or without a fraction.
     pub(super) fn fraction(&self) -> Option<f64> {
         let value = match self.value.get_ref() {

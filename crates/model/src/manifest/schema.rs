@@ -77,6 +77,7 @@ impl Writer {
             Form::Text("") => json!({"type": "string"}),
             Form::Text(pattern) => json!({"type": "string", "pattern": pattern}),
             Form::OneOf(texts) => json!({"type": "string", "enum": texts}),
+            Form::Flag => json!({"type": "boolean"}),
             Form::Whole(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
             Form::Number(least, most) => json!({"type": "number", "minimum": least, "maximum": most}),
             Form::List(of) => json!({"type": "array", "items": self.form(of, strictness)}),

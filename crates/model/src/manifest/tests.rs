@@ -74,7 +74,7 @@ on      = "release"
 uses    = ["main"]
 
 [databases]
-main = { engine = "postgres", version = "15", size = "10Gi", memory = "256Mi", backup_level = "sync" }
+main = { engine = "postgres", version = "15", size = "10Gi", memory = "256Mi", backup_level = "sync", pooled = true }
 "#;
 
 #[test]
@@ -82,6 +82,7 @@ fn a_full_manifest_says_what_it_means() {
     let manifest = Manifest::parse(FULL).expect("a good manifest");
     assert_eq!(manifest.build.commands, [vec!["make"], vec!["make", "assets"]]);
     assert_eq!(manifest.databases[&name("main")].version.as_deref(), Some("15"));
+    assert_eq!(manifest.databases[&name("main")].pooled, Some(true));
     assert_eq!(
         manifest.databases[&name("main")].backup_level,
         Some(crate::Level::Sync)

@@ -62,7 +62,10 @@ impl Manifest {
                 .chain([("backup_level", level)])
                 .filter_map(|(key, value)| Some(format!(", {key} = {}", quoted(&value?))))
                 .collect();
-            let _ = writeln!(text, "{name} = {{ engine = \"postgres\"{rest} }}");
+            let pooled = wish
+                .pooled
+                .map_or_else(String::new, |pooled| format!(", pooled = {pooled}"));
+            let _ = writeln!(text, "{name} = {{ engine = \"postgres\"{rest}{pooled} }}");
         }
         self.write_rollout(&mut text);
         text

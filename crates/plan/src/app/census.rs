@@ -53,7 +53,8 @@ impl<'a> Census<'a> {
                 Purpose::Service { .. }
                 | Purpose::Job { .. }
                 | Purpose::Database { .. }
-                | Purpose::Receiver { .. } => {}
+                | Purpose::Receiver { .. }
+                | Purpose::Pooler { .. } => {}
             }
         }
         census.lives.sort_by_key(Life::birth);

@@ -117,6 +117,7 @@ fn requests() -> BTreeMap<&'static str, (Value, &'static str)> {
         ("database_update", json!({"backup_level": "sync"}), "database"),
         ("database_delete", Value::Null, "operation"),
         ("database_rotate", Value::Null, "operation"),
+        ("database_restart", Value::Null, "operation"),
         ("database_branch", json!({"name": "copy"}), "database"),
         ("database_reset", Value::Null, "operation"),
         ("database_backup", Value::Null, "operation"),
@@ -584,6 +585,9 @@ fn database_of(
         promoted: None,
         replaced: None,
         level: model::Level::Stream,
+        pooled: false,
+        pooler: None,
+        unpooled: None,
         archive: of.map(|_| model::Archive {
             stretch: 1,
             sealed: Vec::new(),

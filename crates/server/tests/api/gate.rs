@@ -142,6 +142,7 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_update", Project, Developer),
     ("database_delete", Project, Developer),
     ("database_rotate", Project, Developer),
+    ("database_restart", Project, Developer),
     ("database_branch", Project, Developer),
     ("database_reset", Project, Developer),
     ("database_backups_view", Project, Viewer),

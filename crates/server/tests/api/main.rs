@@ -880,6 +880,7 @@ fn what_there_is_can_be_seen() {
         size_bytes: None,
         memory_bytes: None,
         backup_level: None,
+        pooled: None,
     };
     let operation = root.database_create(&place(), &database).expect("accepted");
     let image = api::CreateImage {

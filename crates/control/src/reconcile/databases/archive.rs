@@ -63,7 +63,9 @@ pub(super) fn is_archived(database: &Database) -> bool {
 pub(super) fn receivers(facts: &Facts, id: DatabaseId) -> Vec<&Instance> {
     let is_of = |instance: &&Instance| match &instance.purpose {
         Purpose::Receiver { database, .. } => *database == id,
-        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => false,
+        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Pooler { .. } => {
+            false
+        }
     };
     let mut mine: Vec<&Instance> = facts.instances.values().filter(is_of).collect();
     mine.sort_by_key(|instance| instance.id);
@@ -87,7 +89,9 @@ pub(super) fn advance(
         .map(|archive| archive.stretch);
     let into = |instance: &Instance| match &instance.purpose {
         Purpose::Receiver { stretch, .. } => Some(*stretch),
-        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } => None,
+        Purpose::Service { .. } | Purpose::Job { .. } | Purpose::Database { .. } | Purpose::Pooler { .. } => {
+            None
+        }
     };
     // One that was told to end is not forgotten: another one begins with what is true then.
     let is_told = |instance: &Instance| matches!(instance.condition, Condition::Stopping { .. });

@@ -18,7 +18,7 @@ use model::{Condition, Credential, Database, DatabaseId, Instance, Millis, Opera
 use store::rows::{PASSWORD, database_tenant, receivers_of};
 use store::{Expect, WriteTx};
 
-use super::{load, login_number, new_login, refused, wait};
+use super::{change, load, login_number, new_login, refused, wait};
 use crate::databases::promote::{data_until, fit, kept_name};
 use crate::databases::{Protection, backups, drills};
 use crate::reconcile::Facts;
@@ -151,6 +151,7 @@ fn switch(
         at: now,
     });
     (new.replaced, new.expires_at) = (None, None);
+    new.pooled = old.pooled;
     // The name is free only after the old one gave it up.
     tx.update(&old, Expect::Any)?;
     tx.update(&new, Expect::Any)?;
@@ -197,6 +198,8 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, hold: Option<Hold>) -> Re
     {
         tracing::warn!(%cause, "whoever was to be let in at the end of a promotion was let in before");
     }
+    // Its clients come to the name anew, which leads to the other one by now.
+    change(control, old, |database| database.pooled = false)?;
     let written = match server.filter(|_| is_cut) {
         Some(psql) => {
             let number = control.write(|tx| login_number(tx, old))?;

@@ -400,6 +400,7 @@ fn switch(
     new.credentials = credentials;
     // What somebody has changed since it was asked for.
     (new.level, new.size, new.resources) = (old.level, old.size, old.resources);
+    new.pooled = old.pooled;
     // What a rotation makes next must not be one of these.
     while login_number(tx, new.id)? < newest.unwrap_or_default() {}
     let kept = kept_name(tx, &old, now)?;
@@ -443,6 +444,8 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, is_new: bool) -> Result<(
     let answered_at = switched_at.filter(|_| !is_new).unwrap_or_else(Timestamp::now);
     // Whoever remembers the address of the former one must not meet it again.
     std::thread::sleep(REMEMBERED);
+    // Clients of its pooler come to the name anew, which leads to the new one by now.
+    change(control, old, |database| database.pooled = false)?;
     control.write(|tx| resume(tx, old, job.operation))?;
     let step = "starting the one before under its other name";
     operations::step(control, job.operation, step)?;
