@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::page::pages;
 
-/// One PostgreSQL cluster in an instance of its own.
+/// One PostgreSQL cluster or one Valkey, in an instance of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Database {
     /// Id, begins with `db_`.
@@ -27,7 +27,13 @@ pub struct Database {
     pub paused_by: Option<String>,
     /// Host name on the environment's network.
     pub host: String,
-    /// Major version of PostgreSQL, once known.
+    /// What it is.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// What a Valkey does about its data; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<ValkeyPlan>,
+    /// Major version of its engine, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Budget of its volume.
@@ -59,13 +65,13 @@ pub struct Database {
     /// That another one took its place; it is kept until `expires_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<DatabaseReplaced>,
-    /// Whether its backup was proven by a drill; absent for a branch, which has none.
+    /// Whether its backup was proven by a drill; absent for a branch and a Valkey, which have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protection: Option<crate::DatabaseProtection>,
     /// The same of its copy on the target elsewhere; absent without a target, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_protection: Option<crate::DatabaseProtection>,
-    /// How much of what it acknowledged may be missing after a restore; absent for a branch, which has no backup.
+    /// How much of what it acknowledged may be missing after a restore; absent for a branch and a Valkey, which have no backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_level: Option<DatabaseBackupLevel>,
     /// The pooler that its address leads to; absent when it is to have none and has none.
@@ -76,7 +82,8 @@ pub struct Database {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub backup_behind_since: Option<Timestamp>,
-    /// Whether what it acknowledged survives a power cut. Branches give that up for speed.
+    /// Whether what it acknowledged survives a power cut. Branches give that up for speed; of a Valkey with the plan `durable` the
+    /// last second may be missing.
     #[serde(default)]
     pub durable: bool,
     /// When it ends by itself, unless a serving release uses it then.
@@ -104,6 +111,27 @@ pub struct Database {
     /// Name of the kept volume of a destroyed database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
+}
+
+/// What a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// PostgreSQL.
+    #[default]
+    Postgres,
+    /// Valkey, which speaks the protocol of Redis.
+    Valkey,
+}
+
+/// What a Valkey does about its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ValkeyPlan {
+    /// Nothing is on disk: a restart begins empty, and what was not used for long makes room for what is new.
+    Cache,
+    /// Everything is logged to disk, at most a second late, and can be restored to a second; what finds no room is refused.
+    Durable,
 }
 
 /// How much of what a database acknowledged may be missing when all of it is lost but its archive.
@@ -263,6 +291,39 @@ pub struct DatabaseBackups {
     /// How far it is on the target elsewhere; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elsewhere: Option<crate::DatabaseElsewhere>,
+    /// What of a Valkey can be restored: its log, on this server only; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valkey: Option<ValkeyBackups>,
+}
+
+/// The log of a Valkey, on this server: there is no copy of it elsewhere, and no drill proves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ValkeyBackups {
+    /// The earliest moment it can be restored to, by the whole second; absent before it has a log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub from: Option<Timestamp>,
+    /// The last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub until: Option<Timestamp>,
+    /// Logs that were rewritten since and are kept as they were, oldest first.
+    pub kept: Vec<ValkeyLog>,
+}
+
+/// A log of a Valkey as it was before it was rewritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ValkeyLog {
+    /// Its number.
+    pub number: u64,
+    /// The earliest moment it reaches.
+    #[schema(value_type = String, format = DateTime)]
+    pub from: Timestamp,
+    /// The last one.
+    #[schema(value_type = String, format = DateTime)]
+    pub until: Timestamp,
+    /// What it holds.
+    pub bytes: u64,
 }
 
 /// A span of time, and of the write-ahead log, that can be restored to.
@@ -365,7 +426,7 @@ pub struct CreateBranch {
     #[schema(minimum = 60, maximum = 31_536_000)]
     pub ttl_s: Option<u64>,
     /// After how many seconds without anybody its server stops, until somebody connects; 0 lets it run all the time; without
-    /// it, five minutes.
+    /// it, five minutes. A Valkey always runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 31_536_000)]
     pub idle_stop_s: Option<u64>,
@@ -443,7 +504,13 @@ pub struct CreateDatabase {
     /// Its name.
     #[schema(pattern = "^[a-z]([a-z0-9-]{0,37}[a-z0-9])?$", max_length = 39)]
     pub name: String,
-    /// Major version of PostgreSQL; without it, what is there.
+    /// What it is to be; without it, `postgres`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineKind>,
+    /// What a Valkey does about its data; without it, `durable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<ValkeyPlan>,
+    /// Major version of its engine; without it, what is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(pattern = "^[0-9]{1,3}$")]
     pub version: Option<String>,

@@ -16,7 +16,7 @@ use model::Millis;
 
 pub use app::{AppsCommand, EventsArgs, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
 pub use config::{EnvCommand, SecretsCommand};
-pub use db::{BranchArguments, BranchFrom, Choice, DbCommand, UpdateArguments, UpgradeArguments};
+pub use db::{BranchArguments, BranchFrom, Choice, DbCommand, Engine, UpdateArguments, UpgradeArguments};
 pub use image::{BaseCommand, ImageCommand};
 pub use local::{Color, ContextCommand, ManArgs};
 pub use places::{EnvironmentsCommand, OrgsCommand, ProjectsCommand};

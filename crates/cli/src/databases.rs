@@ -2,10 +2,11 @@
 
 use api::{
     BackupCopy, BackupLevel, CreateDatabase, CreateDrill, CreateRestore, Database, DatabaseBackupLevel,
-    DatabaseBackups, PromoteDatabase, RestoreTarget,
+    PromoteDatabase, RestoreTarget,
 };
 
 use crate::args::DbCommand;
+use crate::backups;
 use crate::branches;
 use crate::drills;
 use crate::elsewhere;
@@ -18,6 +19,7 @@ use crate::pooler;
 use crate::session::Session;
 use crate::terminal;
 use crate::tunnel::{self, Url};
+use crate::valkey;
 use crate::versions;
 
 pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Failure> {
@@ -25,6 +27,8 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
     match command {
         DbCommand::Create {
             name,
+            engine,
+            plan,
             version,
             size,
             memory,
@@ -34,6 +38,8 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
         } => {
             let body = CreateDatabase {
                 name: name.to_string(),
+                engine: engine.map(valkey::kind),
+                plan: plan.map(valkey::plan),
                 version: version.clone(),
                 size_bytes: size.map(model::Bytes::get),
                 memory_bytes: memory.map(model::Bytes::get),
@@ -43,9 +49,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             let operation = follow::follow(session, &client.database_create(place, &body)?, patience)?;
             let code = follow::finish(session, &operation)?;
             if operation.state.is_settled() && !session.json {
-                say(&format!(
-                    "a service that `uses` {name} gets DATABASE_URL with its next release; next: stoa deploy"
-                ));
+                say(&valkey::after_create(name, *engine));
             }
             Ok(code)
         }
@@ -132,7 +136,10 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             if session.json {
                 output::json(&backups)?;
             } else {
-                output::data(&backups_page(name, &backups))?;
+                output::data(&match &backups.valkey {
+                    Some(kept) => valkey::kept_page(name, kept),
+                    None => backups::page(name, &backups),
+                })?;
             }
             Ok(0)
         }
@@ -211,6 +218,9 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
 
 /// In a cell of a table: what is wrong with its backup first.
 fn backup(database: &Database) -> String {
+    if let Some(told) = valkey::backup(database) {
+        return told.to_owned();
+    }
     let mut told = Vec::new();
     if database.backup_behind_since.is_some() {
         told.push("LOG NOT RECEIVED".to_owned());
@@ -276,7 +286,7 @@ pub(crate) fn table(all: &[Database]) -> String {
             vec![
                 database.name.clone(),
                 state(database).to_owned(),
-                output::or_dash(database.version.as_deref()),
+                valkey::engine(database),
                 output::size(database.size_bytes),
                 backup(database),
                 drills::protection(database.target_protection.as_ref()),
@@ -289,7 +299,7 @@ pub(crate) fn table(all: &[Database]) -> String {
         &[
             "DATABASE",
             "STATE",
-            "POSTGRES",
+            "ENGINE",
             "SIZE",
             "BACKUP",
             "ELSEWHERE",
@@ -298,93 +308,6 @@ pub(crate) fn table(all: &[Database]) -> String {
         ],
         &rows,
     )
-}
-
-pub(crate) fn backups_page(name: &str, backups: &DatabaseBackups) -> String {
-    let mut text = String::new();
-    let log = match backups.receiving {
-        true => "received as it is written",
-        false => {
-            "NOT RECEIVED AT THE MOMENT: what is written now cannot be restored; it is tried again, see: stoa db info"
-        }
-    };
-    let there = backups
-        .elsewhere
-        .iter()
-        .flat_map(|there| elsewhere::told(name, there));
-    let mut row = |name: &str, value: String| text.push_str(&format!("{name:<12}{value}\n"));
-    row("log", log.to_owned());
-    if let (Some(since), Some(bytes)) = (backups.unreceived_since, backups.unreceived_bytes) {
-        row(
-            "not yet",
-            format!("{} written since {since} at the last look", output::size(bytes)),
-        );
-    }
-    row(
-        "kept",
-        format!(
-            "{} days back; {} of log, on this server",
-            backups.keep_s / 86_400,
-            output::size(backups.wal_bytes)
-        ),
-    );
-    for (name, value) in there {
-        row(name, value);
-    }
-    if let Some(at) = backups.drilled_at {
-        let value = format!("as of {at}; a branch of it: stoa db branch {name} --as NAME --from drilled");
-        row("drilled", value);
-    }
-    for window in &backups.windows {
-        row(
-            "restorable",
-            format!("from {} until {}", window.from, window.until),
-        );
-        row("", format!("from {} until {}", window.from_lsn, window.until_lsn));
-    }
-    if backups.windows.is_empty() {
-        row(
-            "restorable",
-            "nothing yet; the first base is taken soon".to_owned(),
-        );
-    }
-    for gap in &backups.gaps {
-        row(
-            "GAP",
-            format!(
-                "after {} until before {}: nothing committed after {} until then",
-                gap.after, gap.before, gap.since
-            ),
-        );
-    }
-    if !backups.bases.is_empty() {
-        let rows: Vec<Vec<String>> = backups
-            .bases
-            .iter()
-            .map(|base| {
-                let use_of = if base.usable {
-                    "yes"
-                } else {
-                    "no: its log is not there"
-                };
-                vec![
-                    base.number.to_string(),
-                    base.at.to_string(),
-                    base.lsn.clone(),
-                    use_of.to_owned(),
-                ]
-            })
-            .collect();
-        text.push('\n');
-        text.push_str(&output::table(&["BASE", "FROM", "PLACE", "USABLE"], &rows));
-    }
-    if let Some(window) = backups.windows.last() {
-        text.push_str(&format!(
-            "\nto restore: stoa db restore {name} --as {name}-before --at {}\n",
-            window.until
-        ));
-    }
-    text
 }
 
 fn state(database: &Database) -> &str {
@@ -411,7 +334,7 @@ pub(crate) fn page(database: &Database) -> String {
     let mut rows = vec![
         ("name", database.name.clone()),
         ("state", state(database).to_owned()),
-        ("postgres", output::or_dash(database.version.as_deref())),
+        ("engine", valkey::engine(database)),
         ("host", database.host.clone()),
         ("volume", room(database)),
         ("memory", output::size(database.memory_bytes)),
@@ -426,6 +349,7 @@ pub(crate) fn page(database: &Database) -> String {
                 "the storage pool has no room left",
                 "make room on the server's disk",
             ),
+            _ if database.plan.is_some() => ("its volume holds what it may hold", valkey::MAKE_ROOM),
             _ => (
                 "its volume holds what it may hold",
                 "a larger `size` in stoa.toml and stoa deploy, or delete in psql after SET default_transaction_read_only = off, then VACUUM FULL",
@@ -447,7 +371,8 @@ pub(crate) fn page(database: &Database) -> String {
         let reached = match (from.at, &from.lsn) {
             (Some(at), Some(lsn)) => format!("; the last commit in it is of {at}, at {lsn}"),
             (_, Some(lsn)) => format!("; up to {lsn}"),
-            (_, None) => ", under way".to_owned(),
+            (Some(at), None) => format!("; it has what was written before {at}"),
+            (None, None) => ", under way".to_owned(),
         };
         rows.push(match &from.upgraded_from {
             Some(version) => (
@@ -498,6 +423,9 @@ pub(crate) fn page(database: &Database) -> String {
                 drills::told(&database.name, BackupCopy::Target, protection),
             ),
         );
+    }
+    if let Some(told) = valkey::backup(database) {
+        rows.insert(2, ("backup", told.to_owned()));
     }
     if let Some(level) = &database.backup_level {
         rows.push(("level", told_level(level)));

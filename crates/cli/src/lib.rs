@@ -8,6 +8,7 @@ mod apps;
 mod archive;
 mod args;
 mod audit;
+mod backups;
 mod branches;
 mod context;
 mod contexts;
@@ -47,6 +48,7 @@ mod status;
 mod stream;
 mod terminal;
 mod tunnel;
+mod valkey;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -149,8 +149,8 @@ fn job_shape(
     })
 }
 
-/// Addresses of what is used: each as `NAME_URL`, and the only database, or of several the one named `main`, as
-/// `DATABASE_URL` and `PG*`. Adding a second database never moves them to another.
+/// Addresses of what is used: each as `NAME_URL`; the only PostgreSQL, or of several the one named `main`, as `DATABASE_URL` and
+/// `PG*`; the only Valkey, or of several the one named `cache`, as `REDIS_URL`. Adding a second one never moves them to another.
 fn inject_uses(
     control: &Control,
     tx: &ReadTx,
@@ -159,8 +159,15 @@ fn inject_uses(
     uses: &std::collections::BTreeSet<Name>,
     env: &mut BTreeMap<EnvKey, String>,
 ) -> Result<(), ControlError> {
-    let databases = uses.iter().filter(|name| !release.services.contains_key(*name));
-    let is_only = databases.count() == 1;
+    let mut databases = BTreeMap::new();
+    for name in uses.iter().filter(|name| !release.services.contains_key(*name)) {
+        let found = tx.find::<Database>(&app.environment.to_string(), name.as_str())?;
+        let found = found.ok_or_else(|| crate::authorize::missing("database", name.as_str()))?;
+        databases.insert(name, found.row);
+    }
+    let is_valkey = |database: &Database| database.engine.valkey().is_some();
+    let valkeys = databases.values().filter(|database| is_valkey(database)).count();
+    let postgres = databases.len() - valkeys;
     for name in uses {
         let prefix = name.as_str().to_ascii_uppercase().replace('-', "_");
         if let Some(service) = release.services.get(name) {
@@ -173,14 +180,20 @@ fn inject_uses(
             }
             continue;
         }
-        let Some(database) = tx.find::<Database>(&app.environment.to_string(), name.as_str())? else {
-            return Err(crate::authorize::missing("database", name.as_str()));
+        let Some(database) = databases.get(name) else {
+            continue;
         };
-        let connection = crate::databases::connection_of(control, &database.row)?;
+        let connection = crate::databases::connection_of(control, database)?;
         let url = connection.url();
         let url = url.expose_str().unwrap_or_default();
         put(env, &format!("{prefix}_URL"), url);
-        if is_only || name.as_str() == "main" {
+        if is_valkey(database) {
+            if valkeys == 1 || name.as_str() == "cache" {
+                put(env, "REDIS_URL", url);
+            }
+            continue;
+        }
+        if postgres == 1 || name.as_str() == "main" {
             put(env, "DATABASE_URL", url);
             let direct = connection.direct_url();
             put(

@@ -32,6 +32,14 @@ pub enum DatabaseError {
         /// What there is.
         known: &'static str,
     },
+    /// The version of Valkey asked for is not to be had.
+    #[error("there is no Valkey {asked} here; there is {known}")]
+    NoValkey {
+        /// As asked.
+        asked: String,
+        /// What there is.
+        known: &'static str,
+    },
     /// The cluster is of a kind that this cannot be done with.
     #[error("{why}")]
     Unfit {

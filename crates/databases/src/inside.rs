@@ -116,6 +116,16 @@ impl Inside {
         file.sync_all()
     }
 
+    /// A file with this content that everybody may read, new or instead of the one that is there: whoever is to read it is not
+    /// known yet.
+    pub(crate) fn put_open(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        self.remove(name)?;
+        let mut file = self.make(name)?;
+        rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH)?;
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
     /// A file with this content in the place of the one that is there, in one step.
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let new = format!("{name}.stoa");

@@ -1,4 +1,4 @@
-//! Managed PostgreSQL: unmodified, one cluster and one instance a database.
+//! Managed databases: PostgreSQL, unmodified, one cluster and one instance a database; and Valkey (`valkey`).
 //!
 //! Lives here: images and templates, a cluster's identity, settings from the memory limit, login roles, psql, branches and what is
 //! made of them, the archive, restore and its drills, a pooler, taking the place of another one, another major version.
@@ -27,6 +27,7 @@ mod shape;
 mod template;
 mod tunnel;
 mod upgrade;
+pub mod valkey;
 
 pub use activity::{Activity, Sitting, activity};
 pub use branch::{Copy, Taken, rename_identity, settle, take};

@@ -227,7 +227,7 @@ fn text_of(mut stream: File) -> String {
 }
 
 /// Asks a server that may still be starting.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
+pub(crate) fn patiently<T>(mut ask: impl FnMut() -> Result<T, DatabaseError>) -> Result<T, DatabaseError> {
     let until = Instant::now() + ANSWERS_WITHIN;
     loop {
         match ask() {

@@ -66,6 +66,9 @@ pub enum Speaks {
     Tcp,
     /// PostgreSQL that takes sessions: it accepts connections while it still recovers, and refuses each.
     Postgres,
+    /// Valkey that takes commands: it accepts connections while it still loads, and refuses each command. It is asked as the
+    /// user `probe`, which needs no password and may only ask.
+    Valkey,
 }
 
 /// A secret as a file. No Debug: its content must not reach a log.

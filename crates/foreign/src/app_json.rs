@@ -158,6 +158,7 @@ fn databases(draft: &mut Draft<'_>, root: &Node) {
             let message = format!("becomes the managed database {name}; its plan means nothing here");
             draft.report.changed(node.at, &path, message);
             let wish = DatabaseWish {
+                engine: model::EngineWish::Postgres,
                 version: None,
                 size: None,
                 memory: None,

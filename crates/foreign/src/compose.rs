@@ -246,6 +246,7 @@ impl<'d, 'r, 't> Reader<'d, 'r, 't> {
             }
         }
         let wish = DatabaseWish {
+            engine: model::EngineWish::Postgres,
             version,
             size: None,
             memory: None,

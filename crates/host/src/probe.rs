@@ -178,6 +178,7 @@ fn ask(target: SocketAddr, probe: &Probe) -> Result<(), String> {
         .map_err(|cause| format!("port {} does not answer: {}", probe.port, plain(&cause)))?;
     match probe.speaks {
         Speaks::Postgres => return ask_postgres(&mut stream, probe.port, limit),
+        Speaks::Valkey => return ask_valkey(&mut stream, probe.port, limit),
         Speaks::Tcp => {}
     }
     let Some(path) = &probe.health.path else {
@@ -234,6 +235,35 @@ fn ask_postgres(stream: &mut TcpStream, port: u16, limit: Duration) -> Result<()
         // Any other refusal is about who asks, so it would take others.
         Some(b'R' | b'E') => Ok(()),
         Some(_) | None => Err(format!("port {port} does not speak PostgreSQL")),
+    }
+}
+
+/// Signs in as who may only ask, and asks: whoever is not signed in is refused whether it loads or not.
+fn ask_valkey(stream: &mut TcpStream, port: u16, limit: Duration) -> Result<(), String> {
+    const ASK: &[u8] = b"AUTH probe probe\r\nPING\r\nQUIT\r\n";
+    let failed = |cause: std::io::Error| format!("port {port} failed: {}", plain(&cause));
+    stream.set_write_timeout(Some(limit)).map_err(failed)?;
+    stream.set_read_timeout(Some(limit)).map_err(failed)?;
+    stream.write_all(ASK).map_err(failed)?;
+    let mut answer = Vec::new();
+    // It ends the connection after the last answer.
+    stream
+        .take(HEAD_BYTES as u64)
+        .read_to_end(&mut answer)
+        .map_err(failed)?;
+    let mut lines = answer.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    match (lines.next(), lines.next()) {
+        (Some(b"+OK"), Some(b"+PONG")) => Ok(()),
+        (_, Some(refused)) if refused.starts_with(b"-LOADING") => Err("it still reads its log".to_owned()),
+        (Some(first), _) if first.starts_with(b"+") || first.starts_with(b"-") => {
+            let said = if first.starts_with(b"-") {
+                first
+            } else {
+                b"no PONG"
+            };
+            Err(format!("it refuses: {}", String::from_utf8_lossy(said)))
+        }
+        _other => Err(format!("port {port} does not speak Valkey")),
     }
 }
 
@@ -322,6 +352,31 @@ mod tests {
             let (address, served) = serve(answer);
             let probe = Probe {
                 speaks: Speaks::Postgres,
+                ..probe(None, address.port())
+            };
+            assert_eq!(ask(address, &probe).is_ok(), fit, "{answer:?}");
+            served.join().expect("served");
+        }
+    }
+
+    #[test]
+    fn a_valkey_is_fit_when_it_takes_commands() {
+        for (answer, fit) in [
+            ("+OK\r\n+PONG\r\n+OK\r\n", true),
+            (
+                "+OK\r\n-LOADING Valkey is loading the dataset in memory\r\n+OK\r\n",
+                false,
+            ),
+            (
+                "-WRONGPASS invalid username-password pair\r\n-NOAUTH Authentication required.\r\n",
+                false,
+            ),
+            ("HTTP/1.1 400 No\r\n\r\n", false),
+            ("", false),
+        ] {
+            let (address, served) = serve(answer);
+            let probe = Probe {
+                speaks: Speaks::Valkey,
                 ..probe(None, address.port())
             };
             assert_eq!(ask(address, &probe).is_ok(), fit, "{answer:?}");

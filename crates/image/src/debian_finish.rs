@@ -17,9 +17,10 @@ use crate::tree::Tree;
 const STEP_LIMIT: Duration = Duration::from_secs(300);
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Users whose packages make them in a script: name, id, home, package's sign.
-const USERS: [(&str, u32, &str, &str); 3] = [
+const USERS: [(&str, u32, &str, &str); 4] = [
     ("postgres", 101, "var/lib/postgresql", "usr/lib/postgresql"),
     ("redis", 102, "var/lib/redis", "usr/bin/redis-server"),
+    ("valkey", 103, "var/lib/valkey", "usr/bin/valkey-check-rdb"),
     ("app", 1000, "home/app", ""),
 ];
 /// Links that `update-alternatives` would have made.

@@ -8,8 +8,9 @@ use crate::name::Name;
 use crate::spec::{ImageDigest, Resources};
 use crate::time::Timestamp;
 use crate::units::{Bytes, Millis};
+use crate::valkey::DatabaseEngine;
 
-/// One PostgreSQL cluster in an instance of its own.
+/// One PostgreSQL cluster or one Valkey, in an instance of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// Id; also names its volume.
@@ -18,7 +19,10 @@ pub struct Database {
     pub environment: EnvironmentId,
     /// Name, unique in the environment; services reach it as `NAME.db.internal`.
     pub name: Name,
-    /// Major version of PostgreSQL, once known.
+    /// What it is.
+    #[serde(default)]
+    pub engine: DatabaseEngine,
+    /// Major version of its engine, once known.
     pub version: Option<String>,
     /// The image it runs from, once known.
     pub image: Option<ImageDigest>,

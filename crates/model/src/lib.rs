@@ -21,6 +21,7 @@ pub mod spec;
 pub mod strategy;
 pub mod time;
 pub mod units;
+pub mod valkey;
 
 pub use app::{App, Environment, Org, Project};
 pub use backup::{
@@ -47,3 +48,4 @@ pub use spec::{Health, ImageDigest, Job, Resources, Route, Service};
 pub use strategy::{Strategy, Surge};
 pub use time::Timestamp;
 pub use units::{Bytes, CpuMillis, Millis, UnitError};
+pub use valkey::{DatabaseEngine, EngineWish, KeptLog, Valkey, ValkeyPlan, ValkeyPlanError};

@@ -79,6 +79,7 @@ use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Job, Resources, Route};
 use crate::strategy::Strategy;
 use crate::units::{Bytes, Millis};
+use crate::valkey::EngineWish;
 use problem::Report;
 use reader::Section;
 
@@ -164,6 +165,8 @@ pub enum Expose {
 /// `[databases]`: what the app needs to exist before it is released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseWish {
+    /// What it is.
+    pub engine: EngineWish,
     /// Major version; none means what is there.
     pub version: Option<String>,
     /// Budget of its volume.

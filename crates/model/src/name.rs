@@ -79,7 +79,13 @@ impl EnvKey {
         key == "PORT" || key.starts_with("STOA_")
     }
 
-    /// Whether Stoa sets it where a service uses a database.
+    /// Whether Stoa sets it where a service uses a Valkey.
+    #[must_use]
+    pub fn leads_to_valkey(key: &str) -> bool {
+        key == "REDIS_URL"
+    }
+
+    /// Whether Stoa sets it where a service uses a PostgreSQL.
     #[must_use]
     pub fn leads_to_database(key: &str) -> bool {
         OF_DATABASE.contains(&key)

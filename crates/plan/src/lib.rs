@@ -13,3 +13,4 @@ pub mod prune;
 pub mod receipt;
 pub mod recovery;
 pub mod storage;
+pub mod valkey;

@@ -10,6 +10,7 @@ use control::databases::{self, BranchWish, Change, DatabaseView, UpgradeWish, Wi
 use control::{ControlError, volumes};
 use model::{
     Base, Bytes, Commits, Condition, DatabaseState, Level, Lsn, LsnError, Millis, Shape, StorageFull, Target,
+    ValkeyPlan,
 };
 
 use crate::answer::Reply;
@@ -33,6 +34,7 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateDatabase = call.needed_body()?;
     let name = name(&body.name, "/name")?;
     let wish = Wish {
+        engine: crate::valkey::wished(body.engine, body.plan)?,
         version: body.version,
         size: body.size_bytes.map(Bytes::new),
         memory: body.memory_bytes.map(Bytes::new),
@@ -113,6 +115,9 @@ fn wire_pooler(view: &DatabaseView) -> Option<DatabasePooler> {
 
 /// What is asked for, and what is true now.
 fn wire_level(database: &model::Database) -> Option<DatabaseBackupLevel> {
+    if database.engine.valkey().is_some() {
+        return None;
+    }
     let commits = match (&database.origin, &database.archive) {
         (Some(_), _) => return None,
         (None, Some(archive)) => archive.commits,
@@ -215,6 +220,7 @@ pub(crate) fn backups(call: &Call) -> Result<Reply, Refusal> {
         keep_s: found.keep.as_ms() / 1000,
         drilled_at: found.drilled_at,
         elsewhere: crate::elsewhere::of(&found),
+        valkey: found.valkey.map(crate::valkey::wire_kept),
     })
 }
 
@@ -333,6 +339,11 @@ pub(crate) fn credentials(call: &Call) -> Result<Reply, Refusal> {
     let direct = found.direct_url().expose_str().ok_or_else(broken)?.to_owned();
     let password = found.password.expose_str().ok_or_else(broken)?.to_owned();
     // The same names that a service which uses it gets.
+    if found.scheme == "redis" {
+        return Reply::ok(&DatabaseCredentials {
+            variables: [("REDIS_URL".to_owned(), url)].into(),
+        });
+    }
     let variables = [
         ("DATABASE_URL", url),
         ("DATABASE_URL_DIRECT", direct),
@@ -388,6 +399,7 @@ fn wire(view: &DatabaseView) -> api::Database {
             ("destroyed", None, Some(*purge_at), Some(volume.clone()))
         }
     };
+    let (engine, plan) = crate::valkey::wire(&database.engine);
     let is_ready = |condition: &Condition| matches!(condition, Condition::Ready { .. });
     api::Database {
         id: database.id.to_string(),
@@ -400,6 +412,8 @@ fn wire(view: &DatabaseView) -> api::Database {
             .is_some_and(|instance| is_ready(&instance.condition)),
         paused_by: database.paused.map(|operation| operation.to_string()),
         host: format!("{}.db.internal", database.name),
+        engine,
+        plan,
         version: database.version.clone(),
         size_bytes: database.size.get(),
         used_bytes: view.used.map(Bytes::get),
@@ -436,7 +450,11 @@ fn wire(view: &DatabaseView) -> api::Database {
             target: restored.target.to_string(),
             upgraded_from: restored.upgraded.clone(),
             at: restored.reached.and_then(|reached| reached.at),
-            lsn: restored.reached.map(|reached| reached.lsn.to_string()),
+            // The log of a Valkey has no places.
+            lsn: restored
+                .reached
+                .filter(|_| database.engine.valkey().is_none())
+                .map(|reached| reached.lsn.to_string()),
         }),
         promoted: database.promoted.as_ref().map(|promoted| DatabasePromoted {
             was: promoted.was.to_string(),
@@ -458,7 +476,10 @@ fn wire(view: &DatabaseView) -> api::Database {
             .as_ref()
             .and_then(|archive| archive.behind)
             .map(|behind| behind.since),
-        durable: database.origin.is_none(),
+        durable: match &database.engine {
+            model::DatabaseEngine::Postgres => database.origin.is_none(),
+            model::DatabaseEngine::Valkey(valkey) => valkey.plan == ValkeyPlan::Durable,
+        },
         expires_at: database.expires_at,
         idle_stop_s: database.idle_stop.map(|idle| idle.as_ms() / 1000),
         asleep_since: database

@@ -41,6 +41,7 @@ mod route;
 mod sessions;
 mod stream;
 mod upload;
+mod valkey;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -191,6 +191,9 @@ pub const RECEIVER_PASSWORD: &str = "receiver";
 /// The name its passwords are sealed under.
 pub const PASSWORD: &str = "password";
 
+/// The name the password of the platform's own user of a Valkey is sealed under.
+pub const ADMIN_PASSWORD: &str = "admin";
+
 impl Holder for Database {
     fn inside(&mut self) -> Vec<Inside<'_>> {
         let tenant = database_tenant(self.id);
@@ -212,7 +215,13 @@ impl Holder for Database {
             version: pooler.number,
             sealed: &mut pooler.sealed,
         });
-        credentials.chain(archive).chain(pooler).collect()
+        let admin = self.engine.valkey_mut().map(|valkey| Inside {
+            tenant: tenant.clone(),
+            name: ADMIN_PASSWORD,
+            version: 1,
+            sealed: &mut valkey.admin,
+        });
+        credentials.chain(archive).chain(pooler).chain(admin).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use model::{Bytes, Level, Lsn, Millis, Name, Timestamp};
+use model::{Bytes, Level, Lsn, Millis, Name, Timestamp, ValkeyPlan};
 
 use super::Patience;
 
@@ -19,6 +19,15 @@ pub enum BranchFrom {
     Drilled,
 }
 
+/// What a database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// PostgreSQL.
+    Postgres,
+    /// Valkey, which speaks the protocol of Redis.
+    Valkey,
+}
+
 /// What `stoa db` does.
 #[derive(Debug, Clone, Subcommand)]
 pub enum DbCommand {
@@ -26,7 +35,14 @@ pub enum DbCommand {
     Create {
         /// Its name.
         name: Name,
-        /// Major version of PostgreSQL; without it, what is there.
+        /// What it is; postgres unless told.
+        #[arg(long, value_name = "ENGINE")]
+        engine: Option<Engine>,
+        /// What a valkey does about its data: cache (nothing is on disk; what was not used for long makes room) or durable (the
+        /// usual one: all is logged to disk and can be restored to a second).
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<ValkeyPlan>,
+        /// Major version of its engine; without it, what is there.
         #[arg(long, value_name = "N")]
         version: Option<String>,
         /// Budget of its volume, for example 10Gi.
@@ -46,14 +62,14 @@ pub enum DbCommand {
         #[command(flatten)]
         patience: Patience,
     },
-    /// Open psql inside the database's instance.
+    /// Open psql, or valkey-cli, inside the database's instance.
     Connect {
         /// Its name.
         name: String,
         /// Give it no terminal, even from one.
         #[arg(long, short = 'T')]
         no_terminal: bool,
-        /// Arguments for psql.
+        /// Arguments for psql, or valkey-cli.
         #[arg(last = true, value_name = "ARGUMENTS")]
         arguments: Vec<String>,
     },

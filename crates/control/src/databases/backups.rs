@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Action, Actor, Base, Bytes, Condition, Database, DatabaseId, DatabaseState, DrillId, Instance, Lsn,
-    Millis, Name, Restored, Target, Timestamp,
+    Action, Actor, Base, Bytes, Condition, Database, DatabaseEngine, DatabaseId, DatabaseState, DrillId,
+    Instance, Lsn, Millis, Name, Restored, Target, Timestamp,
 };
 use plan::backup::{self, Gap, Run, Stretch, WalFile, Window};
 use plan::drill::Protection;
@@ -50,6 +50,17 @@ pub struct Backups {
     pub drilled_at: Option<Timestamp>,
     /// How far it is on the target elsewhere, if there is one.
     pub elsewhere: Option<Elsewhere>,
+    /// What of a Valkey can be restored: that has a log instead of all the above.
+    pub valkey: Option<KeptOfValkey>,
+}
+
+/// What can be restored of a Valkey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptOfValkey {
+    /// The earliest moment and the last one; nothing before it has a log.
+    pub window: Option<(Timestamp, Timestamp)>,
+    /// The logs that are kept beside its own, oldest first.
+    pub kept: Vec<model::KeptLog>,
 }
 
 /// How far the backup of a database is on the target elsewhere.
@@ -166,6 +177,17 @@ pub fn backups(
         Ok((database, proof))
     })?;
     refuse_branch(&database)?;
+    let valkey = match database.engine.valkey() {
+        None => None,
+        Some(valkey) => {
+            super::valkey::refuse_cache(&database, valkey)?;
+            let from = plan::valkey::earliest(valkey);
+            Some(KeptOfValkey {
+                window: from.map(|from| (from, Timestamp::now())),
+                kept: valkey.kept.clone(),
+            })
+        }
+    };
     let is_receiving = freshen(control, &database)?;
     let found = catalogue(control, &database)?;
     let of_use = |base: &Base| backup::run_of(base, &found.runs).is_some();
@@ -187,16 +209,19 @@ pub fn backups(
             .as_ref()
             .and_then(|archive| archive.drilled.as_ref())
             .map(|drilled| drilled.at),
-        elsewhere: crate::elsewhere::row(control)?.map(|target| {
-            let (progress, is_stale) = control.uploads.of(database.id);
-            Elsewhere {
-                place: target.place,
-                is_escrowed: target.escrowed_at.is_some(),
-                progress,
-                is_stale,
-                protection: proof.target,
-            }
-        }),
+        elsewhere: crate::elsewhere::row(control)?
+            .map(|target| {
+                let (progress, is_stale) = control.uploads.of(database.id);
+                Elsewhere {
+                    place: target.place,
+                    is_escrowed: target.escrowed_at.is_some(),
+                    progress,
+                    is_stale,
+                    protection: proof.target,
+                }
+            })
+            .filter(|_| valkey.is_none()),
+        valkey,
     })
 }
 
@@ -281,6 +306,9 @@ pub fn backup(
         let database = scope.database(tx, name)?.row;
         need_active(&database)?;
         refuse_branch(&database)?;
+        if let Some(valkey) = database.engine.valkey() {
+            super::valkey::refuse_cache(&database, valkey)?;
+        }
         let work = Work::BackupDatabase {
             database: database.id,
         };
@@ -321,8 +349,14 @@ pub fn restore(
         Ok(database)
     };
     let before = control.read(read)?;
-    // Outside of the transaction: it asks the server and looks at every file.
-    need_in_window(control, &before, target, "/to")?;
+    match &before.engine {
+        // Outside of the transaction: it asks the server and looks at every file.
+        DatabaseEngine::Postgres => need_in_window(control, &before, target, "/to")?,
+        DatabaseEngine::Valkey(valkey) => {
+            need_active(&before)?;
+            super::valkey::need_reached(&before, valkey, target, Timestamp::now())?;
+        }
+    }
     control.mutate(actor, "database.restore", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let of = read(tx)?;
@@ -336,6 +370,7 @@ pub fn restore(
             id: DatabaseId::fresh(),
             environment: scope.environment.id,
             name: name.clone(),
+            engine: of.engine.anew(),
             version: of.version,
             image: None,
             size: of.size,

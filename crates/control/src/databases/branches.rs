@@ -27,7 +27,7 @@ pub struct BranchWish {
     pub shape: Shape,
     /// After which time it ends by itself.
     pub lives: Option<Millis>,
-    /// After which time without anybody its server stops, until somebody comes; zero lets it run.
+    /// After which time without anybody its server stops, until somebody comes; zero lets it run. A Valkey always runs.
     pub idle_stop: Millis,
 }
 
@@ -53,6 +53,16 @@ pub fn branch(
         check(wish)?;
         need_active(&parent)?;
         has_source(&parent, wish.source)?;
+        if let Some(valkey) = parent.engine.valkey() {
+            super::valkey::refuse_cache(&parent, valkey)?;
+        }
+        if wish.shape != Shape::default() {
+            super::valkey::refuse(
+                &parent,
+                "its branches are whole, with its own version",
+                "leave out the mask, the schema and the version: stoa db branch NAME --as COPY",
+            )?;
+        }
         if let Some(version) = &wish.shape.version {
             need_later(&parent, version)?;
         }
@@ -79,10 +89,13 @@ pub fn branch(
             });
         }
         let now = control.now_of(tx);
+        // A Valkey of nobody costs next to nothing but the memory that holds its data.
+        let may_sleep = parent.engine.valkey().is_none() && wish.idle_stop > Millis::new(0);
         let database = Database {
             id: DatabaseId::fresh(),
             environment: scope.environment.id,
             name: wish.name.clone(),
+            engine: parent.engine.anew(),
             version: parent.version,
             image: None,
             size: parent.size,
@@ -109,7 +122,7 @@ pub fn branch(
             unpooled: None,
             archive: None,
             expires_at: wish.lives.map(|lives| now.plus(lives)),
-            idle_stop: Some(wish.idle_stop).filter(|idle| *idle > Millis::new(0)),
+            idle_stop: may_sleep.then_some(wish.idle_stop),
             asleep: None,
         };
         tx.insert(&database)?;
@@ -146,8 +159,20 @@ fn check(wish: &BranchWish) -> Result<(), ControlError> {
 fn has_source(parent: &Database, source: BranchSource) -> Result<(), ControlError> {
     match source {
         BranchSource::Live => Ok(()),
-        BranchSource::Backup { .. } => refuse_branch(parent),
+        BranchSource::Backup { .. } => {
+            super::valkey::refuse(
+                parent,
+                "what it had at a time is restored, not branched",
+                "restore it: stoa db restore NAME --as COPY --at TIME",
+            )?;
+            refuse_branch(parent)
+        }
         BranchSource::Drilled => {
+            super::valkey::refuse(
+                parent,
+                "it has no drills to branch from",
+                "branch what it has now: stoa db branch NAME --as COPY",
+            )?;
             refuse_branch(parent)?;
             let archive = parent.archive.as_ref();
             match archive.and_then(|archive| archive.drilled.as_ref()) {
@@ -167,6 +192,11 @@ pub fn reset(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Re
     control.mutate(actor, "database.reset", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.row;
+        super::valkey::refuse(
+            &database,
+            "it cannot be reset",
+            "end it and branch again: stoa db destroy NAME --confirm NAME",
+        )?;
         need_active(&database)?;
         let Some(origin) = &database.origin else {
             return Err(ControlError::State {

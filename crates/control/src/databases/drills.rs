@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, BackupTarget, Commits, Condition, Database, DatabaseId, DatabaseState, Drill, DrillId,
-    DrillState, DrilledCopy, Instance, Level, Name, Timestamp,
+    Action, Actor, BackupTarget, Commits, Condition, Database, DatabaseEngine, DatabaseId, DatabaseState,
+    Drill, DrillId, DrillState, DrilledCopy, Instance, Level, Name, Timestamp,
 };
 use plan::drill::{self, Protection};
 use store::rows::BACKUP_TARGET;
@@ -43,6 +43,7 @@ pub fn drill(
     control.mutate(actor, "database.drill", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.row;
+        refuse_valkey(&database)?;
         refuse_branch(&database)?;
         let copy = match which {
             Which::Local => DrilledCopy::Local,
@@ -50,6 +51,14 @@ pub fn drill(
         };
         drill_in(control, tx, actor, (&scope, &database), &copy)
     })
+}
+
+fn refuse_valkey(database: &Database) -> Result<(), ControlError> {
+    super::valkey::refuse(
+        database,
+        "it has no drills",
+        "try a restore of it yourself: stoa db restore NAME --as NAME-before --at TIME",
+    )
 }
 
 /// The copy on the target there is now.
@@ -151,6 +160,7 @@ pub fn drills(
     control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::Read, path)?;
         let database = scope.database(tx, name)?.row;
+        refuse_valkey(&database)?;
         refuse_branch(&database)?;
         let mut drills = of(tx, database.id)?;
         drills.reverse();
@@ -211,7 +221,8 @@ pub(crate) fn of_copy(drills: &[Drill], copy: &DrilledCopy) -> Vec<Drill> {
 
 fn is_to_be_protected(database: &Database) -> bool {
     match &database.state {
-        DatabaseState::Active => database.origin.is_none(),
+        // A Valkey has neither an archive nor drills: nothing of it is proven, and nothing says that it is.
+        DatabaseState::Active => database.origin.is_none() && database.engine == DatabaseEngine::Postgres,
         DatabaseState::Creating | DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
 }

@@ -40,6 +40,11 @@ pub fn update(
     control.mutate(actor, "database.update", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let found = scope.database(tx, name)?.current(expected)?;
+        super::valkey::refuse(
+            &found.row,
+            "it has neither levels of backup nor a pooler",
+            "see what can be restored: stoa db backups NAME",
+        )?;
         need_active(&found.row)?;
         let mut row = found.row.clone();
         if let Some(level) = change.level {
@@ -47,6 +52,7 @@ pub fn update(
             row.level = level;
         }
         if let Some(pooled) = change.pooled {
+            refuse_sleeper(&row, pooled)?;
             row.pooled = pooled;
         }
         if row != found.row {
@@ -55,4 +61,17 @@ pub fn update(
         Ok(())
     })?;
     view(control, actor, path, name)
+}
+
+/// A pooler keeps sessions, and knows its server by an address that a door does not have.
+fn refuse_sleeper(database: &Database, pooled: bool) -> Result<(), ControlError> {
+    if !pooled || database.idle_stop.is_none() {
+        return Ok(());
+    }
+    let name = &database.name;
+    Err(ControlError::State {
+        message: format!("{name} sleeps when nobody uses it, and a pooler would keep it awake"),
+        next_step: "make a branch that runs all the time: stoa db branch PARENT --as NAME --idle-stop never"
+            .to_owned(),
+    })
 }

@@ -47,7 +47,13 @@ fn ask<T>(
 ) -> Result<T, ControlError> {
     let found = control.read(|tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
-        Server::of(tx, scope.database(tx, name)?.row)
+        let database = scope.database(tx, name)?.row;
+        super::valkey::refuse(
+            &database,
+            "this is asked of PostgreSQL",
+            "ask it yourself: stoa db connect NAME -- INFO",
+        )?;
+        Server::of(tx, database)
     })?;
     let instance = found.awake(control)?;
     let psql = Psql {

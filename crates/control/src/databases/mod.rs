@@ -10,11 +10,12 @@ pub(crate) mod promote;
 mod restart;
 mod tunnel;
 mod upgrade;
+pub(crate) mod valkey;
 
 use model::operation::Work;
 use model::{
-    Action, Actor, Bytes, Credential, Database, DatabaseId, DatabaseState, Instance, Level, Millis, Name,
-    Resources, Timestamp,
+    Action, Actor, Bytes, Credential, Database, DatabaseEngine, DatabaseId, DatabaseState, EngineWish,
+    Instance, Level, Millis, Name, Resources, Timestamp,
 };
 use store::rows::{PASSWORD, database_tenant, poolers_of};
 use store::secret::{Sealed, Secret};
@@ -30,7 +31,7 @@ pub use plan::backup::{Gap, Window};
 
 use awake::Server;
 pub(crate) use awake::knock;
-pub use backups::{Backups, backup, backups, restore};
+pub use backups::{Backups, KeptOfValkey, backup, backups, restore};
 pub use branches::{BranchWish, IDLE_STOP, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
@@ -64,6 +65,8 @@ pub struct DatabaseView {
 /// What may be asked of a new database.
 #[derive(Debug, Clone, Default)]
 pub struct Wish {
+    /// What it is to be.
+    pub engine: EngineWish,
     /// Major version; `None` takes what is there.
     pub version: Option<String>,
     /// Budget of the volume.
@@ -78,6 +81,8 @@ pub struct Wish {
 
 /// What a program needs to connect.
 pub struct Connection {
+    /// How its address begins.
+    pub scheme: &'static str,
     /// Host name inside the environment: of the pooler where it has one.
     pub host: String,
     /// Host name of the server itself.
@@ -108,8 +113,8 @@ impl Connection {
     fn url_by(&self, host: &str) -> Secret {
         let password = self.password.expose_str().unwrap_or_default();
         let text = format!(
-            "postgresql://{}:{password}@{host}:{}/{}",
-            self.user, self.port, self.database
+            "{}://{}:{password}@{host}:{}/{}",
+            self.scheme, self.user, self.port, self.database
         );
         Secret::new(text.into_bytes())
     }
@@ -122,7 +127,7 @@ const LIVES: std::ops::RangeInclusive<Millis> = Millis::seconds(60)..=Millis::se
 pub(crate) const SIZE: Bytes = Bytes::mi(10 * 1024);
 /// Memory of a database's instance unless asked otherwise.
 pub(crate) const MEMORY: Bytes = Bytes::mi(256);
-/// Least memory in which PostgreSQL starts and serves some connections.
+/// Least memory in which a server starts and serves some connections.
 const MEMORY_LEAST: Bytes = Bytes::mi(64);
 
 /// All databases of an environment.
@@ -219,32 +224,38 @@ pub(crate) struct Considered<'a> {
 pub(crate) fn consider<'a>(control: &Control, wish: &'a Wish) -> Result<Considered<'a>, ControlError> {
     let is_to_be_had = match &wish.version {
         None => true,
-        Some(version) => is_to_be_had(control, version)?,
+        Some(version) => is_to_be_had(control, wish.engine, version)?,
     };
     Ok(Considered { wish, is_to_be_had })
 }
 
-fn is_to_be_had(control: &Control, version: &str) -> Result<bool, ControlError> {
-    Ok(is_version(version)
-        && (::databases::can_make(version)
-            || control
-                .engine
-                .find_image(&format!("postgres:{version}"))?
-                .is_some()))
+fn is_to_be_had(control: &Control, engine: EngineWish, version: &str) -> Result<bool, ControlError> {
+    let can_make = match engine {
+        EngineWish::Postgres => ::databases::can_make(version),
+        EngineWish::Valkey(_) => ::databases::valkey::can_make(version),
+    };
+    let image = format!("{}:{version}", engine.as_str());
+    Ok(is_version(version) && (can_make || control.engine.find_image(&image)?.is_some()))
 }
 
-/// Refuses a version that there is not; to be asked outside of a transaction.
+/// Refuses a version of PostgreSQL that there is not; to be asked outside of a transaction.
 pub(crate) fn need_to_be_had(control: &Control, version: &str) -> Result<(), ControlError> {
-    judge_version(version, is_to_be_had(control, version)?)
+    let engine = EngineWish::Postgres;
+    judge_version(engine, version, is_to_be_had(control, engine, version)?)
 }
 
-fn judge_version(version: &str, is_to_be_had: bool) -> Result<(), ControlError> {
+fn judge_version(engine: EngineWish, version: &str, is_to_be_had: bool) -> Result<(), ControlError> {
+    let (called, example, list) = match engine {
+        EngineWish::Postgres => ("PostgreSQL", ::databases::USUAL_VERSION, "stoa db engines"),
+        EngineWish::Valkey(_) => ("Valkey", ::databases::valkey::USUAL_VERSION, "stoa image ls"),
+    };
     let why = match (is_version(version), is_to_be_had) {
         (true, true) => return Ok(()),
-        (false, _) => "a major version of PostgreSQL, for example 15".to_owned(),
+        (false, _) => format!("a major version of {called}, for example {example}"),
         (true, false) => format!(
-            "there is no PostgreSQL {version} here; see which there are: stoa db engines; any image becomes one as \
-             postgres:{version}: stoa image pull, import or add"
+            "there is no {called} {version} here; see which there are: {list}; any image becomes one as {}:{version}: stoa \
+             image pull, import or add",
+            engine.as_str()
         ),
     };
     Err(ControlError::invalid("/version", why))
@@ -271,7 +282,19 @@ pub(crate) fn create_in(
         });
     }
     if let Some(version) = &wish.version {
-        judge_version(version, considered.is_to_be_had)?;
+        judge_version(wish.engine, version, considered.is_to_be_had)?;
+    }
+    if let (EngineWish::Valkey(_), Some(_)) = (wish.engine, wish.level) {
+        return Err(ControlError::invalid(
+            "/backup_level",
+            "a Valkey has no level: it logs to its disk once a second",
+        ));
+    }
+    if let (EngineWish::Valkey(_), Some(true)) = (wish.engine, wish.pooled) {
+        return Err(ControlError::invalid(
+            "/pooled",
+            "a Valkey needs no pooler: it takes thousands of clients",
+        ));
     }
     let memory = wish.memory.unwrap_or(MEMORY);
     if memory < MEMORY_LEAST {
@@ -284,6 +307,7 @@ pub(crate) fn create_in(
         id: DatabaseId::fresh(),
         environment: scope.environment.id,
         name: name.clone(),
+        engine: valkey::engine(wish.engine),
         version: wish.version.clone(),
         image: None,
         size: wish.size.unwrap_or(SIZE),
@@ -412,9 +436,13 @@ pub(crate) fn connection_of(control: &Control, database: &Database) -> Result<Co
             next_step: format!("wait for it: stoa db info {}", database.name),
         });
     };
+    if let DatabaseEngine::Valkey(_) = &database.engine {
+        return valkey::connection(control, database, credential);
+    }
     let password = password_of(control, database.id, credential)?;
     let server = format!("{}.internal", crate::routes::server_name(database));
     Ok(Connection {
+        scheme: "postgresql",
         host: match database.pooled {
             true => format!("{}.internal", crate::routes::pooler_name(database)),
             false => server.clone(),
@@ -441,7 +469,8 @@ pub(crate) fn password_of(
     Ok(opened.map_err(store::StoreError::from)?)
 }
 
-/// Opens an interactive or piped program in a database's instance, as its owner role. Nothing when it is only rehearsed.
+/// Opens an interactive or piped program in a database's instance: `psql` as its owner role, `valkey-cli` as its newest login.
+/// Nothing when it is only rehearsed.
 ///
 /// # Errors
 /// As the gate's; `State` when it does not run.
@@ -453,16 +482,36 @@ pub fn enter(
     arguments: &[String],
     terminal: Option<(u16, u16)>,
 ) -> Result<Option<engine::ExecStreams>, ControlError> {
-    let found = control.mutate(actor, "database.connect", name, |tx| {
+    let (found, mut exec) = control.mutate(actor, "database.connect", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
-        Server::of(tx, scope.database(tx, name)?.row)
+        let database = scope.database(tx, name)?.row;
+        let exec = program(control, &database, arguments)?;
+        Ok((Server::of(tx, database)?, exec))
     })?;
     if rehearsal::is_on() {
         rehearsal::note("session", name, "insert");
         return Ok(None);
     }
     let instance = found.awake(control)?;
-    let mut exec = ::databases::psql(arguments);
     exec.terminal = terminal;
     Ok(Some(control.engine.exec(instance.id, &exec)?))
+}
+
+fn program(
+    control: &Control,
+    database: &Database,
+    arguments: &[String],
+) -> Result<engine::Exec, ControlError> {
+    match (&database.engine, database.credentials.last()) {
+        (DatabaseEngine::Valkey(_), Some(credential)) => {
+            let password = password_of(control, database.id, credential)?;
+            let password = password.expose_str().unwrap_or_default();
+            Ok(::databases::valkey::connect(
+                credential.version,
+                password,
+                arguments,
+            ))
+        }
+        (DatabaseEngine::Valkey(_), None) | (DatabaseEngine::Postgres, _) => Ok(::databases::psql(arguments)),
+    }
 }

@@ -37,6 +37,11 @@ pub fn promote(
         let old = scope.database(tx, of)?.row;
         let new = scope.database(tx, name)?.row;
         for database in [&new, &old] {
+            super::valkey::refuse(
+                database,
+                "a restored one does not take the place of another",
+                "name the restored one in `uses` of the services that are to have it, and deploy: stoa deploy",
+            )?;
             refuse_promoted(control, tx, database)?;
             refuse_ending(control, tx, database)?;
         }

@@ -23,6 +23,11 @@ pub fn restart(
     control.mutate(actor, "database.restart", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Configure, path)?;
         let database = scope.database(tx, name)?.row;
+        super::valkey::refuse(
+            &database,
+            "only the server of a PostgreSQL is started anew",
+            "see how it is: stoa db info NAME",
+        )?;
         refuse_ending(control, tx, &database)?;
         need_active(&database)?;
         if answering(tx, database.id)?.is_none() {

@@ -22,6 +22,11 @@ pub fn tunnel(
     let (found, name) = control.mutate(actor, "database.tunnel", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
         let database = scope.database(tx, name)?.row;
+        super::valkey::refuse(
+            &database,
+            "there are no tunnels to one",
+            "open valkey-cli beside it: stoa db connect NAME",
+        )?;
         let name = database.name.clone();
         Ok((Server::of(tx, database)?, name))
     })?;

@@ -79,6 +79,14 @@ pub fn upgrade(
     name: &str,
     wish: &UpgradeWish,
 ) -> Result<Accepted, ControlError> {
+    control.read(|tx| {
+        let scope = authorize::environment(tx, actor, Action::Manage, path)?;
+        super::valkey::refuse(
+            &scope.database(tx, name)?.row,
+            "it has no upgrades",
+            "make another one of that version and bring the data there: stoa db create COPY --engine valkey --version N",
+        )
+    })?;
     need_to_be_had(control, &wish.version)?;
     control.mutate(actor, "database.upgrade", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;

@@ -282,6 +282,7 @@ pub fn restore(
             id: DatabaseId::fresh(),
             environment: scope.environment.id,
             name: name.clone(),
+            engine: model::DatabaseEngine::Postgres,
             version: None,
             image: None,
             size: of.size,

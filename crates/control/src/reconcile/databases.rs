@@ -14,8 +14,10 @@ mod restart;
 mod restore;
 mod room;
 mod rotate;
+mod server;
 mod upgrade;
 mod upload;
+mod valkey;
 mod verify;
 mod wait;
 
@@ -23,14 +25,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use databases::Psql;
 use model::operation::Work;
 use model::{
-    Condition, Credential, Database, DatabaseId, DatabaseState, Exit, Instance, InstanceId, Operation,
+    Condition, Database, DatabaseEngine, DatabaseId, DatabaseState, Exit, Instance, InstanceId, Operation,
     Purpose, Timestamp,
 };
-use store::rows::{PASSWORD, database_tenant};
-use store::secret::Secret;
 use store::{Expect, WriteTx};
 
 pub(super) use archive::watch as watch_archives;
@@ -43,9 +42,12 @@ pub(super) use pooler::{
 };
 pub(super) use promote::is_switched;
 pub(super) use receipt::watch as watch_receipts;
+pub(super) use server::Server;
 pub(super) use upload::watch as watch_uploads;
+pub(super) use valkey::watch as watch_valkeys;
 pub(super) use verify::verify as verify_target;
 
+use self::server::new_login;
 use super::Facts;
 use super::workers::{Job, Workers};
 use crate::{Control, ControlError, operations};
@@ -107,6 +109,7 @@ fn one(
         {
             return Ok(());
         }
+        valkey::remove_logs(control, database.id)?;
         return control.write(|tx| {
             for ended in mine.iter().chain(&receivers).chain(&poolers) {
                 tx.delete::<Instance>(&ended.id.to_string(), Expect::Any)?;
@@ -296,7 +299,10 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
     match operation.work.clone() {
         Work::CreateDatabase { database } => {
             workers.start(control, operation.id, &[database], move |job| {
-                create(job, database)
+                match load(&job.control, database)?.engine {
+                    DatabaseEngine::Postgres => create(job, database),
+                    DatabaseEngine::Valkey(_) => valkey::make(job, database),
+                }
             });
         }
         Work::RotateDatabase { database } => {
@@ -311,7 +317,10 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         }
         Work::BranchDatabase { database } => {
             workers.start(control, operation.id, &[database], move |job| {
-                branch::make(job, database)
+                match load(&job.control, database)?.engine {
+                    DatabaseEngine::Postgres => branch::make(job, database),
+                    DatabaseEngine::Valkey(_) => valkey::make_branch(job, database),
+                }
             });
         }
         Work::ResetDatabase { database } => {
@@ -321,7 +330,10 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         }
         Work::BackupDatabase { database } => {
             workers.start(control, operation.id, &[database], move |job| {
-                archive::backup(job, database)
+                match load(&job.control, database)?.engine {
+                    DatabaseEngine::Postgres => archive::backup(job, database),
+                    DatabaseEngine::Valkey(_) => valkey::backup(job, database),
+                }
             });
         }
         Work::DrillDatabase { database, drill } => {
@@ -331,7 +343,10 @@ pub(super) fn work(control: &Arc<Control>, workers: &Workers, operation: &Operat
         }
         Work::RestoreDatabase { database } => {
             workers.start(control, operation.id, &[database], move |job| {
-                restore::make(job, database)
+                match load(&job.control, database)?.engine {
+                    DatabaseEngine::Postgres => restore::make(job, database),
+                    DatabaseEngine::Valkey(_) => valkey::make_restored(job, database),
+                }
             });
         }
         Work::PromoteDatabase { database, of, keep } => {
@@ -462,7 +477,6 @@ fn make_template(
 /// that it is active.
 fn serve(job: &Job, database: &Database, number: Option<u64>) -> Result<(), ControlError> {
     let control = &*job.control;
-    let engine = &*control.engine;
     let id = database.id;
     let number = match number {
         Some(number) => number,
@@ -472,8 +486,8 @@ fn serve(job: &Job, database: &Database, number: Option<u64>) -> Result<(), Cont
         }
     };
     let instance = wait::running(control, id)?;
-    let psql = Psql { engine, instance };
-    new_login(control, id, psql, number, |database| {
+    let server = Server::of(control, &load(control, id)?, instance)?;
+    new_login(control, id, &server, number, |database| {
         if database.state == DatabaseState::Creating {
             database.state = DatabaseState::Active;
         }
@@ -493,33 +507,6 @@ fn fresh_password() -> Result<String, ControlError> {
         cause: std::io::Error::other(e.to_string()),
     })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// A login role with a fresh password: known to the server first, then handed out, with `change` in the same transaction.
-fn new_login(
-    control: &Control,
-    id: DatabaseId,
-    psql: Psql<'_>,
-    version: u64,
-    change: impl Fn(&mut Database),
-) -> Result<(), ControlError> {
-    let password = fresh_password()?;
-    databases::add_login(psql, version, &password).map_err(refused)?;
-    let secret = Secret::new(password.into_bytes());
-    control.write(|tx| {
-        let sealed = tx.seal(&database_tenant(id), PASSWORD, version, &secret);
-        let sealed = sealed.map_err(store::StoreError::from)?;
-        let mut found = tx.need::<Database>(&id.to_string())?;
-        let since = control.now_of(tx);
-        found.row.credentials.push(Credential {
-            version,
-            sealed: sealed.0,
-            since,
-        });
-        change(&mut found.row);
-        tx.update_status(&found.row, Expect::Rev(found.rev))?;
-        Ok(())
-    })
 }
 
 /// Ends the server, then gives the volume the name under which it waits for its end.
@@ -601,6 +588,7 @@ pub(crate) fn refused(cause: databases::DatabaseError) -> ControlError {
                     .to_owned(),
         },
         other @ (databases::DatabaseError::Program { .. }
+        | databases::DatabaseError::NoValkey { .. }
         | databases::DatabaseError::Slow { .. }
         | databases::DatabaseError::Version { .. }
         | databases::DatabaseError::Unfit { .. }

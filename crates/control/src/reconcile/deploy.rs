@@ -289,6 +289,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         .iter()
         .map(|(name, wish)| {
             let wish = Wish {
+                engine: wish.engine,
                 version: wish.version.clone(),
                 size: wish.size,
                 memory: wish.memory,
@@ -310,6 +311,7 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
         for (name, wish) in &manifest.databases {
             match tx.find::<Database>(&scope.parent(), name.as_str())? {
                 Some(mut found) => {
+                    crate::databases::valkey::need_engine(&found.row, wish.engine)?;
                     notes.extend(other_version(&found.row, wish));
                     match &found.row.state {
                         // Its budget, the level of its backup and its pooler are what the manifest says now; all else of it
@@ -357,6 +359,13 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
 fn other_version(row: &Database, wish: &DatabaseWish) -> Option<String> {
     let (has, wanted) = (row.version.as_ref()?, wish.version.as_ref()?);
     let number = |text: &String| text.parse::<u32>().unwrap_or_default();
+    if row.engine.valkey().is_some() {
+        let is_other = number(has) != number(wanted);
+        let name = &row.name;
+        return is_other.then(|| {
+            format!("{name} has Valkey {has}, stoa.toml wants {wanted}; it stays, write {has} there")
+        });
+    }
     match number(has).cmp(&number(wanted)) {
         std::cmp::Ordering::Equal => None,
         std::cmp::Ordering::Less => Some(format!(

@@ -97,7 +97,8 @@ impl Reconciler {
         let measured = Arc::clone(&self.control);
         let mut rung = 0;
         std::thread::scope(|scope| {
-            let (kept, received, drilled, carried, idle, pooled) = (
+            let (kept, received, drilled, carried, idle, pooled, logged) = (
+                Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
                 Arc::clone(&measured),
@@ -112,6 +113,7 @@ impl Reconciler {
             scope.spawn(move || databases::watch_poolers(&pooled, stop));
             scope.spawn(move || databases::watch_uploads(&carried, stop));
             scope.spawn(move || databases::watch_idle(&idle, stop));
+            scope.spawn(move || databases::watch_valkeys(&logged, stop));
             scope.spawn(move || {
                 let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {

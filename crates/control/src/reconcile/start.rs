@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use engine::{EngineError, Workload};
-use model::{App, Condition, Database, Exit, Instance, InstanceId, Millis, Purpose, Release, Timestamp};
+use model::{
+    App, Condition, Database, DatabaseEngine, Exit, Instance, InstanceId, Millis, Purpose, Release, Timestamp,
+};
 use store::{Expect, ReadTx};
 
 use super::Facts;
@@ -201,13 +203,13 @@ fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workl
             let (Some(image), Some(version)) = (&row.image, &row.version) else {
                 return Err(crate::authorize::missing("image", "of the database"));
             };
-            Ok(databases::workload(
-                &row,
-                version,
-                image,
-                instance,
-                &volume_of(row.id),
-            ))
+            let volume = volume_of(row.id);
+            Ok(match &row.engine {
+                DatabaseEngine::Postgres => databases::workload(&row, version, image, instance, &volume),
+                DatabaseEngine::Valkey(valkey) => {
+                    databases::valkey::workload(&row, valkey.plan, version, image, instance, &volume)
+                }
+            })
         }
         Purpose::Pooler { database, number } => {
             let row = tx.need::<Database>(&database.to_string())?.row;

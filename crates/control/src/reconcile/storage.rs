@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use databases::Psql;
 use model::{
     Bytes, Condition, Database, DatabaseId, Instance, InstanceId, Millis, Purpose, Release, Resources,
     StorageFull,
@@ -25,7 +24,7 @@ use model::{
 use plan::storage::{self, Space};
 use store::{Expect, ReadTx};
 
-use super::databases::{is_wanted, volume_of};
+use super::databases::{Server, is_wanted, volume_of};
 use crate::transact::{all, unless_corrupt};
 use crate::{Control, ControlError};
 
@@ -274,13 +273,12 @@ pub(super) fn carry_out(control: &Control, room: &Room, order: Order) {
     };
     let done = carefully("tell a database's server what it may do", || {
         if before != Some(Told::Done(order.server, order.may)) {
-            let psql = Psql {
-                engine: &*control.engine,
-                instance: order.server,
-            };
+            let id = order.database.to_string();
+            let row = control.read(|tx| Ok(tx.need::<Database>(&id)?.row))?;
+            let server = Server::of(control, &row, order.server)?;
             let told = match order.may {
-                May::OnlyRead => databases::only_read(psql),
-                May::WriteAgain => databases::write_again(psql),
+                May::OnlyRead => server.only_read(),
+                May::WriteAgain => server.write_again(),
             };
             told.map_err(super::databases::refused)?;
         }

@@ -32,7 +32,13 @@ pub(super) fn write(writer: &mut Writer<'_>) -> String {
     ])];
     mention(writer, &app);
     for (name, wish) in &writer.manifest.databases {
-        documents.push(database(writer, &app, name, wish));
+        match wish.engine {
+            model::EngineWish::Postgres => documents.push(database(writer, &app, name, wish)),
+            model::EngineWish::Valkey(_) => {
+                let message = "is not in the file: run a Valkey there, and set its address as REDIS_URL";
+                writer.note(Kind::Unsupported, format!("databases.{name}"), message);
+            }
+        }
     }
     for (name, job) in &writer.resolved.jobs {
         documents.push(of_job(writer, &app, name, job));

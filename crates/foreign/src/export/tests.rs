@@ -251,6 +251,7 @@ fn any(dice: &mut Dice) -> Manifest {
         if dice.is() {
             let version = Some((*dice.one(&["15", "17", "18"])).to_owned());
             let wish = DatabaseWish {
+                engine: model::EngineWish::Postgres,
                 version,
                 size: None,
                 memory: None,

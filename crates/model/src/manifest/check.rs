@@ -7,6 +7,7 @@ use super::resolve::port_of;
 use super::{Declared, Expose, Manifest};
 use crate::name::{EnvKey, Name};
 use crate::spec::Route;
+use crate::valkey::EngineWish;
 
 /// `NAME.db.internal` is where databases answer, so no app may be called like that.
 const RESERVED_APPS: [&str; 1] = ["db"];
@@ -145,7 +146,7 @@ fn secrets(manifest: &Manifest, section: &Section<'_>) {
             field.problem(format!("{key} is in [env], too"), Some(hint));
         } else if EnvKey::is_set_by_stoa(key) {
             field.problem(format!("{key} is set by Stoa"), None);
-        } else if EnvKey::leads_to_database(key) && uses_database(manifest) {
+        } else if is_injected(manifest, key) {
             field.problem(format!("{key} {BY_DATABASE}"), Some(UNUSE));
         }
     }
@@ -171,24 +172,29 @@ fn once<'m>(
 const BY_DATABASE: &str = "is set by Stoa for the database in uses";
 const UNUSE: &str = "remove it, or the database from uses";
 
-fn uses_database(manifest: &Manifest) -> bool {
+/// Whether a service or job gets this variable for a database it uses.
+fn is_injected(manifest: &Manifest, key: &str) -> bool {
     let services = manifest.services.values().map(|service| &service.uses);
     let jobs = manifest.jobs.values().map(|job| &job.uses);
     services
         .chain(jobs)
         .flatten()
-        .any(|name| manifest.databases.contains_key(name))
+        .filter_map(|name| manifest.databases.get(name))
+        .any(|wish| match wish.engine {
+            EngineWish::Postgres => EnvKey::leads_to_database(key),
+            EngineWish::Valkey(_) => EnvKey::leads_to_valkey(key),
+        })
 }
 
 /// A variable we inject for a used database must not be set by hand as well: nobody could tell which one wins.
 fn injected(manifest: &Manifest, root: &Section<'_>) {
-    let Some(env) = root.section("env").filter(|_| uses_database(manifest)) else {
+    let Some(env) = root.section("env") else {
         return;
     };
     let clashing = manifest
         .env
         .keys()
-        .filter(|key| EnvKey::leads_to_database(key.as_str()));
+        .filter(|key| is_injected(manifest, key.as_str()));
     for key in clashing {
         if let Some(field) = env.get(key.as_str()) {
             field.problem(format!("{key} {BY_DATABASE}"), Some(UNUSE));

@@ -315,7 +315,12 @@ pub(super) static JOB: Table = Table {
 pub(super) static DATABASE: Table = Table {
     name: "database",
     keys: &[
-        must("engine", "What it is.", Form::OneOf(&["postgres"])),
+        must("engine", "What it is.", Form::OneOf(&["postgres", "valkey"])),
+        may(
+            "plan",
+            "Of a valkey only: \"cache\" keeps nothing on disk, \"durable\" logs everything; durable when absent.",
+            Form::OneOf(&["cache", "durable"]),
+        ),
         may(
             "version",
             "Major version; without it, what is there.",
@@ -325,7 +330,7 @@ pub(super) static DATABASE: Table = Table {
         may("memory", "Memory limit.", SIZE),
         may(
             "backup_level",
-            "What may be missing after a restore: \"stream\" a fraction of a second, \"sync\" nothing.",
+            "Of a postgres only: what may be missing after a restore: \"stream\" a fraction of a second, \"sync\" nothing.",
             Form::OneOf(&["stream", "sync"]),
         ),
         may(

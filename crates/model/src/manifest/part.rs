@@ -8,6 +8,7 @@ use super::{Build, DatabaseWish, keys};
 use crate::name::{EnvKey, Name};
 use crate::spec::{Job, JobTrigger, Resources};
 use crate::units::{Bytes, CpuMillis, Millis};
+use crate::valkey::EngineWish;
 
 /// Below this not even a static executable with its stack and page tables starts.
 const MEMORY_MIN: Bytes = Bytes::mi(4);
@@ -174,52 +175,80 @@ pub(super) fn databases(section: &Section<'_>) -> BTreeMap<Name, DatabaseWish> {
 
 fn database(section: &Section<'_>) -> DatabaseWish {
     section.allow(&keys::DATABASE);
-    if let Some(field) = section.need("engine", "write engine = \"postgres\"")
-        && let Some(text) = field.text()
-    {
-        engine(&field, text);
+    let engine = section
+        .need("engine", "write engine = \"postgres\"")
+        .and_then(|field| engine(&field, section));
+    let backup_level = section.get("backup_level");
+    match (engine, section.get("plan"), &backup_level) {
+        (Some(EngineWish::Postgres), Some(plan), _) => {
+            plan.problem(
+                "only a valkey has a plan".to_owned(),
+                Some("remove it, or write engine = \"valkey\""),
+            );
+        }
+        (Some(EngineWish::Valkey(_)), _, Some(level)) => {
+            level.problem(
+                "a valkey has no level: it logs to its disk once a second".to_owned(),
+                Some("remove it"),
+            );
+        }
+        (None, _, _) | (Some(EngineWish::Postgres), None, _) | (Some(EngineWish::Valkey(_)), _, None) => {}
     }
+    let pooled = section.get("pooled");
+    if let (Some(EngineWish::Valkey(_)), Some(pooled)) = (engine, &pooled) {
+        pooled.problem(
+            "a valkey needs no pooler: it takes thousands of clients".to_owned(),
+            Some("remove it"),
+        );
+    }
+    let engine = engine.unwrap_or_default();
     DatabaseWish {
-        version: section.get("version").and_then(|field| version(&field)),
+        engine,
+        version: section.get("version").and_then(|field| version(&field, engine)),
         size: section
             .get("size")
             .and_then(|field| field.parsed_within(DATABASE_SIZE_MIN..=DATABASE_SIZE_MAX)),
         memory: section
             .get("memory")
             .and_then(|field| field.parsed_within(DATABASE_MEMORY_MIN..=MEMORY_MAX)),
-        backup_level: section.get("backup_level").and_then(|field| field.parsed()),
-        pooled: section.get("pooled").and_then(|field| field.flag()),
+        backup_level: backup_level.and_then(|field| field.parsed()),
+        pooled: pooled.and_then(|field| field.flag()),
     }
 }
 
-fn engine(field: &Field<'_>, text: &str) {
+/// Nothing when it is none; that is told.
+fn engine(field: &Field<'_>, section: &Section<'_>) -> Option<EngineWish> {
+    let text = field.text()?;
     match text {
-        "postgres" => {}
-        "postgresql" | "pg" => field.problem(format!("{text:?} is not known"), Some("write \"postgres\"")),
-        "valkey" | "redis" => {
-            field.problem(
-                format!("{text:?} is not supported by this version yet"),
-                Some("remove it"),
-            );
+        "postgres" => return Some(EngineWish::Postgres),
+        "valkey" => {
+            let plan = section.get("plan").and_then(|field| field.parsed());
+            return Some(EngineWish::Valkey(plan.unwrap_or_default()));
         }
+        "postgresql" | "pg" => field.problem(format!("{text:?} is not known"), Some("write \"postgres\"")),
+        "redis" => field.problem(
+            format!("{text:?} is not known"),
+            Some("write \"valkey\", which speaks the same protocol"),
+        ),
         other => {
-            let near = nearest(other, ["postgres"].into_iter()).map(|near| format!("did you mean {near:?}?"));
-            let hint = near
-                .as_deref()
-                .unwrap_or("the one engine of this version is \"postgres\"");
+            let near = nearest(other, ["postgres", "valkey"].into_iter());
+            let near = near.map(|near| format!("did you mean {near:?}?"));
+            let hint = near.as_deref().unwrap_or("there are \"postgres\" and \"valkey\"");
             field.problem(format!("{other:?} is not known"), Some(hint));
         }
     }
+    None
 }
 
-fn version(field: &Field<'_>) -> Option<String> {
+fn version(field: &Field<'_>, engine: EngineWish) -> Option<String> {
     let text = field.text()?;
     let fits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     if !fits {
-        field.problem(
-            format!("{text:?} is not a major version"),
-            Some("for example \"15\""),
-        );
+        let example = match engine {
+            EngineWish::Postgres => "for example \"15\"",
+            EngineWish::Valkey(_) => "for example \"8\"",
+        };
+        field.problem(format!("{text:?} is not a major version"), Some(example));
     }
     fits.then(|| text.to_owned())
 }

@@ -10,6 +10,7 @@ use super::{Declared, Expose, Manifest, SCHEMA};
 use crate::name::{EnvKey, Name};
 use crate::spec::{Health, Resources, Route, STOP_GRACE};
 use crate::strategy::{Step, Strategy};
+use crate::valkey::EngineWish;
 
 impl Manifest {
     /// The text of the file for what `stoa init` found.
@@ -57,7 +58,12 @@ impl Manifest {
             let level = wish.backup_level.map(|level| level.to_string());
             let sizes = [("size", wish.size), ("memory", wish.memory)];
             let sizes = sizes.map(|(key, size)| (key, size.map(|size| size.to_string())));
-            let rest: String = std::iter::once(("version", wish.version.clone()))
+            let plan = match wish.engine {
+                EngineWish::Postgres => None,
+                EngineWish::Valkey(plan) => Some(plan.to_string()),
+            };
+            let rest: String = [("plan", plan), ("version", wish.version.clone())]
+                .into_iter()
                 .chain(sizes)
                 .chain([("backup_level", level)])
                 .filter_map(|(key, value)| Some(format!(", {key} = {}", quoted(&value?))))
@@ -65,7 +71,11 @@ impl Manifest {
             let pooled = wish
                 .pooled
                 .map_or_else(String::new, |pooled| format!(", pooled = {pooled}"));
-            let _ = writeln!(text, "{name} = {{ engine = \"postgres\"{rest}{pooled} }}");
+            let _ = writeln!(
+                text,
+                "{name} = {{ engine = {}{rest}{pooled} }}",
+                quoted(wish.engine.as_str())
+            );
         }
         self.write_rollout(&mut text);
         text

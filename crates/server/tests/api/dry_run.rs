@@ -557,6 +557,7 @@ fn database_of(
     at: Timestamp,
 ) -> Database {
     Database {
+        engine: model::DatabaseEngine::Postgres,
         id,
         environment,
         name: name(named),

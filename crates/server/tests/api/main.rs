@@ -875,6 +875,8 @@ fn what_there_is_can_be_seen() {
     assert_eq!(get(&format!("{base}/apps/shop/metrics")).1["requests"], json!([]));
     assert_eq!(get(&format!("{base}/volumes")).1["items"], json!([]));
     let database = api::CreateDatabase {
+        engine: None,
+        plan: None,
         name: "main".to_owned(),
         version: None,
         size_bytes: None,

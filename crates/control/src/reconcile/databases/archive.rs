@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use databases::Psql;
 use model::operation::Work;
 use model::{
-    Action, Actor, Archive, Base, BranchSource, Commits, Condition, Database, DatabaseId, DatabaseState,
-    Instance, InstanceId, Lsn, Operation, Purpose, Timestamp,
+    Action, Actor, Archive, Base, BranchSource, Commits, Condition, Database, DatabaseEngine, DatabaseId,
+    DatabaseState, Instance, InstanceId, Lsn, Operation, Purpose, Timestamp,
 };
 use plan::backup::{self, Policy, Why};
 use plan::storage::POOL_RESERVE;
@@ -50,11 +50,11 @@ fn making(id: DatabaseId) -> String {
     format!("making-base-{}", id.short(26))
 }
 
-/// Whether a database has, or is to have, a backup.
+/// Whether a database has, or is to have, an archive of its log: a Valkey keeps its own.
 pub(super) fn is_archived(database: &Database) -> bool {
     match &database.state {
         // A branch can be made again from its parent.
-        DatabaseState::Active => database.origin.is_none(),
+        DatabaseState::Active => database.origin.is_none() && database.engine == DatabaseEngine::Postgres,
         DatabaseState::Creating | DatabaseState::Failed { .. } | DatabaseState::Destroyed { .. } => false,
     }
 }

@@ -293,7 +293,11 @@ fn from_backup(
 }
 
 /// The parent, while it is there to be copied.
-fn parent_of(control: &Control, database: &Database, origin: &Origin) -> Result<Database, ControlError> {
+pub(super) fn parent_of(
+    control: &Control,
+    database: &Database,
+    origin: &Origin,
+) -> Result<Database, ControlError> {
     let found = control.read(|tx| Ok(tx.get::<Database>(&origin.of.to_string())?))?;
     match found.map(|found| found.row) {
         Some(parent) if parent.state == DatabaseState::Active => Ok(parent),
@@ -311,7 +315,7 @@ fn gone(database: &Database, origin: &Origin) -> ControlError {
     }
 }
 
-fn origin_of(database: &Database) -> Result<&Origin, ControlError> {
+pub(super) fn origin_of(database: &Database) -> Result<&Origin, ControlError> {
     database.origin.as_ref().ok_or_else(|| ControlError::State {
         message: format!("{} is no branch", database.name),
         next_step: "see what there is: stoa db ls".to_owned(),

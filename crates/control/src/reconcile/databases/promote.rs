@@ -18,7 +18,8 @@ use model::{Condition, Credential, Database, DatabaseId, Instance, Millis, Opera
 use store::rows::{PASSWORD, database_tenant, receivers_of};
 use store::{Expect, WriteTx};
 
-use super::{change, load, login_number, new_login, refused, wait};
+use super::server::{Server, new_login};
+use super::{change, load, login_number, refused, wait};
 use crate::databases::promote::{data_until, fit, kept_name};
 use crate::databases::{Protection, backups, drills};
 use crate::reconcile::Facts;
@@ -203,7 +204,7 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, hold: Option<Hold>) -> Re
     let written = match server.filter(|_| is_cut) {
         Some(psql) => {
             let number = control.write(|tx| login_number(tx, old))?;
-            new_login(control, old, psql, number, |database| {
+            new_login(control, old, &Server::postgres(psql), number, |database| {
                 database.credentials.retain(|own| own.version == number);
             })?;
             written(control, psql, new, old)?

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use databases::Psql;
 use model::DatabaseId;
 use model::operation::Work;
 
-use super::{change, load, login_number, new_login, refused, wait};
+use super::server::{Server, new_login};
+use super::{change, load, login_number, refused, wait};
 use crate::reconcile::workers::Job;
 use crate::{ControlError, operations};
 
@@ -17,13 +17,11 @@ const OLD_LOGIN_BOUND: Duration = Duration::from_secs(300);
 pub(super) fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let control = &*job.control;
     operations::step(control, job.operation, "making a second login")?;
-    let psql = Psql {
-        engine: &*control.engine,
-        instance: wait::running(control, id)?,
-    };
+    let instance = wait::running(control, id)?;
+    let server = Server::of(control, &load(control, id)?, instance)?;
     // Repeated after a crash, it only makes a third one; all but the last end below.
     let newest = control.write(|tx| login_number(tx, id))?;
-    new_login(control, id, psql, newest, |_| {})?;
+    new_login(control, id, &server, newest, |_| {})?;
     let database = load(control, id)?;
     operations::step(
         control,
@@ -76,7 +74,7 @@ pub(super) fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         .iter()
         .filter(|credential| credential.version != newest)
     {
-        while databases::sessions(psql, credential.version).map_err(refused)? > 0 {
+        while server.sessions(credential.version).map_err(refused)? > 0 {
             if Instant::now() >= until {
                 return Err(ControlError::State {
                     message: format!(
@@ -88,7 +86,7 @@ pub(super) fn make(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        databases::drop_login(psql, credential.version).map_err(refused)?;
+        server.drop_login(credential.version).map_err(refused)?;
     }
     change(control, id, |database| {
         database

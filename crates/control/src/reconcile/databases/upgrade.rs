@@ -24,7 +24,8 @@ use store::{Expect, WriteTx};
 
 use super::branch::making;
 use super::promote::{AGAIN, REMEMBERED, took_over, wait_led};
-use super::{change, load, login_number, name_of_ended, new_login, refused, room, unmake, volume_of, wait};
+use super::server::{Server, new_login};
+use super::{change, load, login_number, name_of_ended, refused, room, unmake, volume_of, wait};
 use crate::databases::promote::kept_name;
 use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
@@ -494,7 +495,7 @@ fn part(control: &Control, old: DatabaseId) -> Result<(), ControlError> {
     let versions: Vec<u64> = credentials.iter().map(|theirs| theirs.version).collect();
     databases::promote::cut(psql, &versions).map_err(refused)?;
     let number = control.write(|tx| login_number(tx, old))?;
-    new_login(control, old, psql, number, |database| {
+    new_login(control, old, &Server::postgres(psql), number, |database| {
         database.credentials.retain(|own| own.version == number);
     })
 }
