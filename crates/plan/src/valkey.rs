@@ -10,6 +10,8 @@ use model::{Bytes, KeptLog, Millis, Timestamp, Valkey};
 
 /// How far back is kept, as long as there is room for it: as for the backup of a PostgreSQL.
 pub const KEEP: Millis = Millis::seconds(7 * 24 * 3600);
+/// Kept logs of one: each is a volume, and anybody may ask for another.
+const KEPT_MOST: usize = 200;
 /// What a log may always grow by before it is rewritten: below that a rewrite saves nothing worth its work.
 const GROWTH_LEAST: Bytes = Bytes::mi(64);
 
@@ -38,6 +40,7 @@ pub fn is_rewrite_due(size: Size, budget: Bytes) -> bool {
 #[must_use]
 pub fn surplus(kept: &[KeptLog], budget: Bytes, now: Timestamp) -> usize {
     let old = kept.iter().take_while(|log| now.since(log.until) > KEEP).count();
+    let old = old.max(kept.len().saturating_sub(KEPT_MOST));
     let mut held: u64 = kept[old..].iter().map(|log| log.bytes.get()).sum();
     let mut gone = old;
     while held > budget.get() && gone < kept.len() {
@@ -132,6 +135,10 @@ mod tests {
         assert_eq!(gone(150, 3), 1);
         assert_eq!(gone(10, 3), 3);
         assert_eq!(gone(1000, 30), 3);
+        let many: Vec<KeptLog> = (0..205)
+            .map(|number| log(number, number, number + 1, 0))
+            .collect();
+        assert_eq!(surplus(&many, Bytes::mi(1), Timestamp::from_ms(300)), 5);
     }
 
     #[test]

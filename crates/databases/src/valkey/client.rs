@@ -55,6 +55,8 @@ impl Cli<'_> {
         if self.is_rewriting()? {
             return Ok(false);
         }
+        // What it replaces must stay until it is kept: whoever forgot the one before may have died over it.
+        self.keep_former("yes")?;
         self.ask(&["BGREWRITEAOF"]).map(|_| true)
     }
 
@@ -76,8 +78,12 @@ impl Cli<'_> {
     /// # Errors
     /// When the server refuses.
     pub fn forget_former(&self) -> Result<(), DatabaseError> {
-        self.ask(&["CONFIG", "SET", "aof-disable-auto-gc", "no"])?;
-        self.ask(&["CONFIG", "SET", "aof-disable-auto-gc", "yes"])
+        self.keep_former("no")?;
+        self.keep_former("yes")
+    }
+
+    fn keep_former(&self, whether: &str) -> Result<(), DatabaseError> {
+        self.ask(&["CONFIG", "SET", "aof-disable-auto-gc", whether])
             .map(drop)
     }
 

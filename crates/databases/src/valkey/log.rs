@@ -47,6 +47,8 @@ pub struct Former {
     pub bytes: Bytes,
     /// When the rewrite was over.
     pub since: Timestamp,
+    /// It was rewritten again before the first was forgotten: what is there is no log any more.
+    pub is_torn: bool,
 }
 
 /// What a file of the log is.
@@ -92,7 +94,7 @@ pub fn look(engine: &dyn Engine, volume: &str) -> Result<Option<Log>, DatabaseEr
     };
     let parts = parts(&log)?;
     let (mut base, mut grown, mut former) = (0, 0, 0);
-    let (mut since, mut number) = (Timestamp::from_ms(0), None);
+    let (mut since, mut number, mut bases) = (Timestamp::from_ms(0), None, 0);
     for part in &parts {
         let meta = log
             .read(&part.name)
@@ -112,7 +114,8 @@ pub fn look(engine: &dyn Engine, volume: &str) -> Result<Option<Log>, DatabaseEr
             Kind::History => {
                 former += meta.len();
                 if part.is_base() {
-                    number = Some(part.number);
+                    number = number.max(Some(part.number));
+                    bases += 1;
                 }
             }
         }
@@ -124,6 +127,7 @@ pub fn look(engine: &dyn Engine, volume: &str) -> Result<Option<Log>, DatabaseEr
             number,
             bytes: Bytes::new(former),
             since,
+            is_torn: bases > 1,
         }),
     }))
 }
@@ -155,7 +159,17 @@ pub fn cut(engine: &dyn Engine, volume: &str, second: u64) -> Result<(), Databas
 
 fn cut_in(log: &Inside, second: u64) -> Result<(), DatabaseError> {
     let parts = parts(log)?;
-    let has_former = parts.iter().any(|part| part.is_former() && part.is_base());
+    let formers = parts.iter().filter(|part| part.is_former() && part.is_base());
+    let has_former = match formers.count() {
+        0 => false,
+        1 => true,
+        _ => {
+            return Err(wrong(
+                MANIFEST,
+                "it was rewritten twice, and what is between is not known",
+            ));
+        }
+    };
     let base = parts
         .iter()
         .find(|part| part.is_base() && part.is_former() == has_former)
@@ -215,8 +229,11 @@ fn wrong(file: &str, why: &str) -> DatabaseError {
 fn parts(log: &Inside) -> Result<Vec<Part>, DatabaseError> {
     let mut text = String::new();
     log.read(MANIFEST)
-        .and_then(|file| file.take(MANIFEST_MOST).read_to_string(&mut text))
+        .and_then(|file| file.take(MANIFEST_MOST + 1).read_to_string(&mut text))
         .map_err(DatabaseError::file(MANIFEST))?;
+    if text.len() as u64 > MANIFEST_MOST {
+        return Err(wrong(MANIFEST, "it is too long"));
+    }
     let lines = text
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'));

@@ -69,6 +69,8 @@ pub fn settings(plan: ValkeyPlan, memory: Bytes) -> Vec<(&'static str, String)> 
         ("protected-mode", "no".to_owned()),
         ("aclfile", format!("{directory}/{USERS}")),
         ("dir", directory),
+        // What RESTORE is given is looked at before it is believed.
+        ("sanitize-dump-payload", "yes".to_owned()),
         // No snapshots by the way: what is kept, the log keeps.
         ("save", String::new()),
         ("maxmemory", most_memory(plan, memory).get().to_string()),

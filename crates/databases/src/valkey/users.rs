@@ -60,9 +60,16 @@ pub fn create_volume(engine: &dyn Engine, volume: &str, password: &str) -> Resul
 /// # Errors
 /// When the file of users cannot be replaced.
 pub fn take_over(engine: &dyn Engine, volume: &str, password: &str) -> Result<(), DatabaseError> {
-    Inside::volume(&engine.volume_path(volume)?)
+    let data = Inside::volume(&engine.volume_path(volume)?)
         .and_then(|root| root.below(DATA))
-        .and_then(|data| data.put_open(USERS, first(password).as_bytes()))
+        .map_err(DatabaseError::file(DATA))?;
+    // A rewrite that was under way, or that a kill cut short.
+    for (name, _) in data.list().map_err(DatabaseError::file(DATA))? {
+        if name.starts_with("temp-") {
+            data.remove(&name).map_err(DatabaseError::file(&name))?;
+        }
+    }
+    data.put_open(USERS, first(password).as_bytes())
         .map_err(DatabaseError::file(USERS))
 }
 

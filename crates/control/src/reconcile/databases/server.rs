@@ -100,6 +100,11 @@ impl<'a> Server<'a> {
     pub(in crate::reconcile) fn only_read(&self) -> Result<(), DatabaseError> {
         match &self.kind {
             Kind::Postgres => databases::only_read(self.psql()),
+            // It writes nothing to a disk, and would throw away what it has instead.
+            Kind::Valkey {
+                plan: ValkeyPlan::Cache,
+                ..
+            } => Ok(()),
             Kind::Valkey { password, .. } => self.cli(password).only_read(),
         }
     }

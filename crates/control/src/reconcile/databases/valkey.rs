@@ -13,7 +13,7 @@ mod keep;
 use std::time::{Duration, Instant};
 
 use model::{
-    Database, DatabaseId, DatabaseState, ImageDigest, Lsn, Millis, Reached, Target, Timestamp, Valkey,
+    Bytes, Database, DatabaseId, DatabaseState, ImageDigest, Lsn, Millis, Reached, Target, Timestamp, Valkey,
     ValkeyPlan,
 };
 use plan::valkey::{Place, place};
@@ -184,10 +184,11 @@ fn restored(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
         )?;
         // What is of the second itself may have been written after the moment that was asked for.
         let last = match from.target {
-            Target::Latest | Target::Lsn { .. } => u64::MAX,
-            Target::Time { at } => (at.as_ms() / 1000).saturating_sub(1),
+            // As it is: a server reads it as it would its own.
+            Target::Latest | Target::Lsn { .. } => None,
+            Target::Time { at } => Some((at.as_ms() / 1000).saturating_sub(1)),
         };
-        copied(job, &database, &source, &place, Some(last), |row| {
+        copied(job, &database, &source, &place, last, |row| {
             if let Some(restored) = &mut row.restored {
                 let whole = Timestamp::from_ms(at.as_ms() / 1000 * 1000);
                 restored.reached = Some(Reached {
@@ -257,7 +258,7 @@ fn copied(
     engine.remove_volume(&volume)?;
     let password = fresh_password()?;
     let begun = Instant::now();
-    let made = copy_from(control, place, &making).and_then(|()| {
+    let made = copy_from(control, place, &making, database.restored.is_some()).and_then(|()| {
         let took = begun.elapsed().as_millis();
         operations::log_line(control, job.operation, &format!("copied in {took} ms"));
         if let Some(last) = last {
@@ -280,10 +281,15 @@ fn copy_from(
     control: &Control,
     place: &dyn Fn() -> Result<String, ControlError>,
     to: &str,
+    is_restore: bool,
 ) -> Result<(), ControlError> {
     let mut from = place()?;
     loop {
-        room::need(control, "a copy", Some(&from))?;
+        if is_restore {
+            room::need_to_restore(control, Some(&from), Bytes::new(0))?;
+        } else {
+            room::need(control, "a branch", Some(&from))?;
+        }
         copy_whole(control, &from, to)?;
         let now = place()?;
         if now == from {

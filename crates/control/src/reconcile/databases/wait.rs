@@ -7,6 +7,9 @@ use model::{Condition, Database, DatabaseId, Instance, InstanceId};
 use super::{RUNS_WITHIN, STOP_GRACE};
 use crate::{Control, ControlError};
 
+/// How much longer a server may take that reads its data first.
+const READS_WITHIN: Duration = Duration::from_secs(600);
+
 /// The instance that runs, waited for.
 pub(super) fn running(control: &Control, id: DatabaseId) -> Result<InstanceId, ControlError> {
     running_while(control, id, &|| Ok(()))
@@ -27,7 +30,12 @@ pub(super) fn running_while(
             Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?, row))
         })?;
         // One that is about to fall asleep may be ended at any moment.
-        let is_awake = row.is_none_or(|row| row.asleep.is_none());
+        let is_awake = row.as_ref().is_none_or(|row| row.asleep.is_none());
+        // A Valkey reads all it has before it answers.
+        let is_reading = row.is_some_and(|row| row.engine.valkey().is_some())
+            && found
+                .iter()
+                .any(|v| matches!(v.row.condition, Condition::Starting { .. }) && v.row.address.is_some());
         let ready = found
             .iter()
             .map(|v| &v.row)
@@ -35,6 +43,7 @@ pub(super) fn running_while(
         if let Some(instance) = ready {
             return Ok(instance.id);
         }
+        let until = if is_reading { until + READS_WITHIN } else { until };
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let last = found.last().map(|v| format!("{:?}", v.row.condition));

@@ -6,14 +6,18 @@
 //!   -> the server removes the former one -> what is too old or too much goes, the row first
 //! ```
 //! Invariants: at any moment a log reaches all of the window the row tells; a crash of ours leaves the former log in
-//! the volume, and the next look goes on with that. Only one thread keeps logs. The log of a branch is rewritten and not kept.
+//! the volume, and the next look goes on with that; none is rewritten while a former one is still there, or there would be
+//! two histories in one list. Only one thread keeps logs. The log of a branch is rewritten and not kept.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use databases::valkey::{Cli, Former};
-use model::{Database, DatabaseId, DatabaseState, InstanceId, KeptLog, Timestamp, Valkey, ValkeyPlan};
+use model::{
+    Database, DatabaseId, DatabaseState, InstanceId, KeptLog, Millis, Timestamp, Valkey, ValkeyPlan,
+};
 use plan::valkey::{Size, is_rewrite_due, surplus};
 
 use super::{LOGGED_AFTER, copy_whole, note};
@@ -30,6 +34,16 @@ const GLANCE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How long a rewrite that was asked for may take.
 const REWRITTEN_WITHIN: Duration = Duration::from_secs(600);
+/// One that came to nothing is begun again after that: each costs memory and a file.
+const REWRITE_AGAIN: Duration = Duration::from_secs(600);
+/// What is kept is held for so long after its rewrite: what was written until a whole second is in it then.
+const HELD: Millis = Millis::new(LOGGED_AFTER.as_ms() + 1000);
+
+/// Held while a rewrite is begun, so that it is begun once.
+static REWRITES: Mutex<()> = Mutex::new(());
+
+/// When rewrites were begun that have come to nothing yet.
+type Begun = BTreeMap<DatabaseId, Instant>;
 
 /// A kept log while it is being copied.
 pub(super) fn making(id: DatabaseId) -> String {
@@ -39,25 +53,27 @@ pub(super) fn making(id: DatabaseId) -> String {
 /// Looks again and again until `stop` is set.
 pub(in crate::reconcile) fn watch(control: &Arc<Control>, stop: &AtomicBool) {
     let mut next = Instant::now() + LOOK_EVERY;
+    let mut begun = Begun::new();
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(GLANCE);
         if Instant::now() < next {
             continue;
         }
-        if let Err(cause) = look(control, stop) {
+        if let Err(cause) = look(control, &mut begun, stop) {
             tracing::warn!(%cause, "could not see to the logs of valkeys; it is tried again");
         }
         next = Instant::now() + LOOK_EVERY;
     }
 }
 
-fn look(control: &Control, stop: &AtomicBool) -> Result<(), ControlError> {
+fn look(control: &Control, begun: &mut Begun, stop: &AtomicBool) -> Result<(), ControlError> {
     let databases = control.read(|tx| Ok(all::<Database>(tx)?.0))?;
+    begun.retain(|_, at| at.elapsed() < REWRITE_AGAIN);
     for database in databases.iter().filter(|database| has_log(database)) {
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if let Err(cause) = see_to(control, database) {
+        if let Err(cause) = see_to(control, database, begun) {
             tracing::warn!(database = %database.name, %cause, "could not see to its log; it is tried again");
         }
     }
@@ -86,7 +102,7 @@ fn with_cli<T>(
     speak(cli).map_err(refused)
 }
 
-fn see_to(control: &Control, database: &Database) -> Result<(), ControlError> {
+fn see_to(control: &Control, database: &Database, begun: &mut Begun) -> Result<(), ControlError> {
     tidy(control, database)?;
     let Some(server) = server_of(control, database.id)? else {
         return Ok(());
@@ -102,19 +118,35 @@ fn see_to(control: &Control, database: &Database) -> Result<(), ControlError> {
     let now = Timestamp::now();
     match log.former {
         // What was written while it was rewritten must be in the copy.
-        Some(former) if now < former.since.plus(LOGGED_AFTER) => Ok(()),
+        Some(former) if now < former.since.plus(HELD) => Ok(()),
         Some(former) => {
+            begun.remove(&database.id);
             keep(control, database, former, now)?;
             with_cli(control, database, server.id, |cli| cli.forget_former())
         }
-        None if is_rewrite_due(size, database.size) => {
-            if with_cli(control, database, server.id, |cli| cli.rewrite())? {
+        None if is_rewrite_due(size, database.size) && !begun.contains_key(&database.id) => {
+            begun.insert(database.id, Instant::now());
+            if !room::is_for_base(control, &volume)? {
+                tracing::warn!(database = %database.name, "the pool has no room to rewrite its log; it grows on");
+                return Ok(());
+            }
+            if rewrite(control, database, server.id)? {
                 tracing::info!(database = %database.name, grown = %log.grown, "its log is rewritten");
             }
             Ok(())
         }
         None => Ok(()),
     }
+}
+
+/// Has the log rewritten, unless it is or a former one is still there. Says whether it was begun.
+fn rewrite(control: &Control, database: &Database, server: InstanceId) -> Result<bool, ControlError> {
+    let _alone = REWRITES.lock().unwrap_or_else(PoisonError::into_inner);
+    let log = databases::valkey::look(&*control.engine, &volume_of(database.id)).map_err(refused)?;
+    if log.is_none_or(|log| log.former.is_some()) {
+        return Ok(false);
+    }
+    with_cli(control, database, server, |cli| cli.rewrite())
 }
 
 /// Keeps the log as it was before its rewrite, unless that was done.
@@ -126,8 +158,13 @@ fn keep(control: &Control, database: &Database, former: Former, now: Timestamp) 
     let Some(from) = valkey.since.filter(|_| !is_kept) else {
         return Ok(());
     };
-    // The rewrite was over by then, and what was written by then is in both.
-    let until = Timestamp::from_ms(now.as_ms().saturating_sub(LOGGED_AFTER.as_ms()));
+    // The rewrite was over by then, and what was written by then is in both. A whole second: that is how a log is cut.
+    let until = now.as_ms().saturating_sub(HELD.as_ms()).div_ceil(1000) * 1000;
+    let until = Timestamp::from_ms(until);
+    if former.is_torn {
+        tracing::warn!(database = %database.name, "its log was rewritten twice at once: it can be restored to {until} at the earliest");
+        return note(control, id, |valkey| valkey.since = Some(until));
+    }
     if !room::is_for_base(control, &volume_of(id))? {
         tracing::warn!(database = %database.name, "the pool has no room to keep its log as it was: it can be restored to {until} at the earliest");
         return note(control, id, |valkey| valkey.since = Some(until));
@@ -179,8 +216,7 @@ pub(in crate::reconcile::databases) fn backup(job: &Job, id: DatabaseId) -> Resu
     let before = load(control, id)?;
     operations::step(control, job.operation, "rewriting the log")?;
     let instance = wait::running(control, id)?;
-    // Begun again after a crash it may find it done; then another one is made.
-    with_cli(control, &before, instance, |cli| cli.rewrite())?;
+    let mut is_begun = false;
     let since = |database: &Database| database.engine.valkey().and_then(|valkey| valkey.since);
     let deadline = Instant::now() + REWRITTEN_WITHIN;
     loop {
@@ -205,6 +241,8 @@ pub(in crate::reconcile::databases) fn backup(job: &Job, id: DatabaseId) -> Resu
                 });
             }
             None => {
+                // One that is being kept comes first. Begun again after a crash, that may be the one that was asked for.
+                is_begun = is_begun || rewrite(control, &database, instance)?;
                 control.store.wait_change(rev, Duration::from_secs(1));
             }
         }
