@@ -29,9 +29,20 @@ fn poolers(stoa: &Stoa) -> Vec<Process> {
 
 /// A program of PostgreSQL in the network of an instance, which signs in to what listens there.
 fn beside(stoa: &Stoa, instance: &Process, program: &str, arguments: &[&str]) -> Result<Output> {
+    beside_as(stoa, "main", instance, program, arguments)
+}
+
+/// The same with the login of another database.
+fn beside_as(
+    stoa: &Stoa,
+    database: &str,
+    instance: &Process,
+    program: &str,
+    arguments: &[&str],
+) -> Result<Output> {
     let mut command = std::process::Command::new("nsenter");
     command.arg(format!("--net=/proc/{}/ns/net", instance.pid));
-    let shown = stoa.cli(&["db", "url", "main", "--json"])?.ok()?.json()?;
+    let shown = stoa.cli(&["db", "url", database, "--json"])?.ok()?.json()?;
     for name in ["PGUSER", "PGPASSWORD", "PGDATABASE"] {
         let value = shown["variables"][name].as_str();
         command.env(name, value.with_context(|| format!("no {name}"))?);
@@ -209,7 +220,9 @@ fn nobody_else_signs_in(stoa: &Stoa) -> Result<()> {
 }
 
 fn a_copy_has_no_pooler_of_the_other(stoa: &Stoa) -> Result<()> {
-    stoa.cli(&["db", "branch", "main", "--as", "try"])?.ok()?;
+    // One that sleeps can have none.
+    stoa.cli(&["db", "branch", "main", "--as", "try", "--idle-stop", "never"])?
+        .ok()?;
     let shown = stoa.cli(&["db", "info", "try", "--json"])?.ok()?.json()?;
     ensure!(shown["pooler"].is_null(), "{shown:#}");
     let may = "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'stoa_pooler'";
@@ -218,8 +231,19 @@ fn a_copy_has_no_pooler_of_the_other(stoa: &Stoa) -> Result<()> {
         "what looked up logins still signs in"
     );
     // It can have its own.
+    let others: Vec<_> = poolers(stoa).iter().map(|pooler| pooler.pid).collect();
     stoa.cli(&["db", "update", "try", "--pooled", "yes"])?.ok()?;
     pooled(stoa, "try")?;
+    let own = poolers(stoa)
+        .into_iter()
+        .find(|pooler| !others.contains(&pooler.pid))
+        .context("it has none of its own")?;
+    let said = beside_as(stoa, "try", &own, session::PSQL, &["-Atc", "SELECT 6 * 7"])?;
+    ensure!(
+        said.status.success() && String::from_utf8_lossy(&said.stdout).trim() == "42",
+        "{}",
+        failed(&said)
+    );
     stoa.cli(&["db", "destroy", "try", "--confirm", "try"])?.ok()?;
     holds("the end of its pooler", || Ok(poolers(stoa).len() == 1))
 }

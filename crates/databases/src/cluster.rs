@@ -13,7 +13,7 @@ pub(crate) const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
 /// Sockets lie on the instance's private /tmp: /run/postgresql needs a directory that packages make.
 pub(crate) const SOCKETS: &str = "/tmp";
 /// The user that Debian's packages make; the servers refuse to run as root.
-pub(crate) const USER: &str = "postgres";
+pub const USER: &str = "postgres";
 /// SIGINT is PostgreSQL's fast shutdown: sessions end, a checkpoint is written.
 const FAST_SHUTDOWN: i32 = 2;
 

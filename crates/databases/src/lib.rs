@@ -31,7 +31,7 @@ pub mod valkey;
 
 pub use activity::{Activity, Sitting, activity};
 pub use branch::{Copy, Taken, rename_identity, settle, take};
-pub use cluster::{VOLUME_TARGET, settings, workload};
+pub use cluster::{USER, VOLUME_TARGET, settings, workload};
 pub use drill::{Counted, Estimates, Findings, Rehearsal, drill, estimates};
 pub use error::DatabaseError;
 pub use in_effect::{Setting, Source, settings_in_effect};

@@ -26,7 +26,7 @@ const PACKAGES: [&str; 2] = ["pgbouncer", "postgresql-client-17"];
 /// Before it, an expired password was taken (CVE-2025-2291).
 const OLDEST: [u32; 3] = [1, 24, 1];
 /// Nobody in particular, whatever users the image knows: it owns no file but its secrets.
-const USER: &str = "65534:65534";
+pub const USER: &str = "65534:65534";
 /// What Debian calls `psql` elsewhere is a script that only looks for it, in Perl.
 const PATH: &str = "/usr/lib/postgresql/17/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const SETTINGS: &str = "pgbouncer.ini";
@@ -142,7 +142,8 @@ fn judge(printed: &str) -> Result<String, DatabaseError> {
     }
 }
 
-/// Makes the server ready for its pooler: the role with that password, and what it may look up. Doing it again is fine.
+/// Makes the server ready for its pooler: the role with that password, and what it may look up. Nobody else but superusers
+/// signs in to where it looks, for there is one session for it. Doing it again is fine.
 ///
 /// # Errors
 /// When the server refuses, or does not answer for a while.
@@ -161,11 +162,13 @@ pub fn prepare(psql: Psql<'_>, password: &str) -> Result<(), DatabaseError> {
          REVOKE ALL ON SCHEMA {ROLE} FROM PUBLIC;\n\
          GRANT USAGE ON SCHEMA {ROLE} TO {ROLE};\n\
          CREATE OR REPLACE FUNCTION {ROLE}.lookup(wanted text, OUT name text, OUT secret text)\n\
-         RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS\n\
+         RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS\n\
          'SELECT rolname::text, rolpassword FROM pg_authid WHERE rolname = wanted AND rolcanlogin AND NOT rolsuper\n\
           AND rolname ~ ''^app_[0-9]+$'' AND (rolvaliduntil IS NULL OR rolvaliduntil > now())';\n\
          REVOKE ALL ON FUNCTION {ROLE}.lookup FROM PUBLIC;\n\
          GRANT EXECUTE ON FUNCTION {ROLE}.lookup TO {ROLE};\n\
+         REVOKE CONNECT ON DATABASE {LOOKED_UP_IN} FROM PUBLIC;\n\
+         GRANT CONNECT ON DATABASE {LOOKED_UP_IN} TO {ROLE};\n\
          COMMIT;\n"
     );
     psql.run_soon(LOOKED_UP_IN, &sql).map(drop)
@@ -276,7 +279,8 @@ fn settings(server: &str, resources: Resources) -> String {
         "server_idle_timeout = 30".to_owned(),
         // A server that is started again is there in a second, by another address.
         "server_login_retry = 0.2".to_owned(),
-        "server_connect_timeout = 5".to_owned(),
+        // One that takes another's place lets nobody in for some seconds, and ends that within a minute.
+        "server_connect_timeout = 60".to_owned(),
         "dns_max_ttl = 0.5".to_owned(),
         "dns_nxdomain_ttl = 0.2".to_owned(),
         "tcp_keepidle = 10".to_owned(),

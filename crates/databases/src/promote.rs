@@ -108,19 +108,20 @@ pub fn written_since(psql: Psql<'_>, lsn: Lsn) -> Result<Bytes, DatabaseError> {
     Ok(Bytes::new(bytes))
 }
 
-/// Where a name leads, asked as programs in the network of an instance ask; nothing while nobody has it.
+/// Where a name leads, asked as a user that its image has asks in an instance; nothing while nobody has it.
 ///
 /// # Errors
 /// When its image has no `getent`, or that is not answered.
 pub fn leads_to(
     engine: &dyn Engine,
     instance: InstanceId,
+    user: &str,
     name: &str,
 ) -> Result<Vec<Ipv4Addr>, DatabaseError> {
     let exec = Exec {
         argv: ["getent", "ahostsv4", name].map(str::to_owned).to_vec(),
         env: Vec::new(),
-        user: Some(USER.to_owned()),
+        user: Some(user.to_owned()),
         workdir: Some("/".to_owned()),
         terminal: None,
     };

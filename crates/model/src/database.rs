@@ -48,6 +48,9 @@ pub struct Database {
     /// Its server does not run while this operation is under way; `None` when none keeps it from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<OperationId>,
+    /// What its server ran from before a restart that is to have it run from another image; `None` once one of them answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarting: Option<Restarting>,
     /// It took the place of another one; `None` when it did not, or is in the place of none any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promoted: Option<Promoted>,
@@ -78,6 +81,15 @@ pub struct Database {
     /// It sleeps, or is about to; `None` while it is awake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asleep: Option<Asleep>,
+}
+
+/// The image to go back to when no server answers from the one a restart is to bring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarting {
+    /// What restarts it. Of any other one this says nothing.
+    pub by: OperationId,
+    /// The image before.
+    pub from: ImageDigest,
 }
 
 /// That nobody used a database for a while.

@@ -29,8 +29,8 @@ pub use backup::{
     SEGMENT_BYTES, Segment, Target,
 };
 pub use database::{
-    Asleep, BranchSource, Credential, Database, DatabaseState, Origin, Pooler, Promoted, Replaced, Shape,
-    StorageFull,
+    Asleep, BranchSource, Credential, Database, DatabaseState, Origin, Pooler, Promoted, Replaced,
+    Restarting, Shape, StorageFull,
 };
 pub use drill::{Drill, DrillState, DrilledCopy};
 pub use elsewhere::{BackupTarget, TargetPlace};

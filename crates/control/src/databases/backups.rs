@@ -399,6 +399,7 @@ pub fn restore(
             expires_at: None,
             idle_stop: None,
             asleep: None,
+            restarting: None,
         };
         tx.insert(&database)?;
         let work = Work::RestoreDatabase {

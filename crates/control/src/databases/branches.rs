@@ -124,6 +124,7 @@ pub fn branch(
             expires_at: wish.lives.map(|lives| now.plus(lives)),
             idle_stop: may_sleep.then_some(wish.idle_stop),
             asleep: None,
+            restarting: None,
         };
         tx.insert(&database)?;
         let work = Work::BranchDatabase {

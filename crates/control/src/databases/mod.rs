@@ -332,6 +332,7 @@ pub(crate) fn create_in(
         expires_at: None,
         idle_stop: None,
         asleep: None,
+        restarting: None,
     };
     tx.insert(&database)?;
     let accepted = operations::accept(

@@ -148,6 +148,7 @@ pub fn upgrade(
             expires_at: None,
             idle_stop: None,
             asleep: None,
+            restarting: None,
             ..old.clone()
         };
         tx.insert(&new)?;

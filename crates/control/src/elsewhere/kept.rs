@@ -314,6 +314,7 @@ pub fn restore(
             expires_at: None,
             idle_stop: None,
             asleep: None,
+            restarting: None,
         };
         tx.insert(&row)?;
         let work = Work::RestoreDatabase { database: row.id };

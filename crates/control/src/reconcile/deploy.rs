@@ -313,12 +313,13 @@ fn before_the_build(job: &workers::Job, app: &App, manifest: &Manifest) -> Resul
                 Some(mut found) => {
                     crate::databases::valkey::need_engine(&found.row, wish.engine)?;
                     notes.extend(other_version(&found.row, wish));
+                    notes.extend(no_pooler(&found.row, wish));
                     match &found.row.state {
                         // Its budget, the level of its backup and its pooler are what the manifest says now; all else of it
                         // stays as it was made.
                         DatabaseState::Active if differs(&found.row, wish) => {
                             found.row.size = wish.size.unwrap_or(found.row.size);
-                            found.row.pooled = wish.pooled.unwrap_or(found.row.pooled);
+                            found.row.pooled = is_pooled(&found.row, wish);
                             if found.row.origin.is_none() {
                                 found.row.level = wish.backup_level.unwrap_or(found.row.level);
                             }
@@ -379,10 +380,28 @@ fn other_version(row: &Database, wish: &DatabaseWish) -> Option<String> {
     }
 }
 
+/// What is to be said of a database that is to have a pooler and sleeps: its pooler would keep it awake.
+fn no_pooler(row: &Database, wish: &DatabaseWish) -> Option<String> {
+    (wish.pooled == Some(true) && row.idle_stop.is_some()).then(|| {
+        format!(
+            "{} sleeps when nobody uses it, stoa.toml wants a pooler; it gets none, which would keep it awake",
+            row.name
+        )
+    })
+}
+
+/// Whether it is to have a pooler, as far as a manifest can say.
+fn is_pooled(row: &Database, wish: &DatabaseWish) -> bool {
+    match wish.pooled {
+        Some(pooled) => pooled && row.idle_stop.is_none(),
+        None => row.pooled,
+    }
+}
+
 /// Whether a manifest wants another budget, level of backup or pooler than a database has.
 fn differs(row: &Database, wish: &DatabaseWish) -> bool {
     wish.size.is_some_and(|size| size != row.size)
-        || wish.pooled.is_some_and(|pooled| pooled != row.pooled)
+        || is_pooled(row, wish) != row.pooled
         || row.origin.is_none() && wish.backup_level.is_some_and(|level| level != row.level)
 }
 

@@ -84,6 +84,16 @@ fn its_name_leads_to_the_server_whenever_it_takes_no_clients() {
     world.until(MINUTE, "another pooler", |world| {
         takes_clients(world) && poolers(world)[0].id != first.id
     });
+    // Turned off and on again before it has left: another one comes.
+    let second = poolers(&world).remove(0);
+    change(&world, |_, row| row.pooled = false);
+    world.until(MINUTE, "that it leaves", |world| {
+        matches!(poolers(world)[0].condition, Condition::Draining { .. })
+    });
+    change(&world, |_, row| row.pooled = true);
+    world.until(MINUTE, "a third pooler", |world| {
+        takes_clients(world) && poolers(world)[0].id != second.id
+    });
     change(&world, |_, row| row.pooled = false);
     world.until(MINUTE, "its end", |world| poolers(world).is_empty());
     assert_eq!(led_to(&world, "pool.main.db"), server(&world));

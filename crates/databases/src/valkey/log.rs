@@ -376,6 +376,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_was_rewritten_twice_is_cut_nowhere() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let list = "file a.3.base.rdb seq 3 type b\nfile a.2.base.rdb seq 2 type h\nfile a.1.incr.aof seq 1 type h\n\
+                    file a.1.base.rdb seq 1 type h\nfile a.3.incr.aof seq 3 type i\n";
+        fs::write(dir.path().join(MANIFEST), list).expect("written");
+        let log = Inside::volume(dir.path()).expect("opened");
+        let refused = cut_in(&log, 11).expect_err("what is between is not known");
+        assert!(refused.to_string().contains("twice"), "{refused}");
+        let kept = fs::read_to_string(dir.path().join(MANIFEST));
+        assert_eq!(kept.expect("read"), list);
+    }
+
+    #[test]
     fn a_cut_begins_with_the_older_base() {
         let dir = tempfile::tempdir().expect("a directory");
         let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");

@@ -602,6 +602,7 @@ fn database_of(
         expires_at: None,
         idle_stop: None,
         asleep: None,
+        restarting: None,
     }
 }
 

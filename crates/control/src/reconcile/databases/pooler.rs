@@ -100,7 +100,12 @@ pub(super) fn advance(
     let pooler = database.pooler.as_ref().filter(|_| is_wanted(database));
     let wanted = pooler.map(|pooler| pooler.number);
     // One that was told to end is not forgotten: another one begins with what is true then.
-    let is_told = |instance: &Instance| matches!(instance.condition, Condition::Stopping { .. });
+    let is_told = |instance: &Instance| {
+        matches!(
+            instance.condition,
+            Condition::Draining { .. } | Condition::Stopping { .. }
+        )
+    };
     match (wanted, live) {
         (Some(number), Some(instance)) if number_of(instance, id) == Some(number) && !is_told(instance) => {
             Ok(())
@@ -182,18 +187,27 @@ pub(in crate::reconcile) fn password_of(
     Ok(opened.map_err(store::StoreError::from)?)
 }
 
+/// What is known of a database from the last look at its pooler.
+struct Watched {
+    next: Instant,
+    pooled: bool,
+    server: Option<InstanceId>,
+    /// The server that was last told of its pooler: the volume of another one may be of before.
+    prepared: Option<InstanceId>,
+}
+
 /// Looks again and again until `stop` is set.
 pub(in crate::reconcile) fn watch(control: &Arc<Control>, stop: &AtomicBool) {
-    let mut next: BTreeMap<DatabaseId, Instant> = BTreeMap::new();
+    let mut known: BTreeMap<DatabaseId, Watched> = BTreeMap::new();
     let mut seen = None;
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(GLANCE);
         let (now, rev) = (Instant::now(), control.store.rev());
-        if seen == Some(rev) && !next.values().any(|next| *next <= now) {
+        if seen == Some(rev) && !known.values().any(|watched| watched.next <= now) {
             continue;
         }
         seen = Some(rev);
-        if let Err(cause) = look(control, &mut next, stop) {
+        if let Err(cause) = look(control, &mut known, stop) {
             tracing::warn!(%cause, "could not see to the poolers; it is tried again");
             seen = None;
         }
@@ -202,21 +216,31 @@ pub(in crate::reconcile) fn watch(control: &Arc<Control>, stop: &AtomicBool) {
 
 fn look(
     control: &Control,
-    next: &mut BTreeMap<DatabaseId, Instant>,
+    known: &mut BTreeMap<DatabaseId, Watched>,
     stop: &AtomicBool,
 ) -> Result<(), ControlError> {
-    let databases = control.read(|tx| Ok(all::<Database>(tx)?.0))?;
     let is_ours = |database: &&Database| {
         database.state == DatabaseState::Active && (database.pooled || database.pooler.is_some())
     };
-    let databases: Vec<&Database> = databases.iter().filter(is_ours).collect();
-    next.retain(|id, _| databases.iter().any(|database| database.id == *id));
-    for database in databases {
-        let is_due = next.get(&database.id).is_none_or(|next| *next <= Instant::now());
+    let databases = control.read(|tx| {
+        let mut ours = Vec::new();
+        for database in all::<Database>(tx)?.0.into_iter().filter(|one| is_ours(&one)) {
+            let server = backups::answering(tx, database.id)?.map(|server| server.id);
+            ours.push((database, server));
+        }
+        Ok(ours)
+    })?;
+    known.retain(|id, _| databases.iter().any(|(database, _)| database.id == *id));
+    for (database, server) in &databases {
+        let before = known.get(&database.id);
+        let is_due = before.is_none_or(|before| {
+            before.next <= Instant::now() || (before.pooled, before.server) != (database.pooled, *server)
+        });
+        let mut prepared = before.and_then(|before| before.prepared);
         if !is_due || stop.load(Ordering::Relaxed) {
             continue;
         }
-        let again = match see_to(control, database) {
+        let again = match see_to(control, database, &mut prepared) {
             Ok(()) if database.pooled && database.pooler.is_some() => LOOK_EVERY,
             // Its server may not answer yet, or its pooler be there still.
             Ok(()) => LOOK_SOON,
@@ -226,15 +250,28 @@ fn look(
                     let why = operations::failure_of(&cause, Vec::new()).message;
                     change(control, database.id, |row| row.unpooled = Some(why.clone()))?;
                 }
-                LOOK_EVERY
+                match database.pooler {
+                    Some(_) => LOOK_SOON,
+                    None => LOOK_EVERY,
+                }
             }
         };
-        next.insert(database.id, Instant::now() + again);
+        let watched = Watched {
+            next: Instant::now() + again,
+            pooled: database.pooled,
+            server: *server,
+            prepared,
+        };
+        known.insert(database.id, watched);
     }
     Ok(())
 }
 
-fn see_to(control: &Control, database: &Database) -> Result<(), ControlError> {
+fn see_to(
+    control: &Control,
+    database: &Database,
+    prepared: &mut Option<InstanceId>,
+) -> Result<(), ControlError> {
     let id = database.id;
     let (server, pooler) = control.read(|tx| {
         let live = tx.list::<Instance>(&poolers_of(id))?.into_iter();
@@ -247,12 +284,20 @@ fn see_to(control: &Control, database: &Database) -> Result<(), ControlError> {
     });
     match (database.pooled, &database.pooler) {
         (true, None) => psql.map_or(Ok(()), |psql| begin(control, database, psql)),
-        (true, Some(_)) => match pooler {
-            Some(pooler) if matches!(pooler.condition, Condition::Ready { .. }) => {
-                release(control, id, &pooler)
+        (true, Some(of)) => {
+            if let Some(psql) = psql.filter(|psql| *prepared != Some(psql.instance)) {
+                let password = password_of(control, id, of)?;
+                let password = password.expose_str().unwrap_or_default();
+                databases::pooler::prepare(psql, password).map_err(refused)?;
+                *prepared = Some(psql.instance);
             }
-            Some(_) | None => Ok(()),
-        },
+            match pooler {
+                Some(pooler) if matches!(pooler.condition, Condition::Ready { .. }) => {
+                    release(control, id, &pooler)
+                }
+                Some(_) | None => Ok(()),
+            }
+        }
         (false, Some(_)) => match (pooler, psql) {
             (None, Some(psql)) => end(control, id, psql),
             // It ends first.
@@ -267,10 +312,9 @@ fn end(control: &Control, id: DatabaseId, psql: Psql<'_>) -> Result<(), ControlE
     databases::pooler::forget(psql).map_err(refused)?;
     control.write(|tx| {
         let mut found = tx.need::<Database>(&id.to_string())?;
-        if !found.row.pooled {
-            (found.row.pooler, found.row.unpooled) = (None, None);
-            tx.update_status(&found.row, Expect::Rev(found.rev))?;
-        }
+        // Also when it is to have one again by now: that one is begun anew, for the server has forgotten this one.
+        (found.row.pooler, found.row.unpooled) = (None, None);
+        tx.update_status(&found.row, Expect::Rev(found.rev))?;
         Ok(())
     })
 }

@@ -19,7 +19,7 @@ use store::rows::{PASSWORD, database_tenant, receivers_of};
 use store::{Expect, WriteTx};
 
 use super::server::{Server, new_login};
-use super::{change, load, login_number, refused, wait};
+use super::{change, load, login_number, refused, upgrade, wait};
 use crate::databases::promote::{data_until, fit, kept_name};
 use crate::databases::{Protection, backups, drills};
 use crate::reconcile::Facts;
@@ -31,7 +31,7 @@ use crate::{Control, ControlError, operations};
 const LED_WITHIN: Duration = Duration::from_secs(10);
 /// As long as the name's answer may be remembered by who asked before.
 pub(super) const REMEMBERED: Duration = Duration::from_millis(1100);
-/// How long a server that does not end its sessions is waited for when it is ended itself.
+/// How long a server that does not end its sessions, and its pooler, are waited for when they are ended themselves.
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 /// Before what is left is tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
@@ -185,12 +185,12 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, hold: Option<Hold>) -> Re
         Some(Err(cause)) => {
             let line = format!("its sessions could not be ended ({cause}): its server is started again");
             operations::log_line(control, job.operation, &line);
-            end_server(control, old)?;
+            end_server(job, old)?;
             false
         }
         // Without a server that answers nobody is there, or nobody that it would let go: it is ended first.
         None => {
-            end_server(control, old)?;
+            end_server(job, old)?;
             false
         }
     };
@@ -266,7 +266,7 @@ pub(super) fn wait_led(job: &Job, new: DatabaseId) -> Result<(), ControlError> {
         if let Some(server) = &server
             && let Some(address) = server.address
         {
-            match promote::leads_to(&*control.engine, server.id, &host) {
+            match promote::leads_to(&*control.engine, server.id, databases::USER, &host) {
                 Ok(led) if led == [address] => return Ok(()),
                 Ok(_) => {}
                 Err(cause) => {
@@ -285,30 +285,35 @@ pub(super) fn wait_led(job: &Job, new: DatabaseId) -> Result<(), ControlError> {
     }
 }
 
-/// Ends the server of a database, which then is started again.
-fn end_server(control: &Control, id: DatabaseId) -> Result<(), ControlError> {
-    let asked = control.write(|tx| {
-        let mut asked = Vec::new();
+/// Ends the server of a database, which then is started again, but not while its pooler lives: what waits there would be
+/// written to it, for it takes the logins of before.
+fn end_server(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
+    let control = &*job.control;
+    control.write(|tx| {
+        let mut old = tx.need::<Database>(&id.to_string())?;
+        (old.row.pooled, old.row.paused) = (false, Some(job.operation));
+        tx.update_status(&old.row, Expect::Rev(old.rev))?;
         for mut found in tx.list::<Instance>(&id.to_string())? {
-            if found.row.condition.is_live() {
-                if !matches!(found.row.condition, Condition::Stopping { .. }) {
-                    found.row.condition = Condition::Stopping {
-                        since: control.now_of(tx),
-                    };
-                    tx.update_status(&found.row, Expect::Any)?;
-                }
-                asked.push(found.row.id);
+            if found.row.condition.is_live() && !matches!(found.row.condition, Condition::Stopping { .. }) {
+                found.row.condition = Condition::Stopping {
+                    since: control.now_of(tx),
+                };
+                tx.update_status(&found.row, Expect::Any)?;
             }
         }
-        Ok(asked)
+        Ok(())
     })?;
     let until = Instant::now() + ENDED_WITHIN;
     loop {
         let (rev, all) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&id.to_string())?)))?;
-        let is_there = |row: &Instance| asked.contains(&row.id) && row.condition.is_live();
-        if !all.iter().any(|found| is_there(&found.row)) || Instant::now() >= until {
-            return Ok(());
+        if !all.iter().any(|found| found.row.condition.is_live()) || Instant::now() >= until {
+            break;
         }
         control.store.wait_change(rev, Duration::from_secs(1));
     }
+    let left = until.saturating_duration_since(Instant::now());
+    if !wait::without_pooler(control, id, left)? {
+        operations::log_line(control, job.operation, "its pooler did not end in time");
+    }
+    control.write(|tx| upgrade::resume(tx, id, job.operation))
 }

@@ -10,7 +10,7 @@
 //! Invariants: the volume of the former one is only ever cloned; whatever fails or dies before the names change, it runs
 //! again as it was. Nobody writes to the new one before the names change, for nobody knows it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use databases::Psql;
 use model::drill::Outcome;
@@ -35,6 +35,8 @@ use crate::{Control, ControlError, operations};
 const LOG_LINES: usize = 20;
 /// What ending a server, starting one and changing names take beside what a rehearsal measures.
 const BESIDES: Millis = Millis::new(2000);
+/// How long the pooler of the former one may take to end before its server runs again all the same.
+const POOLER_ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Puts a copy at another version in the place of a database.
 pub(super) fn make(
@@ -401,7 +403,8 @@ fn switch(
     new.credentials = credentials;
     // What somebody has changed since it was asked for.
     (new.level, new.size, new.resources) = (old.level, old.size, old.resources);
-    new.pooled = old.pooled;
+    // Clients of its pooler come to the name anew, which leads to the new one.
+    new.pooled = std::mem::take(&mut old.pooled);
     // What a rotation makes next must not be one of these.
     while login_number(tx, new.id)? < newest.unwrap_or_default() {}
     let kept = kept_name(tx, &old, now)?;
@@ -445,8 +448,11 @@ fn finish(job: &Job, new: DatabaseId, old: DatabaseId, is_new: bool) -> Result<(
     let answered_at = switched_at.filter(|_| !is_new).unwrap_or_else(Timestamp::now);
     // Whoever remembers the address of the former one must not meet it again.
     std::thread::sleep(REMEMBERED);
-    // Clients of its pooler come to the name anew, which leads to the new one by now.
-    change(control, old, |database| database.pooled = false)?;
+    // What waits in its pooler would be written to the former one, which takes these logins still.
+    if !wait::without_pooler(control, old, POOLER_ENDS_WITHIN)? {
+        let line = format!("the pooler of {} did not end in time", before.name);
+        operations::log_line(control, job.operation, &line);
+    }
     control.write(|tx| resume(tx, old, job.operation))?;
     let step = "starting the one before under its other name";
     operations::step(control, job.operation, step)?;

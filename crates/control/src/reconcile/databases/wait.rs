@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use model::{Condition, Database, DatabaseId, Instance, InstanceId};
+use store::rows::poolers_of;
 
 use super::{RUNS_WITHIN, STOP_GRACE};
 use crate::{Control, ControlError};
@@ -86,5 +87,25 @@ pub(super) fn ended_while(
         }
         go_on()?;
         control.store.wait_change(rev, Duration::from_secs(1));
+    }
+}
+
+/// Waits until no pooler of a database that is to have none lives, for so long at most. Says whether none does.
+pub(super) fn without_pooler(
+    control: &Control,
+    id: DatabaseId,
+    within: Duration,
+) -> Result<bool, ControlError> {
+    let until = Instant::now() + within;
+    loop {
+        let (rev, found) = control.read(|tx| Ok((tx.rev()?, tx.list::<Instance>(&poolers_of(id))?)))?;
+        if !found.iter().any(|v| v.row.condition.is_live()) {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        control.store.wait_change(rev, left.min(Duration::from_secs(1)));
     }
 }
