@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use journeys::{Answer, Stoa, holds};
+use anyhow::{Context as _, Result, bail, ensure};
+use journeys::{Answer, Fleet, Stoa, Tiny, forget_boot, holds, power_off};
 use serde_json::Value;
 
 /// A disk of its own for the data directory, on which the pool can share blocks.
@@ -18,22 +18,49 @@ struct Disk {
 
 impl Disk {
     fn mount(name: &str, bytes: u64) -> Result<Self> {
+        Self::of(&["mkfs.xfs", "-q", "-m", "reflink=1"], name, bytes)
+    }
+
+    fn of(make: &[&str], name: &str, bytes: u64) -> Result<Self> {
         let place = std::env::temp_dir().join(format!("stoa-{name}-disk-{}", std::process::id()));
         let (image, point) = (place.join("disk.img"), place.join("disk"));
         fs::create_dir_all(&point)?;
         File::create(&image)?.set_len(bytes)?;
         let disk = Self { place, point };
-        run(Command::new("mkfs.xfs")
-            .args(["-q", "-m", "reflink=1"])
-            .arg(&image))?;
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&image)
-            .arg(&disk.point))?;
+        let [program, arguments @ ..] = make else {
+            bail!("no program");
+        };
+        run(Command::new(program).args(arguments).arg(&image))?;
+        disk.attach()?;
         for folder in [&disk.place, &disk.point] {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o711))?;
         }
         Ok(disk)
+    }
+
+    fn attach(&self) -> Result<()> {
+        let image = self.place.join("disk.img");
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(image)
+            .arg(&self.point))
+    }
+
+    /// The kernel found something wrong with it: from now on it may only be read.
+    fn fail(&self) -> Result<()> {
+        run(Command::new("mount")
+            .args(["-o", "remount,abort"])
+            .arg(&self.point))
+    }
+
+    /// As a person does who was called.
+    fn mend(&self) -> Result<()> {
+        run(Command::new("umount").arg(&self.point))?;
+        let image = self.place.join("disk.img");
+        let checked = Command::new("e2fsck").args(["-f", "-y"]).arg(image).output()?;
+        // 1: something was mended.
+        ensure!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
+        self.attach()
     }
 
     /// A Stoa whose data directory is on it.
@@ -129,6 +156,48 @@ fn unfinished(stoa: &Stoa) -> Vec<String> {
 }
 
 const GIB: u64 = 1 << 30;
+
+#[test]
+fn f13_a_disk_that_may_only_be_read_is_told_and_what_was_acknowledged_comes_back() -> Result<()> {
+    let disk = Disk::of(&["mkfs.ext4", "-q", "-F"], "faults-read-only", 4 * GIB)?;
+    let mut stoa = disk.stoa("faults-read-only")?;
+    Fleet::new(&stoa)?.deploy("plain", &Tiny::version(1))?;
+    stoa.cli(&["db", "create", "main"])?.ok()?;
+    let rows = "CREATE TABLE kept AS SELECT generate_series(1, 5000) AS n";
+    query(&stoa, "main", rows)?;
+    with_base(&stoa)?;
+    disk.fail()?;
+    holds("it to be told", || {
+        Ok(stoa.cli(&["status"])?.stdout.contains("READ ONLY since"))
+    })?;
+    for _ in 0..50 {
+        let answer = stoa.get("plain.localhost", "/")?;
+        ensure!(answer.status == 200 && answer.text() == "1", "{answer:?}");
+    }
+    stoa.cli(&["db", "branch", "main", "--as", "never"])?
+        .exits(1)?
+        .says("the disk of the data directory cannot be written")?
+        .says("dmesg")?;
+
+    power_off(&mut stoa)?;
+    disk.mend()?;
+    forget_boot(&stoa.data_dir())?;
+    stoa.up()?;
+    holds("every row", || {
+        let counted = ask(&stoa, "main", "SELECT count(*) FROM kept")?;
+        Ok(counted.code == 0 && counted.stdout.trim() == "5000")
+    })?;
+    holds("the app", || {
+        Ok(stoa
+            .get("plain.localhost", "/")
+            .is_ok_and(|answer| answer.status == 200))
+    })?;
+    query(&stoa, "main", "INSERT INTO kept VALUES (0)")?;
+    let told = stoa.cli(&["status"])?.ok()?.stdout;
+    ensure!(!told.contains("READ ONLY"), "{told}");
+    ensure!(names(&stoa)? == ["main"], "left: {:?}", names(&stoa)?);
+    stoa.finish()
+}
 
 #[test]
 fn f10_f11_without_room_everything_fails_cleanly_and_goes_on_when_there_is_some() -> Result<()> {

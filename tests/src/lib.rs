@@ -33,7 +33,7 @@ pub use application::{Application, repository, rust_api};
 pub use fleet::{Fleet, Tiny};
 pub use frozen::Frozen;
 pub use instance::Instance;
-pub use reboot::reboot;
+pub use reboot::{forget_boot, power_off, reboot};
 pub use stoa::{Listeners, Stoa};
 pub use wait::{PATIENCE, holds, until};
 pub use websocket::WebSocket;

@@ -23,6 +23,15 @@ const FORMER_BOOT: &str = "00000000-0000-4000-8000-000000000000";
 /// # Errors
 /// When something of it stays.
 pub fn reboot(stoa: &mut Stoa) -> Result<()> {
+    power_off(stoa)?;
+    forget_boot(&stoa.data_dir())
+}
+
+/// The first half of it: everything ends, and nothing on the disk changes.
+///
+/// # Errors
+/// When something of it stays.
+pub fn power_off(stoa: &mut Stoa) -> Result<()> {
     let (data, mark) = (stoa.data_dir(), stoa.marks().pop().context("no mark")?);
     until("every process to be gone", PATIENCE, || {
         let left = processes(&data, &mark);
@@ -39,7 +48,14 @@ pub fn reboot(stoa: &mut Stoa) -> Result<()> {
             return Ok(Some(()));
         }
         bail!("{left:#?}")
-    })?;
+    })
+}
+
+/// The second half: what a disk holds was written before this boot.
+///
+/// # Errors
+/// When that cannot be written there.
+pub fn forget_boot(data: &Path) -> Result<()> {
     for entry in fs::read_dir(data.join("instances"))?.flatten() {
         let record = entry.path().join("record");
         if let Ok(text) = fs::read_to_string(&record) {

@@ -19,6 +19,11 @@ pub struct Server {
     pub listeners: BTreeMap<String, String>,
     /// What the host can do, for example `cgroup: hybrid`, `pool: reflink`.
     pub capabilities: BTreeMap<String, String>,
+    /// Since when the disk of its data cannot be written: nothing can be changed, and what runs goes on. Absent while all is
+    /// well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub read_only_since: Option<Timestamp>,
 }
 
 /// The master key, which seals secrets in the store.

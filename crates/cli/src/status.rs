@@ -27,6 +27,12 @@ pub(crate) fn status(session: &Session) -> Result<u8, Failure> {
         place.project,
         place.environment
     );
+    if let Some(since) = server.read_only_since {
+        text.push_str(&format!(
+            "READ ONLY since {since}: its disk cannot be written. Nothing can be changed, and what is shown is as of then; \
+             what runs goes on. next, on the server: dmesg --level=err; mend the file system, then: stoa up\n"
+        ));
+    }
     if !all_apps.is_empty() {
         text.push_str(&format!("\n{}", apps::table(&all_apps)));
     }

@@ -161,6 +161,7 @@ impl ControlError {
             Self::NotLinked => "not_linked",
             Self::Build { .. } => "build_failed",
             Self::Store(StoreError::Full { .. }) | Self::Engine(EngineError::Full(_)) => "no_room",
+            Self::Store(StoreError::Io { .. }) => "disk",
             Self::Store(_) => "store",
             Self::Engine(EngineError::Image { .. }) => "image",
             Self::Engine(EngineError::Source(_)) => "source",

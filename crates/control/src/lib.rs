@@ -34,6 +34,7 @@ pub mod volumes;
 
 mod bell;
 mod clock;
+pub mod disk;
 mod files;
 mod hosts;
 mod late;

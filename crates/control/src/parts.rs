@@ -10,6 +10,7 @@ use store::Store;
 
 use crate::bell::Bell;
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::elsewhere::Uploads;
 use crate::late::Late;
 use crate::operations::Open;
@@ -74,6 +75,8 @@ pub struct Control {
     pub(crate) uploads: Arc<Uploads>,
     /// How late the logs of databases are.
     pub(crate) late: Late,
+    /// Whether what changes can be written down.
+    pub(crate) disk: Disk,
     pub(crate) door: Arc<Door>,
 }
 
@@ -101,6 +104,7 @@ impl Control {
             open: Open::default(),
             uploads,
             late: Late::default(),
+            disk: Disk::default(),
             door,
         }
     }

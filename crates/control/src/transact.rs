@@ -128,11 +128,13 @@ impl Control {
         if rehearsal::is_on() {
             return self.rehearse(work);
         }
-        let (done, is_changed) = self.store.write(self.clock.now(), |tx| {
+        let written = self.store.write(self.clock.now(), |tx| {
             let before = tx.rev()?;
             let done = work(tx)?;
             Ok::<_, ControlError>((done, tx.rev()? != before))
-        })?;
+        });
+        self.disk.learn(&written);
+        let (done, is_changed) = written?;
         if is_changed {
             self.bell.ring();
         }

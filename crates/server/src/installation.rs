@@ -20,6 +20,7 @@ pub(crate) fn server(call: &Call) -> Result<Reply, Refusal> {
         domain: settings.domain.clone(),
         listeners: about.listeners.clone(),
         capabilities: nodes::capabilities(call.control()),
+        read_only_since: control::disk::trouble(call.control()).map(|trouble| trouble.since),
     })
 }
 

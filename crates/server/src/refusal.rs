@@ -296,6 +296,13 @@ impl From<ControlError> for Refusal {
                     error.next(),
                 );
             }
+            ControlError::Store(StoreError::Io { .. }) => {
+                let why =
+                    "the disk of the data directory cannot be written: nothing of this request was kept";
+                let mut refusal = Self::new(503, "disk", why, error.next());
+                refusal.0.inner = Some(with_causes(&error));
+                return refusal;
+            }
             ControlError::Guessed { .. } | ControlError::Crowded { .. } => 429,
             ControlError::Busy { .. } => 503,
             ControlError::Device(_) => 400,
@@ -393,6 +400,7 @@ mod tests {
             "defect",
             "engine",
             "store",
+            "disk",
             "file",
         ];
         for code in codes {

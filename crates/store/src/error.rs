@@ -268,7 +268,10 @@ impl StoreError {
             Self::Full { .. } => {
                 "free space on the data directory's disk (df -h; stoa image rm, stoa db destroy)".into()
             }
-            Self::Io { .. } => "look at the kernel log for this disk: dmesg --level=err; then retry".into(),
+            Self::Io { .. } => {
+                "look at the kernel log for this disk: dmesg --level=err; mend its file system, then: stoa up"
+                    .into()
+            }
             Self::Busy { .. } => "retry; if it lasts, see what reads for so long: stoa doctor".into(),
         }
     }
