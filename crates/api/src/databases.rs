@@ -507,7 +507,7 @@ pub struct CreateDatabase {
     /// What it is to be; without it, `postgres`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineKind>,
-    /// What a Valkey does about its data; without it, `durable`.
+    /// What a Valkey does about its data; without it, `durable`. A PostgreSQL has none: of one it says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<ValkeyPlan>,
     /// Major version of its engine; without it, what is there.

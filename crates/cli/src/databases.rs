@@ -36,6 +36,7 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             pooled,
             patience,
         } => {
+            valkey::need_valkey(*engine, *plan)?;
             let body = CreateDatabase {
                 name: name.to_string(),
                 engine: engine.map(valkey::kind),

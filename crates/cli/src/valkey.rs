@@ -3,6 +3,7 @@
 use api::{Database, EngineKind, ValkeyBackups, ValkeyPlan};
 
 use crate::args::Engine;
+use crate::failure::{Code, Failure};
 use crate::output;
 
 /// What to do about one that may only be read.
@@ -13,6 +14,18 @@ pub(crate) fn kind(engine: Engine) -> EngineKind {
     match engine {
         Engine::Postgres => EngineKind::Postgres,
         Engine::Valkey => EngineKind::Valkey,
+    }
+}
+
+/// Refuses a plan of what has none: the server would pass over it.
+pub(crate) fn need_valkey(engine: Option<Engine>, plan: Option<model::ValkeyPlan>) -> Result<(), Failure> {
+    match (engine, plan) {
+        (None | Some(Engine::Postgres), Some(_)) => Err(Failure::new(
+            Code::Usage,
+            "only a Valkey has a plan".to_owned(),
+            "leave it out, or say: --engine valkey",
+        )),
+        (_, None) | (Some(Engine::Valkey), Some(_)) => Ok(()),
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn create(call: &Call) -> Result<Reply, Refusal> {
     let body: CreateDatabase = call.needed_body()?;
     let name = name(&body.name, "/name")?;
     let wish = Wish {
-        engine: crate::valkey::wished(body.engine, body.plan)?,
+        engine: crate::valkey::wished(body.engine, body.plan),
         version: body.version,
         size: body.size_bytes.map(Bytes::new),
         memory: body.memory_bytes.map(Bytes::new),

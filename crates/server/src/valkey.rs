@@ -1,24 +1,17 @@
 //! What of a Valkey differs on the wire.
 
 use api::{EngineKind, ValkeyBackups, ValkeyLog, ValkeyPlan};
-use control::ControlError;
 use control::databases::KeptOfValkey;
 use model::{DatabaseEngine, EngineWish};
 
-use crate::refusal::Refusal;
-
-/// What a new database is to be.
-pub(crate) fn wished(engine: Option<EngineKind>, plan: Option<ValkeyPlan>) -> Result<EngineWish, Refusal> {
+/// What a new database is to be. Of a PostgreSQL a plan says nothing.
+pub(crate) fn wished(engine: Option<EngineKind>, plan: Option<ValkeyPlan>) -> EngineWish {
     match (engine.unwrap_or_default(), plan) {
-        (EngineKind::Postgres, None) => Ok(EngineWish::Postgres),
-        (EngineKind::Postgres, Some(_)) => {
-            let why = "only a Valkey has a plan: leave it out, or choose the engine `valkey`";
-            Err(ControlError::invalid("/plan", why).into())
-        }
+        (EngineKind::Postgres, _) => EngineWish::Postgres,
         (EngineKind::Valkey, None | Some(ValkeyPlan::Durable)) => {
-            Ok(EngineWish::Valkey(model::ValkeyPlan::Durable))
+            EngineWish::Valkey(model::ValkeyPlan::Durable)
         }
-        (EngineKind::Valkey, Some(ValkeyPlan::Cache)) => Ok(EngineWish::Valkey(model::ValkeyPlan::Cache)),
+        (EngineKind::Valkey, Some(ValkeyPlan::Cache)) => EngineWish::Valkey(model::ValkeyPlan::Cache),
     }
 }
 
