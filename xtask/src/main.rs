@@ -24,7 +24,7 @@ cargo xtask check                the rules of the house: crate arrows, forbidden
 cargo xtask judge                what strangers' tools say about openapi/v1.json and what is exported
 cargo xtask fuzz NAME|all [--seconds N]
                                  libFuzzer looks for a text that breaks a reader (fuzz/src)
-cargo xtask bench NAME [--rounds N] [--write] [--short]
+cargo xtask bench NAME [--rounds N] [--gigabytes N] [--write] [--short]
                                  deploy | weight | db | branch | restore | drill | pool | edge | api | back | all: measure
                                  Stoa beside its peers, print ratios; --short as `test` does, on little data
 ";

@@ -19,9 +19,10 @@ use serde_json::json;
 
 use super::cluster::Cluster;
 use super::db::answers;
+use super::filled::{COUNT, Filled, INDEX, TIDY};
 use super::{Figure, Pairs, Rounds, noise, space};
 
-/// The promises for a branch of 1 to 3 GB.
+/// The promises.
 const GOAL_LIVE: f64 = 0.125;
 const GOAL_DRILLED: f64 = 0.02;
 /// Of its parent.
@@ -32,47 +33,21 @@ const GOAL_DISTURBED: f64 = 0.2;
 const RATE: u32 = 200;
 /// The writer is at its usual pace by then.
 const WARM: Duration = Duration::from_secs(1);
-/// About 1 GB with their index.
-const ROWS: u64 = 7_500_000;
-/// Enough to show that both sides are measured.
-const ROWS_SHORT: u64 = 200_000;
-/// Else it is done by itself, at some time or other.
-const TIDY: &str = "VACUUM (FREEZE, ANALYZE) filled";
-const COUNT: &str = "SELECT count(*) FROM filled";
+/// The promises are for 1 to 3.
+const GIGABYTES: u64 = 3;
+/// Of the volume of so much, with its log.
+const BUDGET: &str = "40Gi";
 
 pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
-    let rows = if rounds.noise_counts { ROWS_SHORT } else { ROWS };
-    let fill = format!(
-        "CREATE TABLE filled AS SELECT id, repeat('x', 84) AS filler FROM generate_series(1, {rows}) id; \
-         ALTER TABLE filled ADD PRIMARY KEY (id)"
-    );
+    let filled = Filled::of(rounds, GIGABYTES);
+    let rows = filled.rows;
     let stoa = Stoa::start("bench-branch")?;
-    stoa.cli(&["db", "create", "main"])?.ok()?;
-    let connect = [
-        "db",
-        "connect",
-        "--no-terminal",
-        "main",
-        "--",
-        "-c",
-        &fill,
-        "-c",
-        TIDY,
-        "-c",
-        Beat::TABLE,
-    ];
-    // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
-    let flush = ["-c", "SET ROLE NONE", "-c", "CHECKPOINT"];
-    stoa.cli(&[&connect[..], &flush].concat())?.ok()?;
+    drilled(&stoa, "main", filled)?;
     let source = Cluster::init(&stoa.root().join("source"))?;
     source.start_listening(&[])?;
-    for text in [&fill, TIDY, Beat::TABLE, "CHECKPOINT"] {
+    for text in [&filled.table(), INDEX, TIDY, Beat::TABLE, "CHECKPOINT"] {
         source.sql("postgres", text)?;
     }
-
-    // It waits for a base first, which has every row by now.
-    stoa.cli(&["db", "backup", "main"])?.ok()?;
-    stoa.cli(&["db", "drill", "main"])?.ok()?;
     let parent = damage::newest(&stoa, "main", "db-")?;
 
     let mut all: [Pairs; 5] = Default::default();
@@ -83,7 +58,7 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
             let ours = || -> Result<Ours> {
                 let taken = |kind: &str| -> Result<(Copied, u64)> {
                     let (name, mut private_bytes) = (format!("{kind}-{round}"), 0);
-                    let copied = ours(&stoa, &name, kind, rows, || {
+                    let copied = ours(&stoa, "main", &name, kind, rows, || {
                         private_bytes = space::private_bytes(&damage::newest(&stoa, &name, "db-")?)?;
                         Ok(())
                     })?;
@@ -93,7 +68,9 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
                     drilled: taken("drilled")?,
                     live: taken("live")?,
                     disturbed_ms: disturbed(session::client(&stoa, "main", session::PSQL)?, || {
-                        ours(&stoa, &format!("disturbs-{round}"), "live", rows, || Ok(()))
+                        ours(&stoa, "main", &format!("disturbs-{round}"), "live", rows, || {
+                            Ok(())
+                        })
                     })?,
                     parent_bytes: space::cluster_bytes(&parent)?,
                 })
@@ -129,8 +106,9 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     source.stop("immediate")?;
     stoa.finish()?;
     let [drilled, live, space_drilled, space_live, disturbed] = all;
+    let size = filled.size();
     let figure = |what: &str, peer: &str, unit, pairs, goal| Figure {
-        what: what.into(),
+        what: format!("{what}, {size}"),
         peer: peer.into(),
         unit,
         pairs,
@@ -185,13 +163,13 @@ struct Ours {
 }
 
 /// A copy that was made.
-struct Copied {
+pub(super) struct Copied {
     asked: Instant,
     answered: Instant,
 }
 
 impl Copied {
-    fn took_ms(&self) -> f64 {
+    pub(super) fn took_ms(&self) -> f64 {
         self.answered.duration_since(self.asked).as_secs_f64() * 1e3
     }
 }
@@ -206,8 +184,24 @@ fn disturbed(psql: Command, copy: impl FnOnce() -> Result<Copied>) -> Result<f64
     session::p99(&writes, copied.asked, copied.answered).context("nothing was written meanwhile")
 }
 
-fn ours(
+/// Makes a database, fills it, and has a drill of it leave a copy with every row.
+pub(super) fn drilled(stoa: &Stoa, name: &str, filled: Filled) -> Result<()> {
+    stoa.cli(&["db", "create", name, "--size", BUDGET])?.ok()?;
+    let table = filled.table();
+    let head = ["db", "connect", "--no-terminal", name, "--"];
+    let fill = ["-c", &table, "-c", INDEX, "-c", TIDY, "-c", Beat::TABLE];
+    // A checkpoint is the superuser's to ask for: what is measured begins with little to flush on both sides.
+    let flush = ["-c", "SET ROLE NONE", "-c", "CHECKPOINT"];
+    stoa.cli(&[&head[..], &fill, &flush].concat())?.ok()?;
+    // A drill waits for a base, which has every row by then.
+    stoa.cli(&["db", "backup", name])?.ok()?;
+    stoa.cli(&["db", "drill", name])?.ok()?;
+    Ok(())
+}
+
+pub(super) fn ours(
     stoa: &Stoa,
+    parent: &str,
     name: &str,
     from: &str,
     rows: u64,
@@ -215,7 +209,7 @@ fn ours(
 ) -> Result<Copied> {
     let api = stoa.api()?;
     let asked = Instant::now();
-    let path = format!("{ENVIRONMENT}/databases/main/branches");
+    let path = format!("{ENVIRONMENT}/databases/{parent}/branches");
     api.done(
         "POST",
         &path,

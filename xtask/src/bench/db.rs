@@ -15,7 +15,7 @@ use serde_json::json;
 use super::cluster::Cluster;
 use super::{Figure, Pairs, Rounds, noise};
 
-const GOAL: f64 = 0.2;
+const GOAL: f64 = 0.125;
 
 pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     let stoa = Stoa::start("bench-db")?;

@@ -15,6 +15,8 @@ mod dockerd;
 mod drill;
 mod edge;
 mod figures;
+mod filled;
+mod growth;
 mod limits;
 mod noise;
 mod pool;
@@ -68,6 +70,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
         Bench::Figures(branch::run),
     ),
     (
+        "growth",
+        "a branch of what a drill left of a database ten times as large, asked for until it answers, beside that of the smaller one",
+        9,
+        Bench::Figures(growth::run),
+    ),
+    (
         "wake",
         "first query of a branch that sleeps, beside a start of the same server on the host and its first query",
         15,
@@ -117,11 +125,12 @@ const BENCHES: &[(&str, &str, usize, Bench)] = &[
 /// When the words are not understood or something cannot be measured.
 pub fn run(words: &[&str]) -> Result<()> {
     let mut chosen = None;
-    let (mut rounds, mut write, mut is_short) = (None, false, false);
+    let (mut rounds, mut write, mut is_short, mut gigabytes) = (None, false, false, None);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--rounds" => rounds = Some(words.next().context("--rounds wants a number")?.parse()?),
+            "--gigabytes" => gigabytes = Some(words.next().context("--gigabytes wants a number")?.parse()?),
             "--write" => write = true,
             "--short" => is_short = true,
             name if chosen.is_none() && !name.starts_with('-') => chosen = Some(name),
@@ -155,6 +164,7 @@ pub fn run(words: &[&str]) -> Result<()> {
         let rounds = Rounds {
             count: rounds.unwrap_or(*usual),
             noise_counts: is_short,
+            gigabytes,
         };
         let table = match bench {
             Bench::Figures(run) => figures::table(&run(rounds)?),
@@ -177,6 +187,7 @@ pub fn short(binary: &Path) -> Result<()> {
     const ROUNDS: Rounds = Rounds {
         count: 2,
         noise_counts: true,
+        gigabytes: None,
     };
     journeys::Stoa::use_binary(binary);
     for (name, _, _, bench) in BENCHES {

@@ -35,6 +35,8 @@ pub struct Rounds {
     pub count: usize,
     /// Whether a sample taken on a noisy machine counts: not for figures, but to show that the bench works.
     pub noise_counts: bool,
+    /// About so many GB of data, where a bench takes some; its usual amount without it.
+    pub gigabytes: Option<u64>,
 }
 
 /// Takes quiet samples of something; each is handed over as it was measured.
@@ -46,7 +48,9 @@ pub fn quiet_rounds<T>(
     mut measure: impl FnMut(usize) -> Result<T>,
     mut keep: impl FnMut(T),
 ) -> Result<()> {
-    let Rounds { count, noise_counts } = rounds;
+    let Rounds {
+        count, noise_counts, ..
+    } = rounds;
     let mut kept = 0;
     for round in 0..count * TRIES_FACTOR {
         let before = times();

@@ -17,38 +17,43 @@ use serde_json::json;
 use super::backrest::{self, Backrest};
 use super::cluster::{Cluster, folder};
 use super::db::answers;
+use super::filled::{Filled, INDEX, TIDY};
 use super::{Figure, Pairs, Rounds, noise};
 
 const GOAL: f64 = 1.0 / 3.0;
 /// What is said beforehand is kept within that.
 const GOAL_SAID: f64 = 1.5;
 
+/// As `bench branch` has.
+const GIGABYTES: u64 = 3;
+/// Of its volume.
+const BUDGET: &str = "20Gi";
 /// How much is restored.
 struct Amount {
-    /// About 140 bytes each, with their index.
-    rows: u64,
+    filled: Filled,
     /// Written by small transactions after the base.
     log_bytes: u64,
 }
 
-/// About 1 GB, and sixteen segments: a quarter of an hour at 300 KB a second.
-const USUAL: Amount = Amount {
-    rows: 7_500_000,
-    log_bytes: 256 << 20,
-};
+/// Sixteen segments: a quarter of an hour at 300 KB a second.
+const LOG_BYTES: u64 = 256 << 20;
 /// Enough to show that both sides are measured.
-const SHORT: Amount = Amount {
-    rows: 200_000,
-    log_bytes: 24 << 20,
-};
+const LOG_BYTES_SHORT: u64 = 24 << 20;
 /// The same in every copy of the same state.
 const STATE: &str =
     "SELECT count(*) || ' rows, ' || (SELECT count(*) FROM noted) || ' transactions' FROM filled";
 
 pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
-    let amount = if rounds.noise_counts { SHORT } else { USUAL };
+    let amount = Amount {
+        filled: Filled::of(rounds, GIGABYTES),
+        log_bytes: if rounds.noise_counts {
+            LOG_BYTES_SHORT
+        } else {
+            LOG_BYTES
+        },
+    };
     let stoa = Stoa::start("bench-restore")?;
-    stoa.cli(&["db", "create", "main"])?.ok()?;
+    stoa.cli(&["db", "create", "main", "--size", BUDGET])?.ok()?;
     let source = Cluster::init(&stoa.root().join("source"))?;
     // Less to read than with its usual gzip, and faster.
     let backrest = Backrest::prepare(&stoa.root().join("backrest"), &source, "compress-type=lz4")?;
@@ -94,8 +99,9 @@ pub fn run(rounds: Rounds) -> Result<Vec<Figure>> {
     )?;
     source.stop("immediate")?;
     stoa.finish()?;
+    let size = amount.filled.size();
     let figure = |peer: &str, pairs, goal| Figure {
-        what: "restore of everything to first answer".into(),
+        what: format!("restore of everything to first answer, {size}"),
         peer: peer.into(),
         unit: "ms",
         pairs,
@@ -117,14 +123,11 @@ struct Ours {
 impl Amount {
     fn fill(&self) -> [String; 4] {
         [
-            format!(
-                "CREATE TABLE filled AS SELECT id, repeat('x', 84) AS filler FROM generate_series(1, {}) id",
-                self.rows
-            ),
-            "ALTER TABLE filled ADD PRIMARY KEY (id)".to_owned(),
+            self.filled.table(),
+            INDEX.to_owned(),
             "CREATE TABLE noted (number bigint PRIMARY KEY)".to_owned(),
-            // Else it is done by itself at some time or other, and both write other log.
-            "VACUUM (FREEZE, ANALYZE) filled".to_owned(),
+            // Else both would write other log.
+            TIDY.to_owned(),
         ]
     }
 
@@ -138,7 +141,7 @@ impl Amount {
              INSERT INTO noted VALUES (n); n := n + 1; COMMIT; \
              END LOOP; END $$",
             self.log_bytes,
-            self.rows - 50
+            self.filled.rows - 50
         )
     }
 }
