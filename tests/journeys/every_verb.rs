@@ -221,6 +221,9 @@ const WRONG: &[(&[&str], i32, &str)] = &[
     (&["db", "connect", "nowhere", "--", "-l"], 3, "nowhere"),
     (&["db", "settings", "nowhere"], 3, "nowhere"),
     (&["db", "top", "nowhere"], 3, "nowhere"),
+    (&["db", "top", "nowhere", "--statements"], 3, "nowhere"),
+    (&["db", "logs", "nowhere"], 3, "nowhere"),
+    (&["db", "logs", "main", "--tail", "10001"], 2, "10000"),
     (&["db", "tunnel", "nowhere"], 3, "nowhere"),
     (&["db", "tunnel", "main", "--port", "65536"], 2, "65535"),
     (&["db", "ls", "--env", "nowhere"], 3, "nowhere"),
@@ -499,6 +502,8 @@ const RIGHT: &[(&[&str], Form)] = &[
     (&["db", "update", "main", "--backup-level", "stream"], Form::One),
     (&["db", "settings", "main"], Form::One),
     (&["db", "top", "main"], Form::One),
+    (&["db", "top", "main", "--statements"], Form::One),
+    (&["db", "logs", "main"], Form::Lines),
     (&["db", "url", "main"], Form::One),
     (&["db", "restart", "main", "--confirm", "main"], Form::One),
     (&["db", "rotate", "main"], Form::One),
@@ -716,8 +721,13 @@ const PROMISED: &str = "tests/journeys/json.txt";
 type Shape = BTreeMap<String, BTreeSet<&'static str>>;
 
 /// Answers of which nothing of the kind is promised: the keys of variables are data, a schema and the API's own answers
-/// have promises of their own.
-const OTHERWISE: &[&[&str]] = &[&["env", "ls"], &["init", "--schema"], &["api"]];
+/// have promises of their own, and so do statements, which `db top` shows instead of sessions.
+const OTHERWISE: &[&[&str]] = &[
+    &["env", "ls"],
+    &["init", "--schema"],
+    &["api"],
+    &["db", "top", "main", "--statements"],
+];
 
 fn shape_of(value: &Value, place: &str, shape: &mut Shape) {
     let kind = match value {

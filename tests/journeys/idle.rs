@@ -96,8 +96,14 @@ fn a_branch_sleeps_when_nobody_uses_it_and_wakes_for_whoever_comes() -> Result<(
     let settings = stoa.cli(&["db", "settings", "try"])?.ok()?.stdout;
     ensure!(settings.contains("fsync"), "{settings}");
 
-    // A branch of what sleeps, and its reset.
+    // What it printed is read without waking it.
     falls_asleep(&stoa)?;
+    stoa.cli(&["db", "logs", "try"])?
+        .ok()?
+        .says("database system is shut down")?;
+    ensure!(servers(&stoa) == 1 && shown(&stoa, "try")?["asleep_since"].is_string());
+
+    // A branch of what sleeps, and its reset.
     let never = ["db", "branch", "try", "--as", "third", "--idle-stop", "never"];
     stoa.cli(&never)?.ok()?;
     ensure!(shown(&stoa, "third")?["idle_stop_s"].is_null());

@@ -219,6 +219,8 @@ fn a_program_here_speaks_with_a_database_there() -> Result<()> {
     ensure!(second.ask(&format!("SELECT length('{long}')"))? == "3000000");
 
     settings_say_where_they_come_from(&stoa, &mut second)?;
+    statements_are_counted(&stoa, &mut second)?;
+    what_the_server_printed_is_shown(&stoa, &mut second)?;
 
     // The server ends one: its program sees that.
     second.ask("SET ROLE NONE")?;
@@ -295,6 +297,128 @@ fn sleeper_is_shown(stoa: &Stoa) -> Result<()> {
                 .is_some_and(|q| q.contains("pg_sleep(600)")))
     })?;
     stoa.cli(&["db", "top", "main"])?.ok()?.says("PgSleep")?;
+    Ok(())
+}
+
+fn spent(stoa: &Stoa, database: &str) -> Result<Vec<Value>> {
+    let words = ["db", "top", database, "--statements", "--json"];
+    let told = stoa.cli(&words)?.ok()?.json()?;
+    ensure!(told["since"].is_string(), "{told:#}");
+    Ok(told["statements"].as_array().context("no statements")?.clone())
+}
+
+/// Runs a statement as the superuser.
+fn above(stoa: &Stoa, database: &str, sql: &str) -> Result<()> {
+    let words = ["db", "connect", "--no-terminal", database, "--", "-qc"];
+    let all = [&words[..], &["SET ROLE NONE", "-c", sql]].concat();
+    stoa.cli(&all)?.ok().map(drop)
+}
+
+/// Those that differ in their values are one, no password is among them, and nothing of it goes into a copy.
+fn statements_are_counted(stoa: &Stoa, program: &mut Program) -> Result<()> {
+    for value in 1..=3 {
+        ensure!(program.ask(&format!("SELECT {value} AS counted_here"))? == value.to_string());
+    }
+    above(stoa, "main", "CREATE ROLE somebody PASSWORD 'said_to_nobody'")?;
+    let told = spent(stoa, "main")?;
+    let is_ours = |one: &&Value| {
+        let query = one["query"].as_str();
+        query.is_some_and(|query| query.contains("counted_here"))
+    };
+    let ours = told.iter().find(is_ours).context("it is not told")?;
+    ensure!(
+        ours["query"] == "SELECT $1 AS counted_here"
+            && ours["calls"] == 3
+            && ours["rows"] == 3
+            && ours["user"] == "app_owner"
+            && ours["database"] == "app",
+        "{ours:#}"
+    );
+    ensure!(told.len() <= 50 && !format!("{told:?}").contains("said_to_nobody"));
+    stoa.cli(&["db", "top", "main", "--statements"])?
+        .ok()?
+        .says("DATABASE/USER")?
+        .says("counted since")?;
+    // Nothing of it is left in the server.
+    let extension = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'";
+    ensure!(query(stoa, extension)? == "0");
+    // What somebody has it load stays, and so do the counters when it is started anew.
+    stoa.cli(&["db", "create", "other"])?.ok()?;
+    above(
+        stoa,
+        "other",
+        "ALTER SYSTEM SET shared_preload_libraries = 'auto_explain'",
+    )?;
+    spent(stoa, "other")?;
+    stoa.cli(&["db", "restart", "other", "--confirm", "other"])?
+        .ok()?;
+    let settings = stoa.cli(&["db", "settings", "other", "--json"])?.ok()?.json()?;
+    let expected = json!({"name": "shared_preload_libraries", "value": "auto_explain, pg_stat_statements",
+        "source": {"kind": "platform"}, "pending_restart": false});
+    ensure!(
+        settings["settings"]
+            .as_array()
+            .is_some_and(|all| all.contains(&expected)),
+        "{settings:#}"
+    );
+    spent(stoa, "other")?;
+    stoa.cli(&["db", "destroy", "other", "--confirm", "other"])?
+        .ok()?;
+
+    stoa.cli(&["db", "branch", "main", "--as", "copy"])?.ok()?;
+    ensure!(!spent(stoa, "copy")?.iter().any(|one| is_ours(&one)));
+    stoa.cli(&["db", "destroy", "copy", "--confirm", "copy"])?.ok()?;
+    Ok(())
+}
+
+/// `stoa db logs --follow` under way.
+struct Following(Child);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An error with its statement, and what comes while somebody looks.
+fn what_the_server_printed_is_shown(stoa: &Stoa, program: &mut Program) -> Result<()> {
+    let child = stoa
+        .person(&["db", "logs", "main", "--follow", "--tail", "1"])
+        .env("STOA_API", stoa.api_url())
+        .env("STOA_TOKEN", stoa.api()?.token())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut following = Following(child);
+    let mut lines = BufReader::new(following.0.stdout.take().context("piped")?).lines();
+    lines.next().context("it shows no line")??;
+    stoa.cli(&[
+        "db",
+        "connect",
+        "main",
+        "--no-terminal",
+        "--",
+        "-c",
+        "SELECT 1 / 0",
+    ])?
+    .exits(1)?;
+    let is_it =
+        |line: &std::io::Result<String>| line.as_ref().is_ok_and(|line| line.contains("division by zero"));
+    lines.find(is_it).context("it was not followed")??;
+    ensure!(program.ask("SELECT 2")? == "2");
+    let told = stoa.cli(&["db", "logs", "main", "--tail", "50"])?.ok()?;
+    ensure!(
+        told.stdout.contains(" main postgres-15 | ") && told.stdout.contains("STATEMENT:  SELECT 1 / 0"),
+        "{}",
+        told.stdout
+    );
+    let one = stoa
+        .cli(&["db", "logs", "main", "--json", "--grep", "STATEMENT", "-n", "1"])?
+        .ok()?
+        .json()?;
+    ensure!(one["source"] == "main" && one["stream"] == "stderr", "{one:#}");
     Ok(())
 }
 

@@ -310,8 +310,10 @@ fn what_cannot_be_upgraded_serves_as_before() -> Result<()> {
         .exits(1)?
         .says("initdb")?;
 
-    // What the new version has no library for; what would be lost; what must be settled first.
+    // What the new version has no library for; what would be lost; what must be settled first. That statements were counted
+    // is not in the way.
     add(&stoa, "18")?;
+    stoa.cli(&["db", "top", "main", "--statements"])?.ok()?;
     above(&stoa, "main", "CREATE EXTENSION pg_trgm")?;
     upgrade("18")?.exits(1)?.says("pg_trgm")?;
     above(&stoa, "main", "DROP EXTENSION pg_trgm")?;
@@ -365,6 +367,11 @@ fn an_upgrade_that_is_given_up_or_killed_ends_well() -> Result<()> {
     add(&stoa, "16")?;
     add(&stoa, "18")?;
     stoa.cli(&["db", "create", "main", "--version", "16"])?.ok()?;
+    // That its image lacks a library only matters to who asks for it.
+    stoa.cli(&["db", "top", "main", "--statements"])?
+        .exits(6)?
+        .says("lacks pg_stat_statements")?
+        .has_next_step()?;
     query(
         &stoa,
         "main",

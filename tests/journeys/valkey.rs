@@ -310,6 +310,7 @@ fn what_a_valkey_has_not_is_refused() -> Result<()> {
         &["db", "branch", "store", "--as", "x", "--from", "drilled"],
         &["db", "update", "store", "--backup-level", "sync"],
         &["db", "top", "store"],
+        &["db", "top", "store", "--statements"],
         &["db", "settings", "store"],
         &["db", "reset", "store", "--confirm", "store"],
     ] {
@@ -323,6 +324,11 @@ fn what_a_valkey_has_not_is_refused() -> Result<()> {
     ] {
         refused(&stoa, words, "it keeps nothing on disk")?;
     }
+    // What it prints is read as that of any database.
+    holds("the lines of the Valkey", || {
+        let lines = stoa.cli(&["db", "logs", "store"])?.ok()?.stdout;
+        Ok(lines.contains(" store valkey-") && lines.contains("Ready to accept connections"))
+    })?;
     let status = stoa.cli(&["status"])?.ok()?;
     ensure!(!status.stdout.contains("UNPROTECTED"), "{}", status.stdout);
     stoa.finish()

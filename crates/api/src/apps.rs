@@ -300,7 +300,7 @@ pub struct LogLine {
     /// The instance; absent for what no instance said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// The release, for example `v3`.
+    /// The release, for example `v3`; of a database, which program said it: `postgres-15`, `pgbouncer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
     /// The line without its end.

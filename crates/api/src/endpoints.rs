@@ -96,30 +96,36 @@ const EVENTS: &[Query] = &[
     ),
 ];
 
+const INSTANCE: Query = query(
+    "instance",
+    QueryKind::Form("^ins_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+    "Only this instance.",
+);
+const SINCE: Query = text(
+    "since",
+    "Only lines since then: a time (RFC 3339), a span such as `1h`, or the `id` of a frame.",
+);
+const TAIL: Query = query(
+    "tail",
+    QueryKind::Integer(0, 10_000),
+    "Only that many of the last lines; 200 when absent.",
+);
+const GREP: Query = text("grep", "Only lines that contain this text.");
+const FOLLOW_LINES: Query = query(
+    "follow",
+    QueryKind::Boolean,
+    "Keep the event stream open for new lines.",
+);
 const LOGS: &[Query] = &[
     text("service", "Only this service or job."),
-    query(
-        "instance",
-        QueryKind::Form("^ins_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
-        "Only this instance.",
-    ),
+    INSTANCE,
     text("release", "Only this release, for example `v3`."),
-    text(
-        "since",
-        "Only lines since then: a time (RFC 3339), a span such as `1h`, or the `id` of a frame.",
-    ),
-    query(
-        "tail",
-        QueryKind::Integer(0, 10_000),
-        "Only that many of the last lines; 200 when absent.",
-    ),
-    text("grep", "Only lines that contain this text."),
-    query(
-        "follow",
-        QueryKind::Boolean,
-        "Keep the event stream open for new lines.",
-    ),
+    SINCE,
+    TAIL,
+    GREP,
+    FOLLOW_LINES,
 ];
+const DATABASE_LOGS_QUERY: &[Query] = &[INSTANCE, SINCE, TAIL, GREP, FOLLOW_LINES];
 /// What a program says whose browser goes to an identity provider (RFC 8252, 7.3).
 const PROGRAM: &[Query] = &[
     query(
@@ -475,6 +481,11 @@ endpoints! {
         takes::<crate::RestoreFromTarget>(), gives(&[Accepted]);
     DATABASE_ACTIVITY_VIEW = "database_activity_view" Get place!("/databases/{database}/activity"), "databases", Right(ReadSecrets);
         "Show what the server of a database does now" "Its sessions. The right is that of the credentials, because queries hold values.", gives(&[json::<crate::DatabaseActivity>(200)]);
+    DATABASE_STATEMENTS_VIEW = "database_statements_view" Get place!("/databases/{database}/statements"), "databases", Right(ReadSecrets);
+        "Show what the server of a database has spent its time on" "Its statements as `pg_stat_statements` counts them. The right is that of the credentials, because a statement may hold a value. 409 when the server does not count: its image lacks that library, or it was started before Stoa counted.", gives(&[json::<crate::DatabaseStatements>(200)]);
+    DATABASE_LOGS = "database_logs" Get place!("/databases/{database}/logs"), "databases", Right(ReadSecrets);
+        "Read what the server of a database printed" "Of its pooler, too, and of those that ended; oldest first. As JSON, or as an event stream when `Accept` says `text/event-stream`: frames `line` with a `LogLine`; the `id` resumes. The right is that of the credentials, because PostgreSQL repeats statements that failed, with the values in them. A branch that sleeps sleeps on.",
+        query(DATABASE_LOGS_QUERY), gives(&[json::<crate::LogPage>(200), events::<crate::LogLine>()]);
     DATABASE_SETTINGS_VIEW = "database_settings_view" Get place!("/databases/{database}/settings"), "databases", Right(ReadSecrets);
         "Show how the server of a database is set" "What is not PostgreSQL's default, and where it comes from. The right is that of the credentials, because a setting may hold a secret.", gives(&[json::<crate::DatabaseSettings>(200)]);
     DATABASE_CREDENTIALS = "database_credentials_view" Get place!("/databases/{database}/credentials"), "databases", Right(ReadSecrets);

@@ -1,5 +1,6 @@
 //! What the server of a database says of itself.
 
+use model::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -44,6 +45,41 @@ pub struct DatabaseSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transaction_ms: Option<u64>,
     /// What it does, or did last: on one line, 500 letters at most.
+    pub query: String,
+}
+
+/// What the server of a database has spent its time on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseStatements {
+    /// Since when it counts.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// The 50 that took most time altogether, those first.
+    pub statements: Vec<DatabaseStatement>,
+}
+
+/// Statements that differ in their values only, of one user in one database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatabaseStatement {
+    /// As whom it was run.
+    pub user: String,
+    /// In which database of the server.
+    pub database: String,
+    /// How often.
+    pub calls: u64,
+    /// How long all of them took, in microseconds.
+    pub total_us: u64,
+    /// How long one takes, in microseconds.
+    pub mean_us: u64,
+    /// How long the slowest one took, in microseconds.
+    pub max_us: u64,
+    /// How many rows all of them gave or changed.
+    pub rows: u64,
+    /// Blocks of 8 kB that the server had in its memory.
+    pub blocks_hit: u64,
+    /// Blocks that it had to read.
+    pub blocks_read: u64,
+    /// The statement, `$1` for a value: on one line, 500 letters at most.
     pub query: String,
 }
 

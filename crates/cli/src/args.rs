@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use model::Millis;
 
-pub use app::{AppsCommand, EventsArgs, ExecArgs, ExportArgs, InitArgs, LogsArgs, RunArgs, ScaleArgs};
+pub use app::{
+    AppsCommand, EventsArgs, ExecArgs, ExportArgs, InitArgs, LinesArgs, LogsArgs, RunArgs, ScaleArgs,
+};
 pub use config::{EnvCommand, SecretsCommand};
 pub use db::{BranchArguments, BranchFrom, Choice, DbCommand, Engine, UpdateArguments, UpgradeArguments};
 pub use image::{BaseCommand, ImageCommand};

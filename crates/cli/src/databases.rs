@@ -13,6 +13,7 @@ use crate::elsewhere;
 use crate::exec;
 use crate::failure::Failure;
 use crate::follow;
+use crate::logs;
 use crate::looking;
 use crate::output::{self, say};
 use crate::pooler;
@@ -83,7 +84,15 @@ pub(crate) fn databases(session: &Session, command: &DbCommand) -> Result<u8, Fa
             }
             Ok(0)
         }
-        DbCommand::Top { name } => looking::top(session, name),
+        DbCommand::Top {
+            name,
+            statements: false,
+        } => looking::top(session, name),
+        DbCommand::Top {
+            name,
+            statements: true,
+        } => looking::statements(session, name),
+        DbCommand::Logs { name, lines } => logs::of_database(session, name, lines),
         DbCommand::Settings { name } => looking::settings(session, name),
         DbCommand::Update(wanted) => pooler::update(session, wanted),
         DbCommand::Restart {

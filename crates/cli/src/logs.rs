@@ -1,50 +1,82 @@
-//! `stoa logs`.
+//! `stoa logs` and `stoa db logs`.
 
-use api::LogLine;
+use api::{LogLine, LogPage};
 
-use crate::args::LogsArgs;
+use crate::args::{LinesArgs, LogsArgs};
 use crate::failure::Failure;
 use crate::output;
 use crate::project;
 use crate::session::Session;
 use crate::stream;
 
+/// What a query asks for, beside who is asked.
+type Query<'a> = [(&'a str, &'a str)];
+
 pub(crate) fn logs(session: &Session, args: &LogsArgs) -> Result<u8, Failure> {
     let app = project::app(&args.of)?;
-    let tail = args.tail.map(|tail| tail.to_string());
-    let mut query: Vec<(&str, &str)> = Vec::new();
+    let (client, place) = (&session.client, &session.place);
+    let more = [("service", &args.service), ("release", &args.release)];
+    show(
+        session,
+        &args.lines,
+        &more,
+        |query| client.app_logs(place, &app, query),
+        |query| client.app_logs_follow(place, &app, query),
+    )
+}
+
+pub(crate) fn of_database(session: &Session, name: &str, lines: &LinesArgs) -> Result<u8, Failure> {
+    let (client, place) = (&session.client, &session.place);
+    show(
+        session,
+        lines,
+        &[],
+        |query| client.database_logs(place, name, query),
+        |query| client.database_logs_follow(place, name, query),
+    )
+}
+
+fn show<'s>(
+    session: &'s Session,
+    lines: &LinesArgs,
+    more: &[(&str, &Option<String>)],
+    page: impl Fn(&Query<'_>) -> Result<LogPage, client::Error>,
+    events: impl Fn(&Query<'_>) -> Result<client::Events<'s>, client::Error>,
+) -> Result<u8, Failure> {
+    let tail = lines.tail.map(|tail| tail.to_string());
     let texts = [
-        ("service", &args.service),
-        ("instance", &args.instance),
-        ("release", &args.release),
-        ("since", &args.since),
+        ("instance", &lines.instance),
+        ("since", &lines.since),
         ("tail", &tail),
-        ("grep", &args.grep),
+        ("grep", &lines.grep),
     ];
-    for (name, value) in texts {
-        if let Some(value) = value {
-            query.push((name, value));
-        }
+    let query: Vec<(&str, &str)> = more
+        .iter()
+        .chain(&texts)
+        .filter_map(|(name, value)| value.as_deref().map(|value| (*name, value)))
+        .collect();
+    if lines.follow {
+        return follow(session, &query, events);
     }
-    if args.follow {
-        return follow(session, &app, &query);
-    }
-    let page = session.client.app_logs(&session.place, &app, &query)?;
-    for line in &page.items {
+    for line in &page(&query)?.items {
         print(session, line)?;
     }
     Ok(0)
 }
 
 /// Shows lines until Ctrl-C. A server that restarts is come back to, from the last line on.
-fn follow(session: &Session, app: &str, query: &[(&str, &str)]) -> Result<u8, Failure> {
+fn follow<'s>(
+    session: &'s Session,
+    query: &Query<'_>,
+    events: impl Fn(&Query<'_>) -> Result<client::Events<'s>, client::Error>,
+) -> Result<u8, Failure> {
     stream::follow(
         |position| {
             let kept = |name: &str| position.is_none() || !matches!(name, "since" | "tail");
             let mut query: Vec<_> = query.iter().copied().filter(|(name, _)| kept(name)).collect();
             query.extend(position.map(|position| ("since", position)));
             query.push(("follow", "true"));
-            session.client.app_logs_follow(&session.place, app, &query)
+            events(&query)
         },
         |frame| match serde_json::from_str::<LogLine>(&frame.data) {
             Ok(line) => print(session, &line),

@@ -1,6 +1,6 @@
-//! `stoa db top` and `stoa db settings`: what the server of a database says of itself.
+//! `stoa db top`, of sessions or of statements, and `stoa db settings`: what the server of a database says of itself.
 
-use api::{DatabaseActivity, DatabaseSession, DatabaseSetting, DatabaseSettingSource};
+use api::{DatabaseActivity, DatabaseSession, DatabaseSetting, DatabaseSettingSource, DatabaseStatement};
 
 use crate::failure::Failure;
 use crate::output::{self, say};
@@ -58,6 +58,67 @@ fn waits(session: &DatabaseSession) -> String {
             let them: Vec<String> = them.iter().map(ToString::to_string).collect();
             format!("{} of {}", wait.unwrap_or("Lock"), them.join(", "))
         }
+    }
+}
+
+pub(crate) fn statements(session: &Session, name: &str) -> Result<u8, Failure> {
+    let found = session.client.database_statements(&session.place, name)?;
+    if session.json {
+        output::json(&found)?;
+    } else {
+        say(&format!(
+            "counted since {}; those that took most time altogether come first",
+            found.since
+        ));
+        output::data(&spent(&found.statements))?;
+    }
+    Ok(0)
+}
+
+fn spent(statements: &[DatabaseStatement]) -> String {
+    let row = |one: &DatabaseStatement| {
+        vec![
+            one.calls.to_string(),
+            took(one.total_us),
+            took(one.mean_us),
+            took(one.max_us),
+            one.rows.to_string(),
+            hit(one.blocks_hit, one.blocks_read),
+            format!("{}/{}", one.database, one.user),
+            cut(&one.query, QUERY_SHOWN),
+        ]
+    };
+    let rows: Vec<Vec<String>> = statements.iter().map(row).collect();
+    output::table(
+        &[
+            "CALLS",
+            "TOTAL",
+            "MEAN",
+            "MAX",
+            "ROWS",
+            "HIT",
+            "DATABASE/USER",
+            "QUERY",
+        ],
+        &rows,
+    )
+}
+
+/// "12us", "1.5ms", and what is longer as any span.
+fn took(us: u64) -> String {
+    match us {
+        0..=999 => format!("{us}us"),
+        1000..=999_999 => format!("{}.{}ms", us / 1000, us % 1000 / 100),
+        _ => span(us / 1000),
+    }
+}
+
+/// The share of blocks that were in memory, rounded down: nothing that was read looks like nothing.
+fn hit(hit: u64, read: u64) -> String {
+    let all = u128::from(hit) + u128::from(read);
+    match (u128::from(hit) * 1000).checked_div(all) {
+        None => "-".to_owned(),
+        Some(share) => format!("{}.{}%", share / 10, share % 10),
     }
 }
 
@@ -157,6 +218,52 @@ mod tests {
             ),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_statement_is_a_line() {
+        let one = DatabaseStatement {
+            user: "app_owner".to_owned(),
+            database: "app".to_owned(),
+            calls: 3,
+            total_us: 4_200_000,
+            mean_us: 1540,
+            max_us: 12,
+            rows: 7,
+            blocks_hit: 9999,
+            blocks_read: 1,
+            query: "SELECT $1".to_owned(),
+        };
+        let none = DatabaseStatement {
+            blocks_hit: 0,
+            blocks_read: 0,
+            ..one.clone()
+        };
+        let told = spent(&[one, none]);
+        let cells: Vec<Vec<&str>> = told
+            .lines()
+            .skip(1)
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|c| !c.is_empty())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(
+            cells[0],
+            [
+                "3",
+                "4.2s",
+                "1.5ms",
+                "12us",
+                "7",
+                "99.9%",
+                "app/app_owner",
+                "SELECT $1"
+            ]
+        );
+        assert_eq!(cells[1][5], "-");
     }
 
     #[test]

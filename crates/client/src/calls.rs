@@ -9,15 +9,15 @@ use api::{
     CreateDrill, CreateEnvironment, CreateImage, CreateInvitation, CreateOrg, CreateProject, CreateRelease,
     CreateRestore, CreateSession, CreateToken, CreateUserInvitation, Database, DatabaseActivity,
     DatabaseBackups, DatabaseCredentials, DatabaseEngine, DatabaseEnginePage, DatabasePage, DatabaseSettings,
-    Device, DeviceRequest, Drill, DrillPage, DryRun, Environment, EnvironmentPage, Exec, FetchSession,
-    Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail, ImagePage, Instance,
-    InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken, LinkIdentity, LogPage,
-    MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org, OrgPage, PatchEnv,
-    PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget, PutIdentityProvider,
-    PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan, Rename, RestoreFromTarget,
-    Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server, SessionPage,
-    SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage, UpdateDatabase,
-    UpgradeDatabase, Upload, User, UserPage, Whoami,
+    DatabaseStatements, Device, DeviceRequest, Drill, DrillPage, DryRun, Environment, EnvironmentPage, Exec,
+    FetchSession, Identity, IdentityPage, IdentityProvider, IdentityProviderPage, Image, ImageDetail,
+    ImagePage, Instance, InstancePage, Invitation, InvitationPage, IssuedInvitation, IssuedToken,
+    LinkIdentity, LogPage, MasterKey, Member, MemberPage, Operation, OperationLog, OperationPage, Org,
+    OrgPage, PatchEnv, PatchSecrets, PollDevice, Project, ProjectPage, PromoteDatabase, PutBackupTarget,
+    PutIdentityProvider, PutPassword, PutRole, PutScale, PutSecret, Release, ReleasePage, ReleasePlan,
+    Rename, RestoreFromTarget, Role, Rollback, Run, Secret, SecretChange, SecretPage, SecretsChange, Server,
+    SessionPage, SetBackupTarget, SignedIn, TargetDatabase, TargetDatabasePage, Token, TokenPage,
+    UpdateDatabase, UpgradeDatabase, Upload, User, UserPage, Whoami,
 };
 
 use crate::error::Error;
@@ -456,6 +456,25 @@ impl Client {
     }
     pub fn database_activity(&self, at: &Place, database: &str) -> Result<DatabaseActivity, Error> {
         self.call(&e::DATABASE_ACTIVITY_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_statements(&self, at: &Place, database: &str) -> Result<DatabaseStatements, Error> {
+        self.call(&e::DATABASE_STATEMENTS_VIEW, &at.with([database]), &[], NONE)
+    }
+    pub fn database_logs(
+        &self,
+        at: &Place,
+        database: &str,
+        query: &[(&str, &str)],
+    ) -> Result<LogPage, Error> {
+        self.call(&e::DATABASE_LOGS, &at.with([database]), query, NONE)
+    }
+    pub fn database_logs_follow(
+        &self,
+        at: &Place,
+        database: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Events<'_>, Error> {
+        self.events(&e::DATABASE_LOGS, &at.with([database]), query)
     }
     pub fn database_settings(&self, at: &Place, database: &str) -> Result<DatabaseSettings, Error> {
         self.call(&e::DATABASE_SETTINGS_VIEW, &at.with([database]), &[], NONE)

@@ -36,6 +36,8 @@ const FILES_LEFT_OUT: [&str; 4] = [
     "standby.signal",
     "recovery.signal",
 ];
+/// Statements that were counted, which a server that counts writes at its end.
+const COUNTED: &str = "pg_stat_statements.stat";
 const CONTENT_LEFT_OUT: [&str; 4] = [
     "pg_replslot",
     "pg_wal/archive_status",
@@ -162,6 +164,7 @@ fn complete(theirs: &Inside, ours: &Inside, end: &End) -> std::io::Result<()> {
     for directory in CONTENT_LEFT_OUT {
         ours.empty(directory)?;
     }
+    forget_counted(ours)?;
     let (theirs, wal) = (theirs.below("pg_wal")?, ours.below("pg_wal")?);
     for (name, _) in wal.list()? {
         if is_segment(&name) {
@@ -176,6 +179,14 @@ fn complete(theirs: &Inside, ours: &Inside, end: &End) -> std::io::Result<()> {
     wal.sync()?;
     ours.put("backup_label", end.label.as_bytes())?;
     ours.sync()
+}
+
+fn forget_counted(cluster: &Inside) -> std::io::Result<()> {
+    match cluster.below("pg_stat") {
+        Ok(directory) => directory.remove(COUNTED),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// A copy that is to become a cluster of its own.
@@ -275,8 +286,10 @@ pub(crate) fn first_start<T>(
     removed?;
     match ended? {
         model::Exit::Code { code: 0 } => {
+            let cluster = open(engine, start.volume)?;
+            // Whose files have it count has counted the mask script.
+            forget_counted(&cluster).map_err(DatabaseError::file(COUNTED))?;
             if let Some(before) = log_begins {
-                let cluster = open(engine, start.volume)?;
                 shape::forget_log(&cluster, before).map_err(DatabaseError::file("pg_wal"))?;
             }
             identify(engine, start.volume).map(|()| told)
@@ -425,6 +438,8 @@ mod tests {
         for name in ["postmaster.pid", "pg_wal/00000001.history"] {
             std::fs::write(pgdata.join(name), "1").expect("written");
         }
+        std::fs::create_dir_all(pgdata.join("pg_stat")).expect("made");
+        std::fs::write(pgdata.join("pg_stat").join(COUNTED), "SELECT").expect("written");
         let end = End {
             lsn: "0/4".to_owned(),
             first: segment(2),
@@ -444,7 +459,7 @@ mod tests {
         let newest = std::fs::read_to_string(pgdata.join("pg_wal").join(segment(4))).expect("read");
         assert_eq!(newest, "new4");
         assert!(names("pg_replslot").is_empty() && names("pg_wal/archive_status").is_empty());
-        assert!(!pgdata.join("postmaster.pid").exists());
+        assert!(!pgdata.join("postmaster.pid").exists() && names("pg_stat").is_empty());
         assert_eq!(
             std::fs::read_to_string(pgdata.join("backup_label")).expect("read"),
             LABEL

@@ -28,7 +28,7 @@ pub(crate) fn surroundings(version: &str) -> BTreeMap<EnvKey, String> {
     key.map(|key| (key, path)).into_iter().collect()
 }
 
-/// The running server of a database.
+/// The running server of a database. It loads the libraries that [`crate::preload`] names.
 #[must_use]
 pub fn workload(
     database: &Database,
@@ -36,8 +36,14 @@ pub fn workload(
     image: &ImageDigest,
     instance: &Instance,
     volume: &str,
+    preload: Option<String>,
 ) -> Workload {
     let mut all = settings(database.resources);
+    if let Some(libraries) = preload {
+        all.push(("shared_preload_libraries", libraries));
+        // What is no query may hold a password: CREATE ROLE, ALTER SUBSCRIPTION.
+        all.push(("pg_stat_statements.track_utility", "off".to_owned()));
+    }
     all.push(("max_wal_size", wal_most(database.size)));
     if database.origin.is_some() {
         all.extend(of_a_branch());

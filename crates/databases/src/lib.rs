@@ -24,6 +24,7 @@ mod psql;
 mod restore;
 mod session;
 mod shape;
+mod statements;
 mod template;
 mod tunnel;
 mod upgrade;
@@ -37,6 +38,7 @@ pub use error::DatabaseError;
 pub use in_effect::{Setting, Source, settings_in_effect};
 pub use psql::{Psql, add_login, all_sessions, drop_login, only_read, psql, sessions, write_again};
 pub use restore::{Replay, ask_for_replay, replay, supply};
+pub use statements::{Counting, Statement, Statements, preload, statements};
 pub use template::{
     Place, USUAL_VERSION, can_make, collect_templates, create_volume, ensure_image, ensure_template,
     find_image, find_template, prepare_spare,

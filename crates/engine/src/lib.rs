@@ -128,6 +128,12 @@ pub trait Engine: Send + Sync {
     /// When the store cannot be read.
     fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError>;
 
+    /// Whether an image has a file at this path below its root; what only a link to another layer leads to does not count.
+    ///
+    /// # Errors
+    /// When the image is not there or cannot be read.
+    fn image_has(&self, image: &ImageDigest, path: &str) -> Result<bool, EngineError>;
+
     /// All images of the store.
     ///
     /// # Errors

@@ -483,6 +483,10 @@ impl Engine for Simulated {
         }))
     }
 
+    fn image_has(&self, _image: &ImageDigest, _path: &str) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
         let world = self.world();
         let summaries = world.images.iter().map(|(name, digest)| ImageSummary {

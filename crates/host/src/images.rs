@@ -12,7 +12,7 @@ use image::{
 use model::operation::ImageSource;
 use model::{ImageDigest, Timestamp};
 
-use crate::{Host, error};
+use crate::{Host, error, users};
 
 /// What images that nobody asked to keep may take: enough for the step cache of a few apps.
 const UNUSED_BYTES: u64 = 5 << 30;
@@ -151,6 +151,14 @@ fn host_image(host: &Host) -> Result<ImageId, EngineError> {
         })
         .collect();
     host.images.host_image(&toolchains).map_err(error::image("host"))
+}
+
+/// Whether the highest layer that has something at a path has a file there.
+pub(crate) fn has(host: &Host, image: &ImageDigest, path: &str) -> Result<bool, EngineError> {
+    let of_image = |cause| error::image(image.as_str())(cause);
+    let id = host.images.resolve(image.as_str()).map_err(of_image)?;
+    let root = host.images.root(id).map_err(of_image)?;
+    Ok(users::is_file(&root.layers, path))
 }
 
 pub(crate) fn find(host: &Host, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {

@@ -229,6 +229,9 @@ impl Engine for Host {
     fn find_image(&self, name_or_digest: &str) -> Result<Option<ImageFacts>, EngineError> {
         images::find(self, name_or_digest)
     }
+    fn image_has(&self, image: &ImageDigest, path: &str) -> Result<bool, EngineError> {
+        images::has(self, image, path)
+    }
     fn images(&self) -> Result<Vec<ImageSummary>, EngineError> {
         images::list(self)
     }

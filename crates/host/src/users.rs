@@ -1,6 +1,6 @@
 //! Who a program runs as: names of the image, looked up in its layers.
 //!
-//! Lives here: reading the two files that name users and groups, as a stranger wrote them.
+//! Lives here: reading the two files that name users and groups, as a stranger wrote them; whether a file is there.
 //! Does not live here: which user a workload asks for (`instances`, `builds`).
 //! Invariant: nothing outside the layer is read, and never more than a bound.
 
@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 /// Far above the users and groups of any image: every start and every step reads them.
 const FILE_BYTES: u64 = 1 << 20;
+/// Whatever it is, opening it neither waits nor makes a terminal ours.
+const READS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 /// The kernel asks to try again when something on the machine is renamed while it walks a `..`.
 const ATTEMPTS: usize = 1000;
 
@@ -74,7 +76,7 @@ fn unknown(what: &str, name: &str) -> EngineError {
 /// A file as the highest layer that has it shows it.
 fn top(layers: &[PathBuf], path: &str) -> Result<String, EngineError> {
     for layer in layers.iter().rev() {
-        let Some(file) = open_within(layer, path).ok().map(File::from) else {
+        let Some(file) = open_within(layer, path, READS).ok().map(File::from) else {
             continue;
         };
         // A pipe or a device would answer for ever, or never.
@@ -97,15 +99,28 @@ fn top(layers: &[PathBuf], path: &str) -> Result<String, EngineError> {
     Ok(String::new())
 }
 
+/// Whether the highest layer that has something at a path has a file there.
+pub(crate) fn is_file(layers: &[PathBuf], path: &str) -> bool {
+    for layer in layers.iter().rev() {
+        match open_within(layer, path, OFlags::PATH) {
+            Ok(found) => return File::from(found).metadata().is_ok_and(|meta| meta.is_file()),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            // It hides a directory of the layers below.
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 /// Opens a file of a layer. Links lead where they would if the layer were the whole world, never out of it.
-fn open_within(layer: &Path, path: &str) -> io::Result<std::os::fd::OwnedFd> {
+fn open_within(layer: &Path, path: &str, how: OFlags) -> io::Result<std::os::fd::OwnedFd> {
     let layer = rustix::fs::openat(CWD, layer, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut answer = Err(Errno::AGAIN);
     for _attempt in 0..ATTEMPTS {
         answer = rustix::fs::openat2(
             &layer,
             path,
-            OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+            how | OFlags::CLOEXEC,
             Mode::empty(),
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         );
@@ -139,6 +154,29 @@ mod tests {
         assert_eq!(name("own").expect("a link within the layer"), 5);
         let refused = resolve(&[home.join("huge")], "0").expect_err("read whole");
         assert!(format!("{refused:?}").contains("larger"), "{refused:?}");
+        fs::remove_dir_all(home).expect("removed");
+    }
+
+    #[test]
+    fn the_highest_layer_that_has_something_there_says_what_it_is() {
+        let home = std::env::temp_dir().join(format!("stoa-users-file-{}", std::process::id()));
+        for inside in ["low/usr/lib", "other/usr", "directory/usr/lib/x.so", "in_the_way"] {
+            fs::create_dir_all(home.join(inside)).expect("a directory");
+        }
+        fs::write(home.join("low/usr/lib/x.so"), "").expect("written");
+        // A whiteout is no directory either.
+        fs::write(home.join("in_the_way/usr"), "").expect("written");
+        for (layers, expected) in [
+            (&["low"][..], true),
+            (&["low", "other"], true),
+            (&["other"], false),
+            (&["low", "directory"], false),
+            (&["low", "in_the_way"], false),
+            (&["in_the_way", "low"], true),
+        ] {
+            let paths: Vec<PathBuf> = layers.iter().map(|layer| home.join(layer)).collect();
+            assert_eq!(is_file(&paths, "usr/lib/x.so"), expected, "{layers:?}");
+        }
         fs::remove_dir_all(home).expect("removed");
     }
 

@@ -1,23 +1,21 @@
-//! Apps, their configuration, secrets, instances and logs.
+//! Apps, their configuration, secrets and instances.
 
 use std::collections::BTreeMap;
 
 use api::{
-    AppEnv, AppMetrics, AppPage, CreateApp, InstancePage, InstanceUsage, LogLine, LogPage, PatchEnv,
-    PatchSecrets, PutScale, PutSecret, RequestCounts, SecretChange, SecretPage, SecretsChange, ServiceStatus,
+    AppEnv, AppMetrics, AppPage, CreateApp, InstancePage, InstanceUsage, PatchEnv, PatchSecrets, PutScale,
+    PutSecret, RequestCounts, SecretChange, SecretPage, SecretsChange, ServiceStatus,
 };
 use control::apps::AppView;
-use control::logs::Wanted;
 use control::operations::Accepted;
-use control::{apps, logs as control_logs, secrets};
-use model::{Condition, EnvKey, Instance, InstanceId, Name, Purpose, ReleaseId, Timestamp};
+use control::{apps, secrets};
+use model::{Condition, EnvKey, Instance, Name, Purpose, ReleaseId};
 
 use crate::answer::Reply;
-use crate::call::{Call, key, moment, name};
+use crate::call::{Call, key, name};
 use crate::pages;
 use crate::refusal::Refusal;
-use crate::stream::{Events, Seen, Wake};
-use control::{LogRecord, LogStream, Secret};
+use control::Secret;
 
 pub(crate) fn list(call: &Call) -> Result<Reply, Refusal> {
     let walk = pages::Walk::of(call)?;
@@ -261,128 +259,6 @@ pub(crate) fn metrics(call: &Call) -> Result<Reply, Refusal> {
         requests: requests.collect(),
         instances: instances.collect(),
     })
-}
-
-/// Lines when nobody says how many.
-const TAIL: u64 = 200;
-/// Lines of one look of a stream.
-const STREAM_STEP: usize = 1000;
-
-pub(crate) fn logs(call: &Call) -> Result<Reply, Refusal> {
-    let mut wanted = wanted(call)?;
-    let (place, app) = (call.place()?, call.parameter("app")?.to_owned());
-    if !call.wants_events {
-        let lines = if wanted.limit == 0 {
-            Vec::new()
-        } else {
-            control_logs::of_app(call.control(), call.actor()?, &place, &app, &wanted)?
-        };
-        let items = lines.iter().map(wire_line).collect();
-        return Reply::ok(&LogPage {
-            items,
-            next_page: String::new(),
-        });
-    }
-    let follows = call.is_set("follow");
-    let (shared, actor) = (std::sync::Arc::clone(&call.shared), call.actor()?.clone());
-    let mut begun = Timestamp::now();
-    let look = Box::new(move || {
-        let mut seen = Seen::default();
-        let lines = if wanted.limit == 0 {
-            Vec::new()
-        } else {
-            control_logs::of_app(&shared.control, &actor, &place, &app, &wanted)?
-        };
-        for line in &lines {
-            seen.frame(&position(line), "line", &wire_line(line));
-        }
-        if let Some(last) = lines.last() {
-            wanted.after = Some((last.at, last.instance, last.sequence));
-        } else if wanted.after.is_none() {
-            // Nothing yet: from here on, only what comes later. A second of overlap for lines still on their way.
-            wanted.since = Some(Timestamp::from_ms(begun.as_ms().saturating_sub(1000)));
-            begun = Timestamp::now();
-        }
-        wanted.limit = STREAM_STEP;
-        seen.is_end = !follows;
-        Ok(seen)
-    });
-    Ok(Reply::Events(Events::open(call, Wake::Often, look)?))
-}
-
-fn wanted(call: &Call) -> Result<Wanted, Refusal> {
-    let text = |name| {
-        call.query(name)
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-    };
-    let instance = match call.query("instance") {
-        None => None,
-        Some(id) => Some(
-            id.parse::<InstanceId>()
-                .map_err(|why| Refusal::field("?instance", why.to_string()))?,
-        ),
-    };
-    let tail = call.number("tail").unwrap_or(TAIL);
-    let mut wanted = Wanted {
-        service: text("service"),
-        instance,
-        release: text("release"),
-        grep: text("grep"),
-        limit: usize::try_from(tail).unwrap_or(usize::MAX),
-        ..Wanted::default()
-    };
-    if let Some(since) = call.last_event_id.as_deref().or_else(|| call.query("since")) {
-        if let Some(position) = parse_position(since) {
-            wanted.after = Some(position);
-            wanted.limit = STREAM_STEP;
-        } else {
-            let at = moment(since, Timestamp::now()).ok_or_else(|| {
-                Refusal::field(
-                    "?since",
-                    "must be a time (RFC 3339), a span such as 1h, or the id of a frame",
-                )
-            })?;
-            wanted.since = Some(at);
-            if call.query("tail").is_none() {
-                wanted.limit = control_logs::LIMIT;
-            }
-        }
-    }
-    Ok(wanted)
-}
-
-/// Where a line stands: time, instance, sequence. The `id` of its frame.
-fn position(line: &LogRecord) -> String {
-    format!("{}.{}.{}", line.at.as_ms(), line.instance, line.sequence)
-}
-
-fn parse_position(text: &str) -> Option<(Timestamp, InstanceId, u64)> {
-    let mut parts = text.split('.');
-    let at = Timestamp::from_ms(parts.next()?.parse().ok()?);
-    let instance = parts.next()?.parse().ok()?;
-    let sequence = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some((at, instance, sequence))
-}
-
-fn wire_line(line: &LogRecord) -> LogLine {
-    let stream = match line.stream {
-        LogStream::Stdout => "stdout",
-        LogStream::Stderr => "stderr",
-        LogStream::Platform => "stoa",
-    };
-    LogLine {
-        at: line.at,
-        stream: stream.to_owned(),
-        source: line
-            .key
-            .split_once('/')
-            .map_or("-", |(_, service)| service)
-            .to_owned(),
-        instance: Some(line.instance.to_string()),
-        release: (!line.label.is_empty()).then(|| line.label.clone()),
-        text: line.text.clone(),
-    }
 }
 
 fn operation_id(accepted: Option<&Accepted>) -> Option<String> {

@@ -23,6 +23,7 @@ mod images;
 mod installation;
 mod json;
 mod listen;
+mod logs;
 mod looking;
 mod members;
 mod metrics;

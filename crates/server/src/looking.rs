@@ -1,6 +1,9 @@
 //! What the servers of databases say of themselves.
 
-use api::{DatabaseActivity, DatabaseSession, DatabaseSetting, DatabaseSettingSource, DatabaseSettings};
+use api::{
+    DatabaseActivity, DatabaseSession, DatabaseSetting, DatabaseSettingSource, DatabaseSettings,
+    DatabaseStatement, DatabaseStatements,
+};
 use control::databases::{self, Source};
 use model::Millis;
 
@@ -32,6 +35,31 @@ pub(crate) fn activity(call: &Call) -> Result<Reply, Refusal> {
         sessions: sessions.collect(),
         count: found.count,
         max: found.most,
+    })
+}
+
+pub(crate) fn statements(call: &Call) -> Result<Reply, Refusal> {
+    let found = databases::statements(
+        call.control(),
+        call.actor()?,
+        &call.place()?,
+        call.parameter("database")?,
+    )?;
+    let statements = found.statements.into_iter().map(|one| DatabaseStatement {
+        user: one.user,
+        database: one.database,
+        calls: one.calls,
+        total_us: one.total_us,
+        mean_us: one.mean_us,
+        max_us: one.max_us,
+        rows: one.rows,
+        blocks_hit: one.blocks_hit,
+        blocks_read: one.blocks_read,
+        query: one.query,
+    });
+    Reply::ok(&DatabaseStatements {
+        since: found.since,
+        statements: statements.collect(),
     })
 }
 

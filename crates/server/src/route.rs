@@ -10,8 +10,8 @@ use crate::answer::Reply;
 use crate::call::Call;
 use crate::refusal::Refusal;
 use crate::{
-    apps, databases, device, device_page, drills, elsewhere, exec, images, installation, looking, members,
-    oidc, operations, people, places, releases, sessions,
+    apps, databases, device, device_page, drills, elsewhere, exec, images, installation, logs, looking,
+    members, oidc, operations, people, places, releases, sessions,
 };
 use control::ExecStreams;
 
@@ -118,7 +118,7 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::INSTANCE_VIEW, Handler::Act(apps::instance_view)),
     (&e::APP_METRICS, Handler::Act(apps::metrics)),
     (&e::SECRET_VIEW, Handler::Act(apps::secret_view)),
-    (&e::APP_LOGS, Handler::Act(apps::logs)),
+    (&e::APP_LOGS, Handler::Act(logs::of_app)),
     (&e::RELEASE_LIST, Handler::Act(releases::list)),
     (&e::RELEASE_CREATE, Handler::Act(releases::create)),
     (&e::RELEASE_VIEW, Handler::Act(releases::view)),
@@ -144,6 +144,8 @@ pub(crate) const HANDLERS: &[(&Endpoint, Handler)] = &[
     (&e::DATABASE_ENGINE_LIST, Handler::Act(databases::engines)),
     (&e::DATABASE_RESTORE_FROM_TARGET, Handler::Act(elsewhere::restore)),
     (&e::DATABASE_ACTIVITY_VIEW, Handler::Act(looking::activity)),
+    (&e::DATABASE_STATEMENTS_VIEW, Handler::Act(looking::statements)),
+    (&e::DATABASE_LOGS, Handler::Act(logs::of_database)),
     (&e::DATABASE_SETTINGS_VIEW, Handler::Act(looking::settings)),
     (&e::DATABASE_CREDENTIALS, Handler::Act(databases::credentials)),
     (&e::DATABASE_EXEC, Handler::Exec(exec::of_database)),

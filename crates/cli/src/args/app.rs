@@ -133,6 +133,17 @@ pub struct LogsArgs {
     /// Which app.
     #[command(flatten)]
     pub of: OfApp,
+    /// Which lines.
+    #[command(flatten)]
+    pub lines: LinesArgs,
+    /// Only of this release, for example v3.
+    #[arg(long, value_name = "RELEASE")]
+    pub release: Option<String>,
+}
+
+/// Which lines of a log, whatever it is of.
+#[derive(Debug, Clone, Args)]
+pub struct LinesArgs {
     /// Keep showing new lines.
     #[arg(long, short)]
     pub follow: bool,
@@ -145,9 +156,6 @@ pub struct LogsArgs {
     /// Only lines that contain this text.
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
-    /// Only of this release, for example v3.
-    #[arg(long, value_name = "RELEASE")]
-    pub release: Option<String>,
     /// Only of this instance.
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use model::{Bytes, Level, Lsn, Millis, Name, Timestamp, ValkeyPlan};
 
-use super::Patience;
+use super::{LinesArgs, Patience};
 
 /// What a branch is a copy of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,6 +95,18 @@ pub enum DbCommand {
     Top {
         /// Its name.
         name: String,
+        /// Show instead which statements its server has spent most time on.
+        #[arg(long)]
+        statements: bool,
+    },
+    /// Print what its server and its pooler printed, those that ended too. It needs read_secrets, because PostgreSQL repeats
+    /// statements that failed, with their values.
+    Logs {
+        /// Its name.
+        name: String,
+        /// Which lines.
+        #[command(flatten)]
+        lines: LinesArgs,
     },
     /// Show how its server is set, as far as that is not PostgreSQL's default, and where that comes from.
     Settings {

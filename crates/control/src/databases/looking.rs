@@ -1,6 +1,6 @@
 //! What the server of a database says of itself.
 
-use ::databases::{Activity, DatabaseError, Psql, Setting};
+use ::databases::{Activity, Counting, DatabaseError, Psql, Setting, Statements};
 use model::{Action, Actor};
 
 use super::Server;
@@ -21,6 +21,32 @@ pub fn activity(
     name: &str,
 ) -> Result<Activity, ControlError> {
     ask(control, actor, path, name, ::databases::activity)
+}
+
+/// What the server of a database has spent its time on: its statements.
+///
+/// It needs the right to read secrets: a statement may hold a value.
+///
+/// # Errors
+/// As the gate's; `State` when it does not run, does not answer or does not count.
+pub fn statements(
+    control: &Control,
+    actor: &Actor,
+    path: &EnvPath,
+    name: &str,
+) -> Result<Statements, ControlError> {
+    let (message, next_step) = match ask(control, actor, path, name, ::databases::statements)? {
+        Counting::Counted(found) => return Ok(found),
+        Counting::NotLoaded => (
+            format!("the server of {name} was started before statements were counted"),
+            format!("have it load pg_stat_statements: stoa db restart {name}"),
+        ),
+        Counting::NoLibrary => (
+            format!("the image of {name} lacks pg_stat_statements, which counts statements"),
+            format!("put an image that has it in the store; then: stoa db restart {name}"),
+        ),
+    };
+    Err(ControlError::State { message, next_step })
 }
 
 /// How the server of a database is set, as far as that is not PostgreSQL's default.

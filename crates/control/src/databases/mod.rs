@@ -26,7 +26,7 @@ use crate::operations::{self, Accepted};
 use crate::transact::Current;
 use crate::{Control, ControlError, rehearsal};
 
-pub use ::databases::{Activity, Setting, Source};
+pub use ::databases::{Activity, Setting, Source, Statements};
 pub use plan::backup::{Gap, Window};
 
 use awake::Server;
@@ -36,7 +36,7 @@ pub use branches::{BranchWish, IDLE_STOP, branch, reset};
 pub(crate) use branches::{branches_of, joined, not_drilled};
 pub use drills::{Proof, Watched, Which, drill, drill_view, drills, watched};
 pub use levels::{Change, pooled_sessions, update};
-pub use looking::{activity, settings};
+pub use looking::{activity, settings, statements};
 pub use plan::drill::Protection;
 pub use promote::promote;
 pub use restart::restart;

@@ -55,7 +55,10 @@ pub fn of_app(
     query(control, key, wanted)
 }
 
-/// Lines of a database's log, oldest first.
+/// Lines of a database's log, oldest first: of its servers and of its poolers, those that ended too. Reading them wakes no
+/// server.
+///
+/// It needs the right to read secrets: a server repeats statements that failed, with the values in them.
 ///
 /// # Errors
 /// As the gate's, and the engine's.
@@ -67,7 +70,7 @@ pub fn of_database(
     wanted: &Wanted,
 ) -> Result<Vec<LogRecord>, ControlError> {
     let database = control.read(|tx| {
-        let scope = authorize::environment(tx, actor, Action::Read, path)?;
+        let scope = authorize::environment(tx, actor, Action::ReadSecrets, path)?;
         scope.database(tx, database)
     })?;
     query(control, database.row.id.to_string(), wanted)

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use engine::{EngineError, Workload};
 use model::{
-    App, Condition, Database, DatabaseEngine, Exit, Instance, InstanceId, Millis, Purpose, Release, Timestamp,
+    App, Condition, Database, DatabaseEngine, Exit, ImageDigest, Instance, InstanceId, Millis, Purpose,
+    Release, Timestamp,
 };
 use store::{Expect, ReadTx};
 
@@ -188,6 +189,21 @@ fn begin(control: &Control, workload: &Result<Workload, ControlError>) -> Begun 
     }
 }
 
+/// What its server loads as it starts. One that only does not count its statements serves.
+fn preload(
+    control: &Control,
+    database: &Database,
+    version: &str,
+    image: &ImageDigest,
+    volume: &str,
+) -> Option<String> {
+    let found = databases::preload(&*control.engine, image, version, volume);
+    found.unwrap_or_else(|cause| {
+        tracing::warn!(database = %database.name, %cause, "its server will not count statements");
+        None
+    })
+}
+
 fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workload, ControlError> {
     match &instance.purpose {
         Purpose::Service { app, release, .. } | Purpose::Job { app, release, .. } => {
@@ -205,7 +221,10 @@ fn workload(control: &Control, tx: &ReadTx, instance: &Instance) -> Result<Workl
             };
             let volume = volume_of(row.id);
             Ok(match &row.engine {
-                DatabaseEngine::Postgres => databases::workload(&row, version, image, instance, &volume),
+                DatabaseEngine::Postgres => {
+                    let preload = preload(control, &row, version, image, &volume);
+                    databases::workload(&row, version, image, instance, &volume, preload)
+                }
                 DatabaseEngine::Valkey(valkey) => {
                     databases::valkey::workload(&row, valkey.plan, version, image, instance, &volume)
                 }

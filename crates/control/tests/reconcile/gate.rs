@@ -175,7 +175,7 @@ fn cases() -> Vec<Case> {
         ("logs::of_app", Action::Read, false, |c, a| {
             logs::of_app(c, a, &p(), "shop", &logs::Wanted::default()).map(drop)
         }),
-        ("logs::of_database", Action::Read, false, |c, a| {
+        ("logs::of_database", Action::ReadSecrets, false, |c, a| {
             logs::of_database(c, a, &p(), "main", &logs::Wanted::default()).map(drop)
         }),
         ("operations::list", Action::Read, false, |c, a| {
@@ -220,6 +220,9 @@ fn cases() -> Vec<Case> {
         }),
         ("databases::activity", Action::ReadSecrets, false, |c, a| {
             databases::activity(c, a, &p(), "main").map(drop)
+        }),
+        ("databases::statements", Action::ReadSecrets, false, |c, a| {
+            databases::statements(c, a, &p(), "main").map(drop)
         }),
         ("databases::settings", Action::ReadSecrets, false, |c, a| {
             databases::settings(c, a, &p(), "main").map(drop)

@@ -156,6 +156,8 @@ const ROWS: &[(&str, At, Least)] = &[
     ("database_engine_list", Somewhere, Viewer),
     ("database_restore_from_target", Both, Admin),
     ("database_activity_view", Project, Developer),
+    ("database_statements_view", Project, Developer),
+    ("database_logs", Project, Developer),
     ("database_settings_view", Project, Developer),
     ("database_credentials_view", Project, Developer),
     ("database_exec", Project, Developer),
