@@ -2,13 +2,14 @@
 //! world. Acknowledged rows stay, what fails says why and leaves nothing, and it goes on by itself when the fault is over.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use journeys::{Answer, Fleet, Stoa, Tiny, forget_boot, holds, power_off};
-use serde_json::Value;
+use journeys::{Answer, ENVIRONMENT, Fleet, Stoa, Tiny, forget_boot, holds, power_off};
+use serde_json::{Value, json};
 
 /// A disk of its own for the data directory, on which the pool can share blocks.
 struct Disk {
@@ -86,6 +87,20 @@ impl Disk {
         run(Command::new("fallocate").args(["-l", &length]).arg(&filler))?;
         Ok(filler)
     }
+
+    /// Leaves no inode free.
+    fn fill_inodes(&self, name: &str) -> Result<PathBuf> {
+        let filler = self.point.join(name);
+        fs::create_dir(&filler)?;
+        for number in 0..INODES {
+            match File::create(filler.join(number.to_string())) {
+                Ok(_empty) => {}
+                Err(cause) if cause.kind() == ErrorKind::StorageFull => return Ok(filler),
+                Err(cause) => return Err(cause.into()),
+            }
+        }
+        bail!("there is no end of inodes")
+    }
 }
 
 impl Drop for Disk {
@@ -156,6 +171,10 @@ fn unfinished(stoa: &Stoa) -> Vec<String> {
 }
 
 const GIB: u64 = 1 << 30;
+/// How a command ends whose request was refused for what there is now.
+const REFUSED: i32 = 6;
+/// Of a file system that has few: enough for the images, a database, its base and another copy of it.
+const INODES: u64 = 65_536;
 
 #[test]
 fn f13_a_disk_that_may_only_be_read_is_told_and_what_was_acknowledged_comes_back() -> Result<()> {
@@ -215,25 +234,29 @@ fn f10_f11_without_room_everything_fails_cleanly_and_goes_on_when_there_is_some(
     holds("it may only be read", || {
         Ok(info(&stoa, "main")?["storage_full"] == "pool")
     })?;
-    for (words, made) in [
-        (&["db", "create", "other"][..], Some("other")),
-        (&["db", "branch", "main", "--as", "branch"], Some("branch")),
-        (&["db", "backup", "main"], None),
-        (&["db", "drill", "main"], None),
+    for (words, code) in [
+        (&["db", "create", "other"][..], REFUSED),
+        (&["db", "branch", "main", "--as", "branch"], REFUSED),
+        (&["db", "backup", "main"], REFUSED),
+        (&["db", "drill", "main"], 1),
     ] {
         stoa.cli(words)?
-            .exits(1)?
+            .exits(code)?
             .says("the storage pool has")?
             .says("make room on the server's disk")?;
-        if let Some(made) = made {
-            // It says why, and can be ended.
-            stoa.cli(&["db", "info", made])?
-                .ok()?
-                .says("the storage pool has")?;
-            stoa.cli(&["db", "destroy", made, "--confirm", made])?.ok()?;
-        }
+        // Refused before anything was made: there is nothing to end.
+        ensure!(names(&stoa)? == before, "{words:?} left {:?}", names(&stoa)?);
     }
-    ensure!(names(&stoa)? == before, "something is left: {:?}", names(&stoa)?);
+    let rehearsal = format!("{ENVIRONMENT}/databases?dry_run=true");
+    let reply = stoa
+        .api()?
+        .call("POST", &rehearsal, Some(&json!({"name": "other"})))?;
+    let said = reply.body.to_string();
+    ensure!(
+        reply.status == 409 && said.contains("the storage pool has"),
+        "{} {said}",
+        reply.status
+    );
     ensure!(unfinished(&stoa).is_empty(), "left: {:?}", unfinished(&stoa));
     stoa.cli(&["db", "ls"])?.ok()?.says("full, read only")?;
     ensure!(
@@ -256,9 +279,8 @@ fn f10_f11_without_room_everything_fails_cleanly_and_goes_on_when_there_is_some(
     stoa.cli(&["db", "destroy", "restored", "--confirm", "restored"])?
         .ok()?;
     let more = disk.fill("more", 100 << 20)?;
-    stoa.cli(&restore)?.exits(1)?.says("the storage pool has")?;
-    stoa.cli(&["db", "destroy", "restored", "--confirm", "restored"])?
-        .ok()?;
+    stoa.cli(&restore)?.exits(REFUSED)?.says("the storage pool has")?;
+    ensure!(names(&stoa)? == before, "something is left: {:?}", names(&stoa)?);
     // A server that dies meanwhile comes back with everything.
     for server in stoa.members("postgres -D") {
         server.signal(libc::SIGKILL)?;
@@ -278,6 +300,78 @@ fn f10_f11_without_room_everything_fails_cleanly_and_goes_on_when_there_is_some(
     })?;
     stoa.cli(&["db", "branch", "main", "--as", "after"])?.ok()?;
     stoa.cli(&["db", "drill", "main"])?.ok()?;
+    stoa.finish()
+}
+
+#[test]
+fn f12_without_inodes_what_is_new_is_refused_and_what_runs_goes_on() -> Result<()> {
+    let count = INODES.to_string();
+    let make = ["mkfs.ext4", "-q", "-F", "-N", &count];
+    let disk = Disk::of(&make, "faults-inodes", 4 * GIB)?;
+    // A pool that has a volume stays where that is: this one copies, on a file system that makes no inodes.
+    fs::create_dir_all(disk.point.join("data/volumes/volumes/earlier"))?;
+    let stoa = disk.stoa("faults-inodes")?;
+    Fleet::new(&stoa)?.deploy("plain", &Tiny::version(1))?;
+    stoa.cli(&["db", "create", "main", "--size", "1Gi"])?.ok()?;
+    query(
+        &stoa,
+        "main",
+        "CREATE TABLE kept AS SELECT generate_series(1, 5000) AS n",
+    )?;
+    with_base(&stoa)?;
+    let before = names(&stoa)?;
+    let filler = disk.fill_inodes("many")?;
+    for words in [
+        &["db", "create", "other"][..],
+        &["db", "branch", "main", "--as", "branch"],
+        &["db", "restore", "main", "--as", "restored", "--latest"],
+        &["db", "backup", "main"],
+    ] {
+        stoa.cli(words)?
+            .exits(REFUSED)?
+            .says("inodes free, and")?
+            .says("df -i")?;
+        ensure!(names(&stoa)? == before, "{words:?} left {:?}", names(&stoa)?);
+    }
+    // It has no room either, or finds that the receiver could make no file for the log: both are true.
+    stoa.cli(&["db", "drill", "main"])?.exits(1)?;
+    ensure!(unfinished(&stoa).is_empty(), "left: {:?}", unfinished(&stoa));
+    // What is there is read and written on, also the store.
+    for number in 1..=20 {
+        query(&stoa, "main", &format!("INSERT INTO kept VALUES (-{number})"))?;
+    }
+    ensure!(
+        query(&stoa, "main", "SELECT count(*) FROM kept")? == "5020",
+        "rows are missing"
+    );
+    stoa.cli(&["status"])?.ok()?.says("plain")?;
+    stoa.cli(&["environments", "create", "later"])?.ok()?;
+    stoa.cli(&["environments", "ls"])?.ok()?.says("later")?;
+    for _ in 0..50 {
+        let answer = stoa.get("plain.localhost", "/")?;
+        ensure!(answer.status == 200 && answer.text() == "1", "{answer:?}");
+    }
+    // A server that dies meanwhile comes back at the latest when there are inodes again.
+    for server in stoa.members("postgres -D") {
+        server.signal(libc::SIGKILL)?;
+    }
+
+    fs::remove_dir_all(filler)?;
+    holds("every row, and new ones", || {
+        Ok(ask(&stoa, "main", "INSERT INTO kept VALUES (0)")?.code == 0)
+    })?;
+    ensure!(
+        query(&stoa, "main", "SELECT count(*) FROM kept")? == "5021",
+        "rows are missing"
+    );
+    stoa.cli(&["db", "branch", "main", "--as", "after"])?.ok()?;
+    ensure!(
+        query(&stoa, "after", "SELECT count(*) FROM kept")? == "5021",
+        "rows are missing in the branch"
+    );
+    holds("a drill that passes, with all of the log", || {
+        Ok(stoa.cli(&["db", "drill", "main"])?.code == 0)
+    })?;
     stoa.finish()
 }
 

@@ -208,6 +208,19 @@ pub trait Engine: Send + Sync {
     /// When the pool cannot be measured.
     fn pool_free(&self) -> Result<Bytes, EngineError>;
 
+    /// How many more files volumes, and what runs of them, can have together: free inodes. `None` where the file system has
+    /// no number of them.
+    ///
+    /// # Errors
+    /// When the pool cannot be measured.
+    fn pool_inodes(&self) -> Result<Option<u64>, EngineError>;
+
+    /// How many inodes the files and directories of a volume take. Looks at every name.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be measured.
+    fn volume_inodes(&self, name: &str) -> Result<u64, EngineError>;
+
     /// How many bytes a workload has written into its own root file system, counted as those of a volume.
     ///
     /// # Errors

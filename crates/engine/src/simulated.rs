@@ -47,6 +47,7 @@ struct World {
     /// What volumes hold, and what instances wrote, by name or id.
     bytes: BTreeMap<String, Bytes>,
     pool_free: Option<Bytes>,
+    pool_inodes: Option<u64>,
     asking: Option<room::Asking>,
     names: Vec<NetworkNames>,
     used: BTreeMap<String, Timestamp>,
@@ -561,6 +562,14 @@ impl Engine for Simulated {
     fn pool_free(&self) -> Result<Bytes, EngineError> {
         self.asking("pool");
         Ok(self.world().pool_free.unwrap_or(Bytes::mi(1 << 20)))
+    }
+
+    fn pool_inodes(&self) -> Result<Option<u64>, EngineError> {
+        Ok(self.world().pool_inodes)
+    }
+
+    fn volume_inodes(&self, _name: &str) -> Result<u64, EngineError> {
+        Ok(0)
     }
 
     fn written(&self, id: InstanceId, enough: Bytes) -> Result<Bytes, EngineError> {

@@ -276,6 +276,13 @@ impl Engine for Host {
         self.owned()?;
         volumes::free(self)
     }
+    fn pool_inodes(&self) -> Result<Option<u64>, EngineError> {
+        self.owned()?;
+        volumes::free_inodes(self)
+    }
+    fn volume_inodes(&self, name: &str) -> Result<u64, EngineError> {
+        volumes::inodes(self, name)
+    }
     fn written(&self, id: InstanceId, enough: Bytes) -> Result<Bytes, EngineError> {
         room::written(self, id, enough)
     }

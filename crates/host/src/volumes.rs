@@ -54,6 +54,18 @@ pub(crate) fn free(host: &Host) -> Result<Bytes, EngineError> {
     Ok(Bytes::new(available))
 }
 
+/// How many more files can be made in it.
+pub(crate) fn free_inodes(host: &Host) -> Result<Option<u64>, EngineError> {
+    let capacity = host.pool.capacity().map_err(error::host("measure the pool"))?;
+    Ok(capacity.free_inodes)
+}
+
+/// How many files and directories a volume has.
+pub(crate) fn inodes(host: &Host, name: &str) -> Result<u64, EngineError> {
+    let path = host.pool.path(name).map_err(error::volume(name))?;
+    volume::inodes(&path).map_err(error::host("count the files of the volume"))
+}
+
 pub(crate) fn create(host: &Host, name: &str) -> Result<(), EngineError> {
     if let Err(cause) = host.pool.maintain() {
         tracing::warn!(cause = error::chain(&cause), "the pool could not grow");

@@ -21,4 +21,4 @@ pub use backing::PoolFile;
 pub use error::VolumeError;
 pub use pool::{Backing, Capacity, Grown, Options, Pool};
 pub use probe::{Capability, probe};
-pub use usage::{Usage, allocated};
+pub use usage::{Usage, allocated, inodes};

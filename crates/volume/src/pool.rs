@@ -49,6 +49,9 @@ pub struct Capacity {
     pub free_bytes: u64,
     /// What the pool file may still take from the host, its reserve kept: it grows in whole steps only.
     pub growable_bytes: u64,
+    /// How many more files can be made: the least of the pool's file system and of that of its directory. `None` where neither
+    /// has a number of inodes, as on btrfs. XFS makes them as they are needed, and tells how many there could be.
+    pub free_inodes: Option<u64>,
 }
 
 /// What `maintain` did.
@@ -282,14 +285,16 @@ impl Pool {
     /// How much space the pool has.
     pub fn capacity(&self) -> Result<Capacity, VolumeError> {
         let here = rustix::fs::fstatvfs(&self.volumes).map_err(self.at("measure", &self.places.base))?;
-        let growable_bytes = match &self.file {
+        let (growable_bytes, below) = match &self.file {
             Some((_, options)) => {
                 let host = rustix::fs::statvfs(&self.root).map_err(self.at("measure", &self.root))?;
-                options.growable(host.f_bavail * host.f_frsize)
+                (options.growable(host.f_bavail * host.f_frsize), inodes(&host))
             }
-            None => 0,
+            None => (0, None),
         };
+        let free_inodes = [inodes(&here), below].into_iter().flatten().min();
         Ok(Capacity {
+            free_inodes,
             total_bytes: here.f_blocks * here.f_frsize,
             free_bytes: here.f_bavail * here.f_frsize,
             growable_bytes,
@@ -479,6 +484,11 @@ impl Pool {
     ) -> impl FnOnce(E) -> VolumeError {
         VolumeError::at(&self.root, what, path)
     }
+}
+
+/// How many files can still be made there; nothing where the file system has no number of them.
+fn inodes(disk: &rustix::fs::StatVfs) -> Option<u64> {
+    (disk.f_files > 0).then_some(disk.f_favail)
 }
 
 /// Held while the pool is open.

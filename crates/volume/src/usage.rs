@@ -117,6 +117,24 @@ pub fn allocated(root: &Path, enough: u64) -> io::Result<u64> {
     }
 }
 
+/// How many inodes what is below a directory takes, directories included. Looks at every name.
+///
+/// # Errors
+/// When the directory cannot be read. What vanishes meanwhile takes none, and what lies deeper than can be looked at is not
+/// counted.
+pub fn inodes(root: &Path) -> io::Result<u64> {
+    let mut seen = HashSet::new();
+    let mut count = 0_u64;
+    let _reach = walk(File::open(root)?.as_fd(), |_, _, stat| {
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_directory || stat.st_nlink <= 1 || seen.insert(stat.st_ino) {
+            count += 1;
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
+}
+
 fn blocks(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES
 }

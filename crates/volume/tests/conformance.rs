@@ -173,6 +173,14 @@ fn usage_tells_shared_from_private() {
         }
         let capacity = pool.capacity().unwrap();
         assert!(capacity.free_bytes < capacity.total_bytes && capacity.growable_bytes == 0);
+        // Only btrfs has no number of them.
+        assert_eq!(
+            capacity.free_inodes.is_none(),
+            pool.capability() == Capability::Snapshot
+        );
+        fs::create_dir(path.join("folder")).unwrap();
+        fs::hard_link(path.join("data"), path.join("folder/again")).unwrap();
+        assert_eq!(volume::inodes(&path).unwrap(), 2);
     });
 }
 

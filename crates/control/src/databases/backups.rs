@@ -16,7 +16,7 @@ use plan::drill::Protection;
 use store::ReadTx;
 use store::secret::{Sealed, Secret};
 
-use super::need_active;
+use super::{need_active, room};
 use crate::authorize::{self, EnvPath};
 use crate::elsewhere::Progress;
 use crate::late::Unreceived;
@@ -294,20 +294,23 @@ pub(crate) fn bring_up(control: &Control, database: &Database) -> Result<(), Con
 /// Asks for a base.
 ///
 /// # Errors
-/// As the gate's; `State` unless it is active and has a backup.
+/// As the gate's; `State` unless it is active and has a backup, and without room in the storage pool.
 pub fn backup(
     control: &Control,
     actor: &Actor,
     path: &EnvPath,
     name: &str,
 ) -> Result<Accepted, ControlError> {
+    let room = room::seen(control);
     control.mutate(actor, "database.backup", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.row;
         need_active(&database)?;
         refuse_branch(&database)?;
-        if let Some(valkey) = database.engine.valkey() {
-            super::valkey::refuse_cache(&database, valkey)?;
+        match &database.engine {
+            DatabaseEngine::Postgres => room::refuse(room.as_ref(), "a base")?,
+            // Its log is rewritten in its own volume.
+            DatabaseEngine::Valkey(valkey) => super::valkey::refuse_cache(&database, valkey)?,
         }
         let work = Work::BackupDatabase {
             database: database.id,
@@ -333,7 +336,7 @@ pub(crate) fn refuse_branch(database: &Database) -> Result<(), ControlError> {
 /// Asks for another database with what this one had at some time.
 ///
 /// # Errors
-/// As the gate's; `Taken`; `State` without a backup; `Invalid` for a target outside of what is kept.
+/// As the gate's; `Taken`; `State` without a backup, and without room in the storage pool; `Invalid` for a target outside of what is kept.
 pub fn restore(
     control: &Control,
     actor: &Actor,
@@ -357,6 +360,7 @@ pub fn restore(
             super::valkey::need_reached(&before, valkey, target, Timestamp::now())?;
         }
     }
+    let room = room::seen(control);
     control.mutate(actor, "database.restore", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let of = read(tx)?;
@@ -366,6 +370,7 @@ pub fn restore(
                 name: name.to_string(),
             });
         }
+        room::refuse_restore(room.as_ref())?;
         let database = Database {
             id: DatabaseId::fresh(),
             environment: scope.environment.id,

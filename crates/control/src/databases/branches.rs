@@ -8,7 +8,7 @@ use store::ReadTx;
 
 use super::backups::{self, refuse_branch};
 use super::upgrade::need_later;
-use super::{LIVES, need_active, need_to_be_had};
+use super::{LIVES, need_active, need_to_be_had, room};
 use crate::authorize::{self, EnvPath};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
@@ -38,8 +38,8 @@ pub const IDLE_STOP: Millis = Millis::seconds(300);
 /// Asks for a branch of a database.
 ///
 /// # Errors
-/// As the gate's; `Taken`; `State` unless the parent is active and has what the branch is to be a copy of; `Invalid` for a
-/// time it cannot live, and a script that is none.
+/// As the gate's; `Taken`; `State` unless the parent is active and has what the branch is to be a copy of, and without room in
+/// the storage pool; `Invalid` for a time it cannot live, and a script that is none.
 pub fn branch(
     control: &Control,
     actor: &Actor,
@@ -76,6 +76,7 @@ pub fn branch(
         // Outside of the transaction: it asks the server and looks at every file.
         backups::need_in_window(control, &parent, Target::Time { at }, "/from")?;
     }
+    let room = room::seen(control);
     control.mutate(actor, "database.branch", wish.name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let parent = read(tx)?;
@@ -88,6 +89,7 @@ pub fn branch(
                 name: wish.name.to_string(),
             });
         }
+        room::refuse(room.as_ref(), "a branch")?;
         let now = control.now_of(tx);
         // A Valkey of nobody costs next to nothing but the memory that holds its data.
         let may_sleep = parent.engine.valkey().is_none() && wish.idle_stop > Millis::new(0);
@@ -188,8 +190,9 @@ fn has_source(parent: &Database, source: BranchSource) -> Result<(), ControlErro
 /// time; what the branch has is lost.
 ///
 /// # Errors
-/// As the gate's; `State` when it is no branch, does not answer, or its parent is gone.
+/// As the gate's; `State` when it is no branch, does not answer, or its parent is gone, and without room in the storage pool.
 pub fn reset(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Result<Accepted, ControlError> {
+    let room = room::seen(control);
     control.mutate(actor, "database.reset", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let database = scope.database(tx, name)?.row;
@@ -216,6 +219,7 @@ pub fn reset(control: &Control, actor: &Actor, path: &EnvPath, name: &str) -> Re
             });
         };
         has_source(&parent, origin.source)?;
+        room::refuse(room.as_ref(), "a branch")?;
         let work = Work::ResetDatabase {
             database: database.id,
         };

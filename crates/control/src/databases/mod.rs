@@ -8,6 +8,7 @@ mod levels;
 mod looking;
 pub(crate) mod promote;
 mod restart;
+pub(crate) mod room;
 mod tunnel;
 mod upgrade;
 pub(crate) mod valkey;
@@ -199,7 +200,7 @@ pub(crate) fn users_of(tx: &ReadTx, database: &Database) -> Result<Vec<Name>, Co
 /// Asks for a new database.
 ///
 /// # Errors
-/// As the gate's; `Taken`, or `Invalid` for a wish that cannot be met.
+/// As the gate's; `Taken`, `Invalid` for a wish that cannot be met, or `State` without room in the storage pool.
 pub fn create(
     control: &Control,
     actor: &Actor,
@@ -214,10 +215,11 @@ pub fn create(
     })
 }
 
-/// A wish, and whether its version is to be had here.
+/// A wish, whether its version is to be had here, and what room there is.
 pub(crate) struct Considered<'a> {
     wish: &'a Wish,
     is_to_be_had: bool,
+    room: Option<room::Room>,
 }
 
 /// Asks the engine what it has: before a transaction, as all other writers would wait for the answer inside one.
@@ -226,7 +228,11 @@ pub(crate) fn consider<'a>(control: &Control, wish: &'a Wish) -> Result<Consider
         None => true,
         Some(version) => is_to_be_had(control, wish.engine, version)?,
     };
-    Ok(Considered { wish, is_to_be_had })
+    Ok(Considered {
+        wish,
+        is_to_be_had,
+        room: room::seen(control),
+    })
 }
 
 fn is_to_be_had(control: &Control, engine: EngineWish, version: &str) -> Result<bool, ControlError> {
@@ -303,6 +309,7 @@ pub(crate) fn create_in(
             format!("at least {MEMORY_LEAST}"),
         ));
     }
+    room::refuse(considered.room.as_ref(), "a new database")?;
     let database = Database {
         id: DatabaseId::fresh(),
         environment: scope.environment.id,

@@ -5,7 +5,7 @@ use model::{Action, Actor, Database, DatabaseId, DatabaseState, ImageDigest, Mil
 
 use super::backups::{answering, refuse_branch};
 use super::promote::{KEEP, refuse_ending, refuse_promoted, stamped_name};
-use super::{LIVES, is_version, need_active, need_to_be_had};
+use super::{LIVES, is_version, need_active, need_to_be_had, room};
 use crate::authorize::{self, EnvPath, Rights};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError};
@@ -71,7 +71,7 @@ pub struct UpgradeWish {
 ///
 /// # Errors
 /// As the gate's; `Invalid` for a version that is not later or not to be had, and times that cannot be; `State` for a branch,
-/// and one that does not answer, ends or is replaced.
+/// one that does not answer, ends or is replaced, and without room in the storage pool.
 pub fn upgrade(
     control: &Control,
     actor: &Actor,
@@ -88,6 +88,7 @@ pub fn upgrade(
         )
     })?;
     need_to_be_had(control, &wish.version)?;
+    let room = room::seen(control);
     control.mutate(actor, "database.upgrade", name, |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         let old = scope.database(tx, name)?.row;
@@ -121,6 +122,7 @@ pub fn upgrade(
                 next_step: format!("see why: stoa db info {}", old.name),
             });
         }
+        room::refuse(room.as_ref(), "an upgrade")?;
         let now = control.now_of(tx);
         let new = Database {
             id: DatabaseId::fresh(),

@@ -14,7 +14,7 @@ use plan::backup::{self as planned, Gap, Run, Stretch, WalFile, Window};
 
 use super::{Ready, marks, need, ready};
 use crate::authorize::{self, EnvPath};
-use crate::databases::backups;
+use crate::databases::{backups, room};
 use crate::operations::{self, Accepted};
 use crate::{Control, ControlError, rehearsal};
 
@@ -269,6 +269,7 @@ pub fn restore(
             Of::known(kept)
         }
     };
+    let room = room::seen(control);
     control.mutate(actor, "database.restore_from_target", name.as_str(), |tx| {
         let scope = authorize::environment(tx, actor, Action::Manage, path)?;
         authorize::installation(tx, actor, Action::Administer)?;
@@ -278,6 +279,7 @@ pub fn restore(
                 name: name.to_string(),
             });
         }
+        room::refuse_restore(room.as_ref())?;
         let row = Database {
             id: DatabaseId::fresh(),
             environment: scope.environment.id,

@@ -12,7 +12,6 @@ mod reading;
 mod receipt;
 mod restart;
 mod restore;
-mod room;
 mod rotate;
 mod server;
 mod upgrade;
@@ -50,6 +49,7 @@ pub(super) use verify::verify as verify_target;
 use self::server::new_login;
 use super::Facts;
 use super::workers::{Job, Workers};
+use crate::databases::room;
 use crate::{Control, ControlError, operations};
 
 /// How long a server may take to end before it is killed: its checkpoint may be large.

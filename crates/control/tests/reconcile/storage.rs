@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use control::{EnvPath, databases};
+use control::{ControlError, EnvPath, databases, rehearsal};
 use engine::Engine as _;
-use model::{Bytes, Condition, Database, DatabaseState, Exit, Millis, StorageFull};
+use model::{Bytes, Condition, Database, DatabaseState, Exit, Millis, Operation, StorageFull, Target};
 
-use crate::world::{ROOT, World, failed, name};
+use crate::upgrades::{answers, furnished};
+use crate::world::{ROOT, World, branch_wish, failed, name};
 
 /// A database as if it had been made: the simulated engine speaks no SQL.
 fn with_database(world: &mut World) -> String {
@@ -171,4 +172,73 @@ fn one_that_takes_for_ever_to_measure_does_not_blind_the_watch_over_the_pool() {
     });
     assert!(is_measured.load(Ordering::SeqCst), "it was being measured");
     assert_eq!(found, Some(StorageFull::Pool));
+}
+
+/// Asks for what a refusal calls so.
+fn ask(world: &World, what: &str) -> Result<(), ControlError> {
+    let (control, path) = (world.control(), EnvPath::default());
+    match what {
+        "a new database" => {
+            let wish = databases::Wish::default();
+            databases::create(control, &ROOT, &path, &name("other"), &wish).map(drop)
+        }
+        "a branch" => databases::branch(control, &ROOT, &path, "main", &branch_wish("try")).map(drop),
+        "a base" => databases::backup(control, &ROOT, &path, "main").map(drop),
+        "an upgrade" => {
+            let wish = databases::UpgradeWish {
+                version: "16".to_owned(),
+                keep: None,
+                most: None,
+            };
+            databases::upgrade(control, &ROOT, &path, "main", &wish).map(drop)
+        }
+        "a restore" => {
+            let (to, latest) = (name("restored"), Target::Latest);
+            databases::restore(control, &ROOT, &path, "main", &to, latest).map(drop)
+        }
+        other => panic!("nobody asks for {other}"),
+    }
+}
+
+#[test]
+fn without_room_a_request_is_refused_and_nothing_is_made() {
+    let (mut world, main) = furnished();
+    world.until(Millis::seconds(60), "an answer", |world| answers(world, main.id));
+    let others = ["a new database", "a branch", "a base", "an upgrade"];
+    let all = [&others[..], &["a restore"]].concat();
+    let count = |world: &World| (world.all::<Database>().len(), world.all::<Operation>().len());
+    let before = count(&world);
+    let check = |world: &World, what: &str, words: &str| {
+        for done in [rehearsal::rehearsed(|| ask(world, what)).0, ask(world, what)] {
+            let cause = done.expect_err(what);
+            assert_eq!(cause.code(), "state");
+            let said = cause.to_string();
+            assert!(said.contains(&format!("{words}, and {what} needs ")), "{said}");
+        }
+        assert_eq!(count(world), before, "{what} left something");
+    };
+    let rehearse = |world: &World, what: &str| {
+        let (done, _) = rehearsal::rehearsed(|| ask(world, what));
+        done.unwrap_or_else(|cause| panic!("{what}: {cause}"));
+    };
+    for what in &all {
+        world.engine.set_pool_free(Bytes::mi(100));
+        world.engine.set_pool_inodes(None);
+        check(&world, what, "the storage pool has 100Mi free");
+        world.engine.set_pool_free(Bytes::mi(9000));
+        world.engine.set_pool_inodes(Some(1999));
+        check(&world, what, "the storage pool has 1999 inodes free");
+        world.engine.set_pool_inodes(Some(3000));
+        rehearse(&world, what);
+    }
+    // What is kept for those that run, only a restore may take.
+    for (bytes, inodes, words) in [
+        (200, 9000, "the storage pool has 200Mi free"),
+        (9000, 2000, "the storage pool has 2000 inodes free"),
+    ] {
+        world.engine.set_pool_free(Bytes::mi(bytes));
+        world.engine.set_pool_inodes(Some(inodes));
+        others.iter().for_each(|what| check(&world, what, words));
+        rehearse(&world, "a restore");
+    }
 }

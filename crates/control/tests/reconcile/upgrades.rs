@@ -21,7 +21,7 @@ fn upgrade(world: &World, name: &str, version: &str, most: u64) -> Result<Operat
 }
 
 /// `main` at 15, which answers, and an image with 16.
-fn furnished() -> (World, Database) {
+pub fn furnished() -> (World, Database) {
     let mut world = World::with_shop();
     let mut main = with_archive(&mut world);
     let image = main.image.clone().expect("an image");
@@ -44,7 +44,7 @@ fn load(world: &World, id: model::DatabaseId) -> Database {
     all.find(|row| row.id == id).expect("there")
 }
 
-fn answers(world: &World, id: model::DatabaseId) -> bool {
+pub fn answers(world: &World, id: model::DatabaseId) -> bool {
     world.all_instances().into_iter().any(|row| {
         row.purpose == Purpose::Database { database: id } && matches!(row.condition, Condition::Ready { .. })
     })

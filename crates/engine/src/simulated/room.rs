@@ -42,4 +42,9 @@ impl Simulated {
     pub fn set_pool_free(&self, free: Bytes) {
         self.world().pool_free = Some(free);
     }
+
+    /// Leaves so many inodes in the pool; `None` has it know no number of them, as it does from the start.
+    pub fn set_pool_inodes(&self, free: Option<u64>) {
+        self.world().pool_inodes = free;
+    }
 }

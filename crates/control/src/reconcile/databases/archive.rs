@@ -31,6 +31,7 @@ use super::{change, ended_at, fresh_password, is_ready, next_attempt, prune, ref
 use crate::databases::backups::{
     WRITTEN_AFTER, base_volume, bases_of, bring_up, catalogue, drilled_of, stretch_volume, stretches_of,
 };
+use crate::databases::room;
 use crate::reconcile::Facts;
 use crate::reconcile::workers::Job;
 use crate::transact::all;
@@ -425,7 +426,7 @@ fn keep_up(
         return Ok(is_asked);
     }
     care.asked = Some(Instant::now());
-    if !super::room::is_for_base(control, &volume_of(id))? {
+    if !room::is_for_base(control, &volume_of(id))? {
         tracing::warn!(database = %database.name, "a base is due, and the storage pool has no room for it: make room on the server's disk");
         return Ok(false);
     }
@@ -493,7 +494,7 @@ pub(super) fn backup(job: &Job, id: DatabaseId) -> Result<(), ControlError> {
     let (Some(image), Some(version)) = (database.image.clone(), database.version.clone()) else {
         return Err(authorize::missing("image", "of the database"));
     };
-    super::room::need(control, "a base", Some(&volume_of(id)))?;
+    room::need(control, "a base", Some(&volume_of(id)))?;
     operations::step(control, job.operation, &format!("copying {}", database.name))?;
     let source = Psql {
         engine,

@@ -19,8 +19,8 @@ use model::{
     Origin, Restored, Target, Timestamp,
 };
 
-use super::{change, load, refused, restore, room, serve, unmake, upgrade, volume_of, wait};
-use crate::databases::{backups, not_drilled};
+use super::{change, load, refused, restore, serve, unmake, upgrade, volume_of, wait};
+use crate::databases::{backups, not_drilled, room};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, authorize, operations};
 

@@ -25,9 +25,8 @@ use plan::drill;
 use store::{Expect, WriteTx};
 
 use super::archive::{is_archived, takes_base};
-use super::room::COPY;
 use super::{change, load, refused};
-use crate::databases::backups;
+use crate::databases::{backups, room};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
 use source::Source;
@@ -233,7 +232,7 @@ fn rehearse(job: &Job, id: DatabaseId, drill: DrillId, volume: &str) -> Result<(
 /// copy, it is not kept: it would take the room of another database.
 fn keep(control: &Control, id: DatabaseId, drilled: &Drilled, volume: &str) -> Result<(), ControlError> {
     let engine = &*control.engine;
-    if engine.capabilities().clone.as_str() == COPY {
+    if engine.capabilities().clone.as_str() == room::COPY {
         return Ok(());
     }
     let kept = backups::drilled_volume(id, drilled.drill);
@@ -423,7 +422,8 @@ fn need_room(job: &Job, id: DatabaseId, source: &Source<'_>, way: Way<'_>) -> Re
     let log = Bytes::new((way.run.last.number - first + 1) * model::backup::SEGMENT_BYTES);
     let base = source.base_bytes(job, way.base);
     let needed = drill::room(log, base);
-    if engine.pool_free()? >= needed {
+    let is_room = |free: Bytes| free >= needed && room::need_inodes(control, "a drill").is_ok();
+    if is_room(engine.pool_free()?) {
         return Ok(());
     }
     // Proof goes before what branches are made of.
@@ -435,7 +435,7 @@ fn need_room(job: &Job, id: DatabaseId, source: &Source<'_>, way: Way<'_>) -> Re
     forget_others(control, id, None)?;
     let free = engine.pool_free()?;
     if free >= needed {
-        return Ok(());
+        return room::need_inodes(control, "a drill");
     }
     Err(ControlError::State {
         message: format!("the storage pool has {free} free, and a drill needs {needed}"),

@@ -12,7 +12,7 @@ use plan::backup as planned;
 use super::reading::{Reading, ask, target};
 use super::restore::last_needed;
 use super::{change, refused, volume_of};
-use crate::databases::backups;
+use crate::databases::{backups, room};
 use crate::elsewhere;
 use crate::reconcile::workers::Job;
 use crate::{ControlError, operations};
@@ -63,7 +63,7 @@ pub(super) fn bring_back(
         .map(|one| one.bytes)
         .sum();
     let bytes = sealed.saturating_add(count * model::backup::SEGMENT_BYTES);
-    super::room::need_to_restore(control, None, Bytes::new(bytes))?;
+    room::need_to_restore(control, None, Bytes::new(bytes))?;
     engine.create_volume(volume)?;
     reading.lay(base.number, volume)?;
     compare(job, &base, from, volume)?;

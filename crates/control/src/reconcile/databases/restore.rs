@@ -15,8 +15,8 @@ use model::{
 };
 use plan::recovery::Measured;
 
-use super::{change, load, refused, room, serve, unmake, volume_of};
-use crate::databases::backups;
+use super::{change, load, refused, serve, unmake, volume_of};
+use crate::databases::{backups, room};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};
 

@@ -21,7 +21,8 @@ use store::Expect;
 use store::rows::{ADMIN_PASSWORD, database_tenant};
 use store::secret::Secret;
 
-use super::{branch, change, fresh_password, load, refused, room, serve, unmake, volume_of};
+use super::{branch, change, fresh_password, load, refused, serve, unmake, volume_of};
+use crate::databases::room;
 use crate::databases::valkey::{log_volume, logs_of, outside};
 use crate::reconcile::workers::Job;
 use crate::{Control, ControlError, operations};

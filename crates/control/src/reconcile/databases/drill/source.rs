@@ -7,9 +7,9 @@ use model::drill::{Check, CheckKind, Expected, Outcome};
 use model::{Base, Bytes, Database, DatabaseId, DrilledCopy, Segment, Target};
 use plan::backup::{Run, Way};
 
-use super::super::room::COPY;
 use super::{failed, took};
 use crate::databases::backups;
+use crate::databases::room::COPY;
 use crate::elsewhere;
 use crate::reconcile::databases::reading::{self, Reading, Unread};
 use crate::reconcile::databases::{refused, volume_of};

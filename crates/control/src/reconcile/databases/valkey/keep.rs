@@ -22,8 +22,9 @@ use plan::valkey::{Size, is_rewrite_due, surplus};
 
 use super::{LOGGED_AFTER, copy_whole, note};
 use crate::databases::backups::server_of;
+use crate::databases::room;
 use crate::databases::valkey::{admin_password, log_volume, logs_of};
-use crate::reconcile::databases::{load, refused, room, volume_of, wait};
+use crate::reconcile::databases::{load, refused, volume_of, wait};
 use crate::reconcile::workers::Job;
 use crate::transact::all;
 use crate::{Control, ControlError, operations};
