@@ -6,11 +6,13 @@
 
 mod behaviour;
 mod fate;
+mod refusals;
 mod registry;
 mod room;
 
 pub use behaviour::Behaviour;
 pub use fate::{Call, Fate, Judge, Verb};
+use refusals::{judged, no_image, no_volume};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -583,28 +585,6 @@ impl Engine for Simulated {
 
     fn volume_path(&self, _name: &str) -> Result<PathBuf, EngineError> {
         Err(EngineError::Unsupported("a volume's files"))
-    }
-}
-
-fn judged(what: &str) -> EngineError {
-    EngineError::Host {
-        what: what.to_owned(),
-        why: "failed as the test asked".to_owned(),
-    }
-}
-
-fn no_image(name: &str) -> EngineError {
-    EngineError::Image {
-        image: name.to_owned(),
-        why: "not in the store".to_owned(),
-        next_step: "see what is there: stoa image ls".to_owned(),
-    }
-}
-
-fn no_volume(name: &str) -> EngineError {
-    EngineError::Volume {
-        volume: name.to_owned(),
-        why: "not in the pool".to_owned(),
     }
 }
 
